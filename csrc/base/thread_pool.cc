@@ -1,0 +1,132 @@
+#include "base/thread_pool.h"
+
+#include <pthread.h>
+
+#include <system_error>
+#include <utility>
+
+#include "base/error.h"
+
+namespace pythia_rt {
+
+namespace {
+
+// Some tens of microseconds: longer than the gap between two regions of one token, shorter than
+// anybody notices in a profile of an idle process.
+constexpr int kSpins = 1000;
+constexpr int kMaxThreads = 1024;
+
+void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// A child made by fork() has the pool's memory but none of its threads. There a pool works alone
+// instead of waiting for ever for workers that do not exist.
+std::atomic<int> n_forks{0};
+
+void count_forks() {
+  static const int registered =
+      pthread_atfork(nullptr, nullptr, [] { n_forks.fetch_add(1, std::memory_order_relaxed); });
+  static_cast<void>(registered);
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int n_threads) {
+  if (n_threads < 1 || n_threads > kMaxThreads) {
+    throw_invalid("the number of threads must be between 1 and ", kMaxThreads, ", not ", n_threads);
+  }
+  count_forks();
+  forks_at_start_ = n_forks.load(std::memory_order_relaxed);
+  try {
+    for (int worker = 1; worker < n_threads; ++worker) {
+      threads_.emplace_back([this, worker] { work(worker); });
+    }
+  } catch (const std::system_error&) {
+    const size_t started = threads_.size() + 1;
+    stop();
+    throw_failed("cannot start ", n_threads, " threads (", started, " were possible)");
+  }
+}
+
+ThreadPool::~ThreadPool() { stop(); }
+
+bool ThreadPool::is_alone() const {
+  return threads_.empty() || n_forks.load(std::memory_order_relaxed) != forks_at_start_;
+}
+
+void ThreadPool::stop() {
+  if (is_alone()) {
+    for (std::thread& thread : threads_) thread.detach();
+    return;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void ThreadPool::run(int64_t n_tasks, Task task) {
+  if (n_tasks <= 1 || is_alone()) {
+    for (int64_t index = 0; index < n_tasks; ++index) task(index, 0);
+    return;
+  }
+  task_ = &task;
+  n_tasks_ = n_tasks;
+  next_task_.store(0, std::memory_order_relaxed);
+  n_busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
+  region_.fetch_add(1);        // sequentially consistent with n_asleep_ below: either the worker
+  if (n_asleep_.load() > 0) {  // sees the new region before it sleeps, or we see that it sleeps
+    {
+      const std::lock_guard lock(mutex_);
+    }
+    wake_.notify_all();
+  }
+  take_tasks(0);
+  for (int spins = 0; n_busy_.load(std::memory_order_acquire) > 0; ++spins) {
+    // A worker may have lost its processor: after a while give ours away instead of burning it.
+    spins < kSpins ? pause() : std::this_thread::yield();
+  }
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+}
+
+void ThreadPool::take_tasks(int worker) {
+  try {
+    for (;;) {
+      const int64_t index = next_task_.fetch_add(1, std::memory_order_relaxed);
+      if (index >= n_tasks_) return;
+      (*task_)(index, worker);
+    }
+  } catch (...) {
+    next_task_.store(n_tasks_, std::memory_order_relaxed);
+    const std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::current_exception();
+  }
+}
+
+bool ThreadPool::wait_for_region(uint64_t seen) {
+  for (int spins = 0; spins < kSpins; ++spins) {
+    if (region_.load(std::memory_order_acquire) != seen) return true;
+    pause();
+  }
+  std::unique_lock lock(mutex_);
+  n_asleep_.fetch_add(1);
+  wake_.wait(lock, [&] { return stopping_.load() || region_.load() != seen; });
+  n_asleep_.fetch_sub(1);
+  return !stopping_.load();
+}
+
+void ThreadPool::work(int worker) {
+  for (uint64_t seen = 0; wait_for_region(seen); ++seen) {
+    take_tasks(worker);
+    n_busy_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+}  // namespace pythia_rt
