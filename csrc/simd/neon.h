@@ -1,0 +1,199 @@
+// The vector in four 128-bit registers: AArch64 NEON, dot product. See simd.h for the interface.
+#pragma once
+
+#include <arm_neon.h>
+
+#include "simd/simd.h"
+
+namespace pythia_rt::PYTHIA_RT_ISA {
+
+constexpr int kRowTile = 1;
+constexpr int kTokenTile = 4;  // 16 integer accumulators of 32 registers; the float ones may spill
+
+// Quarter q holds lanes (of a tile: rows) 4q .. 4q + 3.
+struct Vec {
+  float32x4_t quarter[4];
+};
+struct IntVec {
+  int32x4_t quarter[4];
+};
+struct Tile {
+  uint8x16_t quarter[4];
+};
+struct Table {
+  uint8x16_t value;
+};
+
+// Builds a vector or a tile quarter by quarter; the loop is short enough to always be unrolled.
+template <typename Result, typename Function>
+inline Result each_quarter(Function function) {
+  return {{function(0), function(1), function(2), function(3)}};
+}
+
+inline Vec broadcast(float x) {
+  return each_quarter<Vec>([&](int) { return vdupq_n_f32(x); });
+}
+inline Vec zero() { return broadcast(0.0f); }
+inline Vec load(const float* p) {
+  return each_quarter<Vec>([&](int q) { return vld1q_f32(p + 4 * q); });
+}
+inline void store(float* p, Vec v) {
+  for (int q = 0; q < 4; ++q) vst1q_f32(p + 4 * q, v.quarter[q]);
+}
+inline Vec load_first(const float* p, int64_t n) {
+  float lanes[16] = {};
+  for (int i = 0; i < 16 && i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+inline void store_first(float* p, Vec v, int64_t n) {
+  float lanes[16];
+  store(lanes, v);
+  for (int i = 0; i < 16 && i < n; ++i) p[i] = lanes[i];
+}
+inline Vec load_f16(const uint16_t* p) {
+  return each_quarter<Vec>(
+      [&](int q) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * q))); });
+}
+inline void store_f16(uint16_t* p, Vec v) {
+  for (int q = 0; q < 4; ++q) {
+    vst1_u16(p + 4 * q, vreinterpret_u16_f16(vcvt_f16_f32(v.quarter[q])));
+  }
+}
+inline Vec load_bf16(const uint16_t* p) {
+  return each_quarter<Vec>([&](int q) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(p + 4 * q)), 16));
+  });
+}
+
+inline Vec operator+(Vec a, Vec b) {
+  return each_quarter<Vec>([&](int q) { return vaddq_f32(a.quarter[q], b.quarter[q]); });
+}
+inline Vec operator-(Vec a, Vec b) {
+  return each_quarter<Vec>([&](int q) { return vsubq_f32(a.quarter[q], b.quarter[q]); });
+}
+inline Vec operator*(Vec a, Vec b) {
+  return each_quarter<Vec>([&](int q) { return vmulq_f32(a.quarter[q], b.quarter[q]); });
+}
+inline Vec operator/(Vec a, Vec b) {
+  return each_quarter<Vec>([&](int q) { return vdivq_f32(a.quarter[q], b.quarter[q]); });
+}
+inline Vec fma(Vec a, Vec b, Vec c) {
+  return each_quarter<Vec>(
+      [&](int q) { return vfmaq_f32(c.quarter[q], a.quarter[q], b.quarter[q]); });
+}
+inline Vec abs(Vec a) {
+  return each_quarter<Vec>([&](int q) { return vabsq_f32(a.quarter[q]); });
+}
+inline Vec select_less(Vec a, Vec b, Vec x, Vec y) {
+  return each_quarter<Vec>([&](int q) {
+    return vbslq_f32(vcltq_f32(a.quarter[q], b.quarter[q]), x.quarter[q], y.quarter[q]);
+  });
+}
+// Not vminq and vmaxq: those order the two zeros, a < b ? a : b does not.
+inline Vec min(Vec a, Vec b) { return select_less(a, b, a, b); }
+inline Vec max(Vec a, Vec b) { return select_less(b, a, a, b); }
+inline Vec fill_after(Vec v, int64_t n, float x) {
+  const int32_t count = n >= 16 ? 16 : n <= 0 ? 0 : static_cast<int32_t>(n);
+  const int32_t first_four[4] = {0, 1, 2, 3};
+  const int32x4_t index = vld1q_s32(first_four);
+  return each_quarter<Vec>([&](int q) {
+    const uint32x4_t kept = vcltq_s32(index, vdupq_n_s32(count - 4 * q));
+    return vbslq_f32(kept, v.quarter[q], vdupq_n_f32(x));
+  });
+}
+inline float reduce_add(Vec v) {
+  const float32x4_t sum4 =
+      vaddq_f32(vaddq_f32(v.quarter[0], v.quarter[2]), vaddq_f32(v.quarter[1], v.quarter[3]));
+  const float32x2_t sum2 = vadd_f32(vget_low_f32(sum4), vget_high_f32(sum4));
+  return vget_lane_f32(sum2, 0) + vget_lane_f32(sum2, 1);
+}
+inline float reduce_max(Vec v) {
+  const auto larger4 = [](float32x4_t a, float32x4_t b) {
+    return vbslq_f32(vcgtq_f32(a, b), a, b);
+  };
+  const float32x4_t max4 =
+      larger4(larger4(v.quarter[0], v.quarter[2]), larger4(v.quarter[1], v.quarter[3]));
+  const float32x2_t low = vget_low_f32(max4), high = vget_high_f32(max4);
+  const float32x2_t max2 = vbsl_f32(vcgt_f32(low, high), low, high);
+  const float first = vget_lane_f32(max2, 0), second = vget_lane_f32(max2, 1);
+  return first > second ? first : second;
+}
+inline float square_root(float x) { return vget_lane_f32(vsqrt_f32(vdup_n_f32(x)), 0); }
+
+inline IntVec int_broadcast(int32_t x) {
+  return each_quarter<IntVec>([&](int) { return vdupq_n_s32(x); });
+}
+inline IntVec int_zero() { return int_broadcast(0); }
+inline IntVec int_load(const int32_t* p) {
+  return each_quarter<IntVec>([&](int q) { return vld1q_s32(p + 4 * q); });
+}
+inline void int_store(int32_t* p, IntVec v) {
+  for (int q = 0; q < 4; ++q) vst1q_s32(p + 4 * q, v.quarter[q]);
+}
+inline IntVec operator+(IntVec a, IntVec b) {
+  return each_quarter<IntVec>([&](int q) { return vaddq_s32(a.quarter[q], b.quarter[q]); });
+}
+inline Vec to_float(IntVec v) {
+  return each_quarter<Vec>([&](int q) { return vcvtq_f32_s32(v.quarter[q]); });
+}
+inline IntVec round_to_int(Vec v) {
+  return each_quarter<IntVec>([&](int q) { return vcvtnq_s32_f32(v.quarter[q]); });
+}
+inline void store_i8(int8_t* p, IntVec v) {
+  const int16x8_t low = vcombine_s16(vmovn_s32(v.quarter[0]), vmovn_s32(v.quarter[1]));
+  const int16x8_t high = vcombine_s16(vmovn_s32(v.quarter[2]), vmovn_s32(v.quarter[3]));
+  vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+}
+inline int32_t int_reduce_add(IntVec v) {
+  return vaddvq_s32(
+      vaddq_s32(vaddq_s32(v.quarter[0], v.quarter[2]), vaddq_s32(v.quarter[1], v.quarter[3])));
+}
+inline Vec scale_by_power(Vec v, IntVec n) {
+  return each_quarter<Vec>([&](int q) {
+    const int32x4_t biased = vaddq_s32(n.quarter[q], vdupq_n_s32(127));
+    return vmulq_f32(v.quarter[q], vreinterpretq_f32_s32(vshlq_n_s32(biased, 23)));
+  });
+}
+
+// The dot product of base AArch64 multiplies signed bytes only. Narrow weights fit them as they
+// are stored, and the offset is taken back at the start; wide ones are made signed first.
+inline Tile load_tile(const uint8_t* p) {
+  return each_quarter<Tile>([&](int q) { return vld1q_u8(p + 16 * q); });
+}
+inline void store_tile(uint8_t* p, Tile tile) {
+  for (int q = 0; q < 4; ++q) vst1q_u8(p + 16 * q, tile.quarter[q]);
+}
+inline Tile subtract_offset(Tile tile, uint8_t offset) {
+  return each_quarter<Tile>([&](int q) { return vsubq_u8(tile.quarter[q], vdupq_n_u8(offset)); });
+}
+inline int8x16_t broadcast_four(const int8_t* a) {
+  int32_t four;
+  __builtin_memcpy(&four, a, 4);
+  return vreinterpretq_s8_s32(vdupq_n_s32(four));
+}
+inline IntVec wide_begin(int32_t) { return int_zero(); }
+inline IntVec wide_dot(IntVec acc, Tile tile, const int8_t* a) {
+  const int8x16_t four = broadcast_four(a);
+  return each_quarter<IntVec>([&](int q) {
+    const uint8x16_t weights = veorq_u8(tile.quarter[q], vdupq_n_u8(128));
+    return vdotq_s32(acc.quarter[q], vreinterpretq_s8_u8(weights), four);
+  });
+}
+inline IntVec narrow_begin(int32_t sum) { return int_broadcast(-64 * sum); }
+inline IntVec narrow_dot(IntVec acc, Tile tile, const int8_t* a) {
+  const int8x16_t four = broadcast_four(a);
+  return each_quarter<IntVec>(
+      [&](int q) { return vdotq_s32(acc.quarter[q], vreinterpretq_s8_u8(tile.quarter[q]), four); });
+}
+
+inline Table load_table(const uint8_t* p) { return {vld1q_u8(p)}; }
+inline Tile low_nibbles(Tile tile, Table table) {
+  return each_quarter<Tile>(
+      [&](int q) { return vqtbl1q_u8(table.value, vandq_u8(tile.quarter[q], vdupq_n_u8(15))); });
+}
+inline Tile high_nibbles(Tile tile, Table table) {
+  return each_quarter<Tile>(
+      [&](int q) { return vqtbl1q_u8(table.value, vshrq_n_u8(tile.quarter[q], 4)); });
+}
+
+}  // namespace pythia_rt::PYTHIA_RT_ISA
