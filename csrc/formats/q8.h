@@ -1,0 +1,71 @@
+// q8: signed 8 bits with an f16 scale per row and group of 64 columns; 8.25 bits per weight.
+//
+//   weight [row_blocks][padded_columns / 4][64 bytes]: byte 4 * row + column = code + 128
+//   scales [row_blocks][groups][16 rows] f16
+//   value  = code * scale, code in [-127, 127]
+//
+// -128 is never a code: |code| <= 127 is what keeps AVX2's 16-bit sums of two products from
+// saturating. Codes are stored unsigned because VNNI multiplies unsigned by signed bytes.
+#pragma once
+
+#include <cmath>
+
+#include "base/half.h"
+#include "formats/matrix.h"
+
+namespace pythia_rt {
+
+// To the nearest integer, ties to even, for |value| < 2^22: the sum has no room for a fraction.
+inline int round_to_int(float value) {
+  constexpr float kNoFraction = 12582912.0f;  // 1.5 * 2^23
+  return static_cast<int>((value + kNoFraction) - kNoFraction);
+}
+
+struct Q8 {
+  static constexpr const char* kName = "q8";
+  static constexpr const char* kType = "U8";
+  static constexpr bool kQuantised = true;
+  static constexpr int kOffset = 128;
+  static constexpr int kTileColumns = 4;
+  static constexpr int64_t kGroupBytes = kRowBlock * kColumnGroup;
+
+  static void pack_row_block(const float* values, int64_t stride, int64_t groups, void* weight,
+                             uint16_t* scales, FitScales /*fit_scales*/) {
+    auto* tiles = static_cast<uint8_t*>(weight);
+    for (int64_t group = 0; group < groups; ++group) {
+      for (int64_t row = 0; row < kRowBlock; ++row) {
+        const float* in = values + row * stride + group * kColumnGroup;
+        float largest = 0;
+        for (int i = 0; i < kColumnGroup; ++i) {
+          const float magnitude = std::fabs(in[i]);
+          largest = largest < magnitude ? magnitude : largest;
+        }
+        const uint16_t half = half_from_float(largest / 127.0f);
+        const float scale = float_from_half(half);
+        scales[group * kRowBlock + row] = half;
+        uint8_t* out = tiles + group * kGroupBytes + row * 4;
+        for (int i = 0; i < kColumnGroup; ++i) {
+          // The scale was rounded, so the largest value may fall a little beyond the last code.
+          const float code = scale > 0 ? in[i] / scale : 0.0f;
+          const float above = code < -127.0f ? -127.0f : code;
+          const float bounded = above > 127.0f ? 127.0f : above;
+          out[i / 4 * 64 + i % 4] = static_cast<uint8_t>(round_to_int(bounded) + kOffset);
+        }
+      }
+    }
+  }
+
+  static void unpack_row(const Matrix& matrix, int64_t row, float* out) {
+    const int64_t block = row / kRowBlock;
+    const auto* tiles = static_cast<const uint8_t*>(matrix.weight) +
+                        block * matrix.groups() * kGroupBytes + row % kRowBlock * 4;
+    const uint16_t* scales = matrix.scales + block * matrix.groups() * kRowBlock + row % kRowBlock;
+    for (int64_t column = 0; column < matrix.columns; ++column) {
+      const float scale = float_from_half(scales[column / kColumnGroup * kRowBlock]);
+      const int code = tiles[column / 4 * 64 + column % 4] - kOffset;
+      out[column] = static_cast<float>(code) * scale;
+    }
+  }
+};
+
+}  // namespace pythia_rt
