@@ -1,0 +1,48 @@
+# THE list of ISAs, best first: name | processor | CPU features needed | compile flags.
+# Features are those of csrc/base/cpu_features.h; each name has its header csrc/simd/<name>.h.
+set(PYTHIA_RT_ALL_ISAS
+    "amx|x86_64|kAvx512f kAvx512bw kAvx512vl kAvx512vnni kAvx2 kFma kF16c kAmxInt8|-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mamx-tile -mamx-int8"
+    "avx512|x86_64|kAvx512f kAvx512bw kAvx512vl kAvx512vnni kAvx2 kFma kF16c|-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512vnni"
+    "avx2|x86_64|kAvx2 kFma kF16c|-mavx2 -mfma -mf16c"
+    "neon|aarch64|kDotprod|-march=armv8.2-a+dotprod"
+    "scalar|any|kAny|")
+
+# Makes, for each ISA of this processor whose flags the compiler knows, the file that instantiates
+# the kernels, and isas.inc, the list for C++. Sets PYTHIA_RT_ISAS (names), PYTHIA_RT_ISA_SOURCES and
+# PYTHIA_RT_ISA_FLAGS_<name>.
+include(CheckCXXCompilerFlag)
+function(pythia_rt_generate_isas folder)
+  string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" processor)
+  string(REGEX REPLACE "^(amd64|x64)$" "x86_64" processor "${processor}")
+  string(REGEX REPLACE "^arm64$" "aarch64" processor "${processor}")
+  set(list "")
+  foreach(entry IN LISTS PYTHIA_RT_ALL_ISAS)
+    string(REPLACE "|" ";" fields "${entry};")
+    list(GET fields 0 name)
+    list(GET fields 1 wanted)
+    list(GET fields 2 features)
+    list(GET fields 3 flags)
+    if(NOT wanted STREQUAL "any" AND NOT wanted STREQUAL processor)
+      continue()
+    endif()
+    if(flags)
+      set(CMAKE_REQUIRED_QUIET ON)
+      check_cxx_compiler_flag("${flags}" PYTHIA_RT_COMPILES_${name})
+      if(NOT PYTHIA_RT_COMPILES_${name})
+        message(STATUS "pythia_rt: the compiler does not know the flags of ${name}; left out")
+        continue()
+      endif()
+    endif()
+    set(PYTHIA_RT_ISA ${name})
+    configure_file(csrc/kernels/isa.cc.in ${folder}/isa_${name}.cc @ONLY)
+    separate_arguments(flag_list UNIX_COMMAND "${flags}")
+    string(REPLACE " " " | " features "${features}")
+    string(APPEND list "PYTHIA_RT_ISA_ENTRY(${name}, ${features})\n")
+    list(APPEND names ${name})
+    list(APPEND sources ${folder}/isa_${name}.cc)
+    set(PYTHIA_RT_ISA_FLAGS_${name} "${flag_list}" PARENT_SCOPE)
+  endforeach()
+  file(CONFIGURE OUTPUT ${folder}/isas.inc CONTENT "${list}" @ONLY)
+  set(PYTHIA_RT_ISAS ${names} PARENT_SCOPE)
+  set(PYTHIA_RT_ISA_SOURCES ${sources} PARENT_SCOPE)
+endfunction()

@@ -1,0 +1,159 @@
+// Causal attention of one head over its cache (Vaswani et al. 2017), scores and softmax in f32.
+//
+// Up to four queries share one pass over the keys and one over the values. Each query's arithmetic
+// depends on its own position alone: a score adds its head_dim products in order; the softmax sums
+// in 16 lanes by position modulo 16; the output adds positions in order. So neither the number of
+// queries in a pass nor how the prompt was cut can change a bit.
+#pragma once
+
+#include "kernels/table.h"
+#include "simd/math.h"
+
+namespace pythia_rt::PYTHIA_RT_ISA {
+
+struct HalfCache {
+  using Value = uint16_t;
+  static Vec load_values(const Value* p) { return load_f16(p); }
+  static void store_values(Value* p, Vec v) { store_f16(p, v); }
+};
+struct FloatCache {
+  using Value = float;
+  static Vec load_values(const Value* p) { return load(p); }
+  static void store_values(Value* p, Vec v) { store(p, v); }
+};
+
+constexpr int64_t padded_to_lanes(int64_t n) { return (n + 15) / 16 * 16; }
+
+// Writes one position: the key as a column of its tile of 16 positions, the value as a row.
+template <typename Cache>
+inline void append(const AppendArguments& arguments) {
+  using Value = typename Cache::Value;
+  const int64_t dim = arguments.head_dim;
+  const int64_t position = arguments.position;
+  Value* keys =
+      static_cast<Value*>(arguments.cache.keys) + position / 16 * dim * 16 + position % 16;
+  Value* values = static_cast<Value*>(arguments.cache.values) + position * padded_to_lanes(dim);
+  for (int64_t i = 0; i < dim; i += 16) {
+    const int64_t n = dim - i < 16 ? dim - i : 16;
+    Value column[16];
+    Cache::store_values(column, load_first(arguments.key + i, n));
+    for (int64_t j = 0; j < n; ++j) keys[(i + j) * 16] = column[j];
+    Cache::store_values(values + i, load_first(arguments.value + i, n));
+  }
+}
+
+// scores[q][position] = scale * key . query for whole tiles of positions, kTiles at a time.
+template <typename Cache, int kQueries, int kTiles>
+inline void score_tiles(const AttentionArguments& arguments, int64_t row, int64_t tile) {
+  const int64_t dim = arguments.head_dim;
+  const auto* keys =
+      static_cast<const typename Cache::Value*>(arguments.cache.keys) + tile * dim * 16;
+  const float* query = arguments.queries + row * arguments.query_stride;
+  Vec sum[kQueries][kTiles];
+  for (auto& tiles : sum) {
+    for (Vec& lanes : tiles) lanes = zero();
+  }
+  for (int64_t i = 0; i < dim; ++i) {
+    for (int t = 0; t < kTiles; ++t) {
+      const Vec key = Cache::load_values(keys + (t * dim + i) * 16);
+      for (int q = 0; q < kQueries; ++q) {
+        sum[q][t] = fma(key, broadcast(query[q * arguments.query_stride + i]), sum[q][t]);
+      }
+    }
+  }
+  for (int q = 0; q < kQueries; ++q) {
+    float* out = arguments.scores + q * arguments.scores_stride + tile * 16;
+    for (int t = 0; t < kTiles; ++t) store(out + 16 * t, sum[q][t] * broadcast(arguments.scale));
+  }
+}
+
+// Scores become weights e^(score - largest), masked ones exactly 0; returns their sum.
+inline float soften(float* scores, int64_t n) {
+  Vec largest = broadcast(-__builtin_inff());
+  for (int64_t i = 0; i < n; i += 16) {
+    const Vec masked = fill_after(load(scores + i), n - i, -__builtin_inff());
+    store(scores + i, masked);
+    largest = max(largest, masked);
+  }
+  const Vec top = broadcast(reduce_max(largest));
+  Vec sum = zero();
+  for (int64_t i = 0; i < n; i += 16) {
+    const Vec weight = exp(load(scores + i) - top);
+    store(scores + i, weight);
+    sum = sum + weight;
+  }
+  return reduce_add(sum);
+}
+
+// out[q] = sum over positions of weight * value, for kWidth vectors of the head. Queries of one
+// pass see kQueries - 1 positions more, one by one, after those that all of them see.
+template <typename Cache, int kQueries, int kWidth>
+inline void mix_values(const AttentionArguments& arguments, int64_t row, int64_t column,
+                       const float* sums) {
+  const int64_t stride = padded_to_lanes(arguments.head_dim);
+  const auto* values = static_cast<const typename Cache::Value*>(arguments.cache.values) + column;
+  const int64_t common = arguments.first_position + row + 1;
+  Vec mixed[kQueries][kWidth];
+  for (auto& vectors : mixed) {
+    for (Vec& lanes : vectors) lanes = zero();
+  }
+  for (int64_t position = 0; position < common; ++position) {
+    for (int w = 0; w < kWidth; ++w) {
+      const Vec value = Cache::load_values(values + position * stride + 16 * w);
+      for (int q = 0; q < kQueries; ++q) {
+        const float weight = arguments.scores[q * arguments.scores_stride + position];
+        mixed[q][w] = fma(broadcast(weight), value, mixed[q][w]);
+      }
+    }
+  }
+  for (int q = 0; q < kQueries; ++q) {
+    const float* weights = arguments.scores + q * arguments.scores_stride;
+    for (int64_t position = common; position < common + q; ++position) {
+      for (int w = 0; w < kWidth; ++w) {
+        const Vec value = Cache::load_values(values + position * stride + 16 * w);
+        mixed[q][w] = fma(broadcast(weights[position]), value, mixed[q][w]);
+      }
+    }
+    float* out = arguments.out + (row + q) * arguments.out_stride + column;
+    for (int w = 0; w < kWidth; ++w) {
+      store_first(out + 16 * w, mixed[q][w] / broadcast(sums[q]),
+                  arguments.head_dim - column - 16 * w);
+    }
+  }
+}
+
+template <typename Cache, int kQueries>
+inline void attend(const AttentionArguments& arguments, int64_t row) {
+  const int64_t longest = arguments.first_position + row + kQueries;
+  const int64_t tiles = (longest + 15) / 16;
+  constexpr int kTiles = kQueries == 1 ? 4 : 2;
+  int64_t tile = 0;
+  for (; tile + kTiles <= tiles; tile += kTiles) {
+    score_tiles<Cache, kQueries, kTiles>(arguments, row, tile);
+  }
+  for (; tile < tiles; ++tile) score_tiles<Cache, kQueries, 1>(arguments, row, tile);
+  float sums[kQueries];
+  for (int q = 0; q < kQueries; ++q) {
+    sums[q] = soften(arguments.scores + q * arguments.scores_stride, longest - kQueries + q + 1);
+  }
+  constexpr int kWidth = kQueries == 1 ? 4 : 2;
+  const int64_t width = padded_to_lanes(arguments.head_dim);
+  int64_t column = 0;
+  for (; column + 16 * kWidth <= width; column += 16 * kWidth) {
+    mix_values<Cache, kQueries, kWidth>(arguments, row, column, sums);
+  }
+  for (; column < width; column += 16) {
+    mix_values<Cache, kQueries, 1>(arguments, row, column, sums);
+  }
+}
+
+template <typename Cache>
+inline void attention(const AttentionArguments& arguments) {
+  int64_t row = 0;
+  for (; row + kQueryTile <= arguments.rows; row += kQueryTile) {
+    attend<Cache, kQueryTile>(arguments, row);
+  }
+  for (; row < arguments.rows; ++row) attend<Cache, 1>(arguments, row);
+}
+
+}  // namespace pythia_rt::PYTHIA_RT_ISA

@@ -1,0 +1,70 @@
+// Matrix product with f32, f16 or bf16 weights and f32 activations.
+//
+// Each output is a sum over groups of 64 columns, in order, of the group's own sum, in order: the
+// rounding error grows with groups + 64 instead of with the number of columns.
+#pragma once
+
+#include "kernels/register_tiles.inl"
+
+namespace pythia_rt::PYTHIA_RT_ISA {
+
+struct LoadF32 {
+  using Stored = float;
+  static Vec weights(const float* p) { return load(p); }
+};
+struct LoadF16 {
+  using Stored = uint16_t;
+  static Vec weights(const uint16_t* p) { return load_f16(p); }
+};
+struct LoadBf16 {
+  using Stored = uint16_t;
+  static Vec weights(const uint16_t* p) { return load_bf16(p); }
+};
+
+template <typename Load>
+struct FloatWork {
+  const LinearArguments& arguments;
+  int64_t groups;
+
+  template <int kBlocks, int kRows>
+  void run(int64_t block, int64_t row) const {
+    using Stored = typename Load::Stored;
+    const int64_t block_size = groups * kColumnGroup * kRowBlock;
+    const Stored* weights =
+        static_cast<const Stored*>(arguments.matrix->weight) + block * block_size;
+    const float* in = arguments.in + row * arguments.in_stride;
+    Vec sum[kBlocks][kRows];
+    for (auto& rows : sum) {
+      for (Vec& lanes : rows) lanes = zero();
+    }
+    for (int64_t group = 0; group < groups; ++group) {
+      Vec part[kBlocks][kRows];
+      for (auto& rows : part) {
+        for (Vec& lanes : rows) lanes = zero();
+      }
+      for (int64_t i = group * kColumnGroup; i < (group + 1) * kColumnGroup; ++i) {
+        for (int b = 0; b < kBlocks; ++b) {
+          const Vec weight = Load::weights(weights + b * block_size + i * kRowBlock);
+          for (int r = 0; r < kRows; ++r) {
+            part[b][r] = fma(weight, broadcast(in[r * arguments.in_stride + i]), part[b][r]);
+          }
+        }
+      }
+      for (int b = 0; b < kBlocks; ++b) {
+        for (int r = 0; r < kRows; ++r) sum[b][r] = sum[b][r] + part[b][r];
+      }
+    }
+    for (int b = 0; b < kBlocks; ++b) {
+      for (int r = 0; r < kRows; ++r) finish(arguments, block + b, row + r, sum[b][r]);
+    }
+  }
+};
+
+template <typename Load>
+inline void linear_float(const LinearArguments& arguments) {
+  run_tiles(
+      FloatWork<Load>{arguments, (arguments.matrix->columns + kColumnGroup - 1) / kColumnGroup},
+      arguments);
+}
+
+}  // namespace pythia_rt::PYTHIA_RT_ISA

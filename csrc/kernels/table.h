@@ -1,0 +1,115 @@
+// What one ISA offers: a table of functions over plain structs of pointers.
+//
+// The structs hold no C++ objects with inline functions: the files that use them are compiled with
+// an ISA's flags, and an inline function that the linker kept from there would crash elsewhere.
+// Rows of activations are f32, their stride a multiple of 64, zero beyond their width.
+#pragma once
+
+#include <cstdint>
+
+#include "formats/matrix.h"
+
+namespace pythia_rt {
+
+// Activations of one matrix product, quantised to 8 bits per row and group of 64 columns:
+// value = code * scale, |code| <= 127.
+struct QuantisedRows {
+  int8_t* codes = nullptr;  // [rows][stride]
+  float* scales = nullptr;  // [rows][groups]
+  int32_t* sums = nullptr;  // [rows][groups], of the codes
+};
+
+// What happens to a matrix product's result on its way out.
+enum class Epilogue : int {
+  store,      // out = y
+  add,        // out += y
+  gelu,       // out = gelu(y), the erf form
+  gelu_tanh,  // out = gelu(y), the tanh form
+};
+
+struct LinearArguments {
+  const Matrix* matrix;
+  const float* in;          // [rows][in_stride], float formats
+  QuantisedRows quantised;  // the same rows, quantised formats
+  int64_t in_stride;
+  float* out;  // [rows][out_stride]
+  int64_t out_stride;
+  Epilogue epilogue;
+  int64_t row_begin, row_end;      // activations: rows of in and out
+  int64_t block_begin, block_end;  // weights: blocks of 16 output columns
+  uint8_t* panel;                  // scratch of linear_panel_bytes(), this thread's own
+};
+
+struct QuantiseArguments {
+  const float* in;  // [rows][stride]
+  int64_t stride;
+  int64_t groups;
+  QuantisedRows out;
+  int64_t row_begin, row_end;
+};
+
+struct NormArguments {
+  const float* in;      // [rows][stride]
+  const float* weight;  // [width padded to 16]
+  const float* bias;    // [width padded to 16]
+  float* out;           // [rows][stride]
+  int64_t width, stride;
+  float epsilon;
+  int64_t row_begin, row_end;
+};
+
+enum class KvFormat : int { f16, f32 };
+
+// The cache of one sequence, one layer, one head. Keys lie transposed in tiles of 16 positions,
+// like the weights of a matrix product, so that a score needs no sum across lanes; values lie
+// position by position.
+struct KvHead {
+  void* keys;    // [capacity / 16][head_dim][16 positions]
+  void* values;  // [capacity][padded_head_dim]
+};
+
+struct RopeArguments {
+  float* query_key_value;  // [row_stride], one row: q heads | k heads | v heads
+  const float* cosines;    // [rotary_dim / 2] at this row's position
+  const float* sines;
+  int64_t rotary_dim, head_dim;
+  int64_t head;  // which of the row's q and k heads to rotate
+};
+
+struct AppendArguments {
+  const float* key;    // [head_dim], rotated
+  const float* value;  // [head_dim]
+  KvHead cache;
+  int64_t head_dim;
+  int64_t position;
+};
+
+struct AttentionArguments {
+  const float* queries;  // [rows][query_stride], this head's first column
+  int64_t query_stride;
+  KvHead cache;
+  int64_t head_dim;
+  int64_t first_position;  // of row 0; row r attends to positions 0 .. first_position + r
+  int64_t rows;
+  float scale;
+  float* scores;  // scratch [4][capacity padded to 16], this thread's own
+  int64_t scores_stride;
+  float* out;  // [rows][out_stride], this head's first column
+  int64_t out_stride;
+};
+
+constexpr int kQueryTile = 4;  // rows that one pass over the cache serves
+
+struct KernelTable {
+  const char* isa;
+  void (*linear[kFormatCount])(const LinearArguments&);
+  int64_t (*linear_panel_bytes)(const Matrix&, int64_t rows);  // 0: no panel needed
+  void (*quantise)(const QuantiseArguments&);
+  void (*layer_norm)(const NormArguments&);
+  void (*rotate)(const RopeArguments&);
+  void (*append[2])(const AppendArguments&);        // by KvFormat
+  void (*attention[2])(const AttentionArguments&);  // by KvFormat
+  FitScales fit_scales;
+};
+
+}  // namespace pythia_rt

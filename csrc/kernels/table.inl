@@ -1,0 +1,67 @@
+// The kernel table of one ISA. Included by kernels/isa.cc.in, once per entry of cmake/isas.cmake.
+#pragma once
+
+#include "kernels/attention.inl"
+#include "kernels/fit_scales.inl"
+#include "kernels/linear_float.inl"
+#include "kernels/linear_integer.inl"
+#include "kernels/norm.inl"
+#include "kernels/quantise.inl"
+#include "kernels/rope.inl"
+#include "kernels/table.h"
+#ifdef PYTHIA_RT_MATRIX_UNIT
+#include "kernels/linear_matrix_unit.inl"
+#endif
+
+namespace pythia_rt::PYTHIA_RT_ISA {
+
+inline void linear_f32(const LinearArguments& a) { linear_float<LoadF32>(a); }
+inline void linear_f16(const LinearArguments& a) { linear_float<LoadF16>(a); }
+inline void linear_bf16(const LinearArguments& a) { linear_float<LoadBf16>(a); }
+
+#ifdef PYTHIA_RT_MATRIX_UNIT
+
+inline bool uses_unit(int64_t rows) { return rows >= kMatrixUnitRows; }
+inline void linear_q8(const LinearArguments& a) {
+  uses_unit(a.row_end - a.row_begin) ? linear_on_unit(a, false) : linear_q8_vectors(a);
+}
+inline void linear_q4(const LinearArguments& a) {
+  uses_unit(a.row_end - a.row_begin) ? linear_on_unit(a, true) : linear_q4_vectors(a);
+}
+inline int64_t panel_blocks(bool, int64_t rows) { return uses_unit(rows) ? kUnitBlocks : 0; }
+
+#else
+
+inline void linear_q8(const LinearArguments& a) { linear_q8_vectors(a); }
+inline void linear_q4(const LinearArguments& a) { linear_q4_vectors(a); }
+inline int64_t panel_blocks(bool nibbles, int64_t rows) {
+  return nibbles && rows >= kPanelRows ? kRowTile : 0;
+}
+
+#endif
+
+inline int64_t linear_panel_bytes(const Matrix& matrix, int64_t rows) {
+  const bool nibbles = matrix.format == Format::q4;
+  if (!nibbles && matrix.format != Format::q8) return 0;
+  const int64_t groups = (matrix.columns + kColumnGroup - 1) / kColumnGroup;
+  return panel_blocks(nibbles, rows) * groups * kUnpackedGroup;
+}
+
+extern const KernelTable kTable;
+const KernelTable kTable = {
+    PYTHIA_RT_ISA_NAME,
+    {
+#define PYTHIA_RT_FORMAT(type, name) linear_##name,
+#include "formats/formats.inc"
+#undef PYTHIA_RT_FORMAT
+    },
+    linear_panel_bytes,
+    quantise,
+    layer_norm,
+    rotate,
+    {append<HalfCache>, append<FloatCache>},
+    {attention<HalfCache>, attention<FloatCache>},
+    fit_scales,
+};
+
+}  // namespace pythia_rt::PYTHIA_RT_ISA
