@@ -1,0 +1,230 @@
+#include "backend/cpu.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/aligned_buffer.h"
+#include "base/rounding.h"
+#include "base/thread_pool.h"
+#include "formats/formats.h"
+
+namespace pythia_rt {
+
+namespace {
+
+class HostBuffer : public DeviceBuffer {
+ public:
+  explicit HostBuffer(size_t bytes) : buffer_(bytes) {}
+  std::byte* data() const override { return buffer_.data(); }
+
+ private:
+  AlignedBuffer buffer_;
+};
+
+// Memory that only grows, for scratch whose size depends on the work at hand.
+class Scratch {
+ public:
+  template <typename T>
+  T* get(int64_t count) {
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
+    if (buffer_.size() < bytes) buffer_ = AlignedBuffer(bytes);
+    return buffer_.as<T>();
+  }
+
+ private:
+  AlignedBuffer buffer_;
+};
+
+// Work on fewer values than this is over sooner than a second thread would have started.
+constexpr int64_t kSmallWork = 16 * 1024;
+
+// Tasks per thread: more even out threads that are held up, fewer cost less.
+constexpr int64_t kTasksPerThread = 4;
+
+// The matrix unit reads whole tiles of 32 rows (simd/amx.h).
+constexpr int64_t kRowPadding = 32;
+
+class CpuBackend : public Backend {
+ public:
+  CpuBackend(const KernelTable& kernels, int n_threads)
+      : kernels_(kernels), pool_(n_threads), workers_(static_cast<size_t>(n_threads)) {}
+
+  const char* isa() const override { return kernels_.isa; }
+  int n_threads() const override { return pool_.n_threads(); }
+
+  std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override {
+    return std::make_unique<HostBuffer>(bytes);
+  }
+
+  void embed(const Matrix& embedding, const int32_t* tokens, Rows out) override {
+    each_row(out.count, out.width, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) unpack_row(embedding, tokens[i], out.row(i));
+    });
+  }
+
+  void layer_norm(const NormParameters& norm, Rows in, Rows out) override {
+    each_row(in.count, in.width, [&](int64_t begin, int64_t end) {
+      kernels_.layer_norm({in.data, norm.weight, norm.bias, out.data, in.width, in.stride,
+                           norm.epsilon, begin, end});
+    });
+  }
+
+  void linear(const Matrix& matrix, Rows in, Rows out, Epilogue epilogue) override {
+    LinearArguments arguments{};
+    arguments.matrix = &matrix;
+    arguments.in = in.data;
+    arguments.in_stride = in.stride;
+    arguments.out = out.data;
+    arguments.out_stride = out.stride;
+    arguments.epilogue = epilogue;
+    arguments.row_end = in.count;
+    if (is_quantised(matrix.format)) arguments.quantised = quantise(in);
+
+    const int64_t blocks = matrix.row_blocks();
+    const int64_t wanted = pool_.n_threads() == 1 ? 1 : pool_.n_threads() * kTasksPerThread;
+    const int64_t step = round_up(divide_up(blocks, wanted), 4);
+    const int64_t panel = kernels_.linear_panel_bytes(matrix, in.count);
+    const auto kernel = kernels_.linear[static_cast<int>(matrix.format)];
+    pool_.run(divide_up(blocks, step), [&](int64_t task, int worker) {
+      LinearArguments part = arguments;
+      part.block_begin = task * step;
+      part.block_end = std::min(part.block_begin + step, blocks);
+      part.panel = scratch(worker).panel.get<uint8_t>(panel);
+      kernel(part);
+    });
+  }
+
+  void rotate_and_append(const HeadLayout& heads, Rows qkv,
+                         const std::vector<SequenceRows>& sequences) override {
+    for (const SequenceRows& sequence : sequences) {
+      each_row(sequence.count, qkv.width, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) rotate_and_append_row(heads, qkv, sequence, i);
+      });
+    }
+  }
+
+  void attention(const HeadLayout& heads, Rows qkv, const std::vector<SequenceRows>& sequences,
+                 Rows out) override {
+    // A task is one head over a few tiles of queries of one sequence: long ones first would be
+    // better balanced, but handing tasks out one by one already evens out what is left.
+    struct Part {
+      const SequenceRows* sequence;
+      int64_t first, count;
+    };
+    std::vector<Part> parts;
+    int64_t longest = 0;
+    for (const SequenceRows& sequence : sequences) {
+      for (int64_t first = 0; first < sequence.count; first += kQueriesPerTask) {
+        parts.push_back({&sequence, first, std::min(kQueriesPerTask, sequence.count - first)});
+      }
+      longest = std::max(longest, sequence.first_position + sequence.count);
+    }
+    const int64_t scores_stride = round_up(longest, 16);
+    const int64_t heads_per_kv = heads.n_heads / heads.n_kv_heads;
+    const auto n_tasks = static_cast<int64_t>(parts.size()) * heads.n_heads;
+    pool_.run(n_tasks, [&](int64_t task, int worker) {
+      const Part& part = parts[static_cast<size_t>(task / heads.n_heads)];
+      const SequenceRows& sequence = *part.sequence;
+      const int64_t head = task % heads.n_heads;
+      const int64_t row = sequence.first_row + part.first;
+      AttentionArguments arguments{};
+      arguments.queries = qkv.row(row) + head * heads.head_dim;
+      arguments.query_stride = qkv.stride;
+      arguments.cache = sequence.kv_heads[static_cast<size_t>(head / heads_per_kv)];
+      arguments.head_dim = heads.head_dim;
+      arguments.first_position = sequence.first_position + part.first;
+      arguments.rows = part.count;
+      arguments.scale = 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
+      arguments.scores = scratch(worker).scores.get<float>(kQueryTile * scores_stride);
+      arguments.scores_stride = scores_stride;
+      arguments.out = out.row(row) + head * heads.head_dim;
+      arguments.out_stride = out.stride;
+      kernels_.attention[static_cast<int>(sequence.kv_format)](arguments);
+    });
+  }
+
+  void gather(Rows in, const std::vector<int64_t>& rows, Rows out) override {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      std::memcpy(out.row(static_cast<int64_t>(i)), in.row(rows[i]),
+                  static_cast<size_t>(in.stride) * sizeof(float));
+    }
+  }
+
+  void read(Rows in, float* out) override {
+    for (int64_t i = 0; i < in.count; ++i) {
+      std::memcpy(out + i * in.width, in.row(i), static_cast<size_t>(in.width) * sizeof(float));
+    }
+  }
+
+ private:
+  static constexpr int64_t kQueriesPerTask = 16;
+
+  // What one thread needs for itself.
+  struct Worker {
+    Scratch panel;
+    Scratch scores;
+  };
+  Worker& scratch(int worker) { return workers_[static_cast<size_t>(worker)]; }
+
+  // Calls function(begin, end) over [0, count), on several threads where the work is worth it.
+  template <typename Function>
+  void each_row(int64_t count, int64_t width, const Function& function) {
+    const int64_t rows_per_task = std::max<int64_t>(1, divide_up(kSmallWork, width));
+    pool_.run(divide_up(count, rows_per_task), [&](int64_t task, int) {
+      function(task * rows_per_task, std::min(count, (task + 1) * rows_per_task));
+    });
+  }
+
+  QuantisedRows quantise(Rows in) {
+    const int64_t groups = divide_up(in.width, kColumnGroup);
+    const int64_t rows = round_up(in.count, kRowPadding);
+    QuantiseArguments arguments{};
+    arguments.in = in.data;
+    arguments.stride = in.stride;
+    arguments.groups = groups;
+    arguments.out.codes = codes_.get<int8_t>(rows * in.stride);
+    arguments.out.scales = code_scales_.get<float>(rows * groups);
+    arguments.out.sums = code_sums_.get<int32_t>(rows * groups);
+    each_row(in.count, in.width, [&](int64_t begin, int64_t end) {
+      QuantiseArguments part = arguments;
+      part.row_begin = begin;
+      part.row_end = end;
+      kernels_.quantise(part);
+    });
+    return arguments.out;
+  }
+
+  void rotate_and_append_row(const HeadLayout& heads, Rows qkv, const SequenceRows& sequence,
+                             int64_t index) {
+    float* row = qkv.row(sequence.first_row + index);
+    const int64_t half = heads.rotary_dim / 2;
+    for (int64_t head = 0; head < heads.n_heads + heads.n_kv_heads; ++head) {
+      kernels_.rotate({row, sequence.cosines + index * half, sequence.sines + index * half,
+                       heads.rotary_dim, heads.head_dim, head});
+    }
+    const float* keys = row + heads.n_heads * heads.head_dim;
+    const float* values = keys + heads.n_kv_heads * heads.head_dim;
+    for (int64_t head = 0; head < heads.n_kv_heads; ++head) {
+      kernels_.append[static_cast<int>(sequence.kv_format)](
+          {keys + head * heads.head_dim, values + head * heads.head_dim,
+           sequence.kv_heads[static_cast<size_t>(head)], heads.head_dim,
+           sequence.first_position + index});
+    }
+  }
+
+  const KernelTable& kernels_;
+  ThreadPool pool_;
+  std::vector<Worker> workers_;
+  Scratch codes_;        // [rows][stride] int8
+  Scratch code_scales_;  // [rows][groups] f32
+  Scratch code_sums_;    // [rows][groups] i32
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(const KernelTable& kernels, int n_threads) {
+  return std::make_unique<CpuBackend>(kernels, n_threads);
+}
+
+}  // namespace pythia_rt

@@ -1,0 +1,13 @@
+// The CPU as a backend: divides each operation over the thread pool. No arithmetic of its own.
+#pragma once
+
+#include <memory>
+
+#include "backend/backend.h"
+
+namespace pythia_rt {
+
+// Throws std::invalid_argument for a number of threads that cannot be.
+std::unique_ptr<Backend> make_cpu_backend(const KernelTable& kernels, int n_threads);
+
+}  // namespace pythia_rt

@@ -1,0 +1,49 @@
+// Every scratch buffer of a pass through the decoder, with its shape.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "backend/backend.h"
+#include "model/spec.h"
+
+namespace pythia_rt {
+
+// Rows that one pass takes at most: enough for matrix products to run at full speed, few enough
+// for the buffers to stay small. Longer inputs are cut; no result depends on where.
+constexpr int64_t kMaxRows = 256;
+
+// Rows of logits computed at a time: a row is as wide as the vocabulary.
+constexpr int64_t kMaxLogitRows = 32;
+
+class Activations {
+ public:
+  Activations(Backend& backend, const Spec& spec)
+      : x(make(backend, kMaxRows, spec.hidden_size)),
+        normed(make(backend, kMaxRows, spec.hidden_size)),
+        qkv(make(backend, kMaxRows, spec.qkv_size())),
+        attended(make(backend, kMaxRows, spec.query_size())),
+        mlp(make(backend, kMaxRows, spec.mlp_size)),
+        wanted(make(backend, kMaxLogitRows, spec.hidden_size)),
+        logits(make(backend, kMaxLogitRows, spec.vocab_size)) {}
+
+ private:
+  Rows make(Backend& backend, int64_t count, int64_t width) {
+    const int64_t stride = round_up(width, kColumnGroup);
+    buffers_.push_back(backend.allocate(static_cast<size_t>(count * stride) * sizeof(float)));
+    return {reinterpret_cast<float*>(buffers_.back()->data()), count, width, stride};
+  }
+
+  std::vector<std::unique_ptr<DeviceBuffer>> buffers_;  // first: the members below are made in it
+
+ public:
+  const Rows x;         // [kMaxRows, hidden_size]  the residual stream
+  const Rows normed;    // [kMaxRows, hidden_size]  input of the next matrix product
+  const Rows qkv;       // [kMaxRows, qkv_size]     queries | keys | values
+  const Rows attended;  // [kMaxRows, n_heads * head_dim]
+  const Rows mlp;       // [kMaxRows, mlp_size]
+  const Rows wanted;    // [kMaxLogitRows, hidden_size]  rows whose logits are wanted
+  const Rows logits;    // [kMaxLogitRows, vocab_size]
+};
+
+}  // namespace pythia_rt

@@ -1,0 +1,46 @@
+// The forward pass.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "backend/backend.h"
+#include "model/activations.h"
+#include "model/kv_cache.h"
+#include "model/rope_table.h"
+#include "model/spec.h"
+#include "model/weights.h"
+
+namespace pythia_rt {
+
+// Tokens to append to one sequence, and where its logits go.
+struct Chunk {
+  KvCache* cache;
+  const int32_t* tokens;
+  int64_t count;
+  float* logits;    // null for none, else [count or 1][vocab_size] on the host
+  bool all_logits;  // of every token, not of the last alone
+};
+
+class Decoder {
+ public:
+  Decoder(const Spec& spec, const Weights& weights, Backend& backend);
+
+  // One pass over at most kMaxRows tokens of any number of sequences. Appends to their caches.
+  void run(const std::vector<Chunk>& chunks);
+
+ private:
+  void compute_logits(const std::vector<Chunk>& chunks, Rows x);
+  std::vector<SequenceRows> sequence_rows(const std::vector<Chunk>& chunks, int64_t layer) const;
+  NormParameters norm(const NormWeights& weights) const;
+
+  const Spec& spec_;
+  const Weights& weights_;
+  Backend& backend_;
+  RopeTable rope_;
+  Activations activations_;
+  HeadLayout heads_;
+  Epilogue activation_;
+};
+
+}  // namespace pythia_rt

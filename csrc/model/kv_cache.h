@@ -1,0 +1,37 @@
+// Keys and values of one sequence, for every layer and head.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "backend/backend.h"
+#include "kernels/table.h"
+#include "model/spec.h"
+
+namespace pythia_rt {
+
+class KvCache {
+ public:
+  // Room for `capacity` positions. Memory is taken by the pages that positions really use.
+  KvCache(Backend& backend, const Spec& spec, KvFormat format, int64_t capacity);
+
+  int64_t capacity() const { return capacity_; }
+  KvFormat format() const { return format_; }
+
+  // Tokens whose keys and values are stored.
+  int64_t length() const { return length_; }
+  void set_length(int64_t length) { length_ = length; }
+
+  KvHead head(int64_t layer, int64_t kv_head) const;
+
+ private:
+  int64_t n_kv_heads_;
+  int64_t key_bytes_;    // of one head: [capacity / 16][head_dim][16]
+  int64_t value_bytes_;  // of one head: [capacity][head_dim padded to 16]
+  int64_t capacity_;     // a multiple of 16
+  KvFormat format_;
+  int64_t length_ = 0;
+  std::unique_ptr<DeviceBuffer> buffer_;  // [layer][kv_head][keys | values]
+};
+
+}  // namespace pythia_rt

@@ -1,0 +1,116 @@
+#include "model/weights.h"
+
+#include <set>
+#include <utility>
+
+#include "base/error.h"
+#include "base/rounding.h"
+#include "formats/formats.h"
+
+namespace pythia_rt {
+
+namespace {
+
+// Takes tensors out of the table by name, checks them, and remembers which were taken.
+class Binder {
+ public:
+  Binder(const std::map<std::string, Format>& formats, const std::map<std::string, Blob>& tensors)
+      : formats_(formats), tensors_(tensors) {}
+
+  const void* take(const std::string& name, size_t bytes) {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) throw_invalid("the tensor '", name, "' is missing");
+    const Blob& blob = found->second;
+    if (blob.size != bytes) {
+      throw_invalid("the tensor '", name, "' has ", blob.size, " bytes where the model needs ",
+                    bytes);
+    }
+    if (reinterpret_cast<size_t>(blob.data) % 4 != 0) {
+      throw_invalid("the tensor '", name, "' does not start on a multiple of 4 bytes");
+    }
+    taken_.insert(name);
+    return blob.data;
+  }
+
+  const float* vector(const std::string& name, int64_t size) {
+    const auto bytes = static_cast<size_t>(round_up(size, kRowBlock)) * sizeof(float);
+    return static_cast<const float*>(take(name, bytes));
+  }
+
+  NormWeights norm(const std::string& name, int64_t size) {
+    return {vector(name + ".weight", size), vector(name + ".bias", size)};
+  }
+
+  Matrix matrix(const std::string& name, int64_t rows, int64_t columns, bool has_bias) {
+    const auto format = formats_.find(name);
+    if (format == formats_.end()) throw_invalid("the format of '", name, "' is missing");
+    Matrix matrix;
+    matrix.format = format->second;
+    matrix.rows = rows;
+    matrix.columns = columns;
+    matrix.table = format_table(matrix.format);
+    for (const PackedPart& part : packed_layout(matrix.format, rows, columns)) {
+      const void* data = take(name + "." + part.name, part.bytes);
+      if (std::string(part.name) == "scales") {
+        matrix.scales = static_cast<const uint16_t*>(data);
+      } else {
+        matrix.weight = data;
+      }
+      bytes_ += static_cast<int64_t>(part.bytes);
+    }
+    if (has_bias) matrix.bias = vector(name + ".bias", rows);
+    n_matrices_ += 1;
+    return matrix;
+  }
+
+  // Bytes of all matrices taken since the last call.
+  int64_t take_bytes() { return std::exchange(bytes_, 0); }
+
+  void check_nothing_left() const {
+    for (const auto& [name, blob] : tensors_) {
+      if (taken_.count(name) == 0)
+        throw_invalid("the tensor '", name, "' belongs to no part of the model");
+    }
+    if (formats_.size() != n_matrices_) {
+      throw_invalid("there are ", formats_.size(), " formats for ", n_matrices_, " matrices");
+    }
+  }
+
+ private:
+  const std::map<std::string, Format>& formats_;
+  const std::map<std::string, Blob>& tensors_;
+  std::set<std::string> taken_;
+  int64_t bytes_ = 0;
+  size_t n_matrices_ = 0;
+};
+
+}  // namespace
+
+Weights bind_weights(const Spec& spec, const std::map<std::string, Format>& formats,
+                     const std::map<std::string, Blob>& tensors) {
+  Binder binder(formats, tensors);
+  Weights weights;
+  const int64_t hidden = spec.hidden_size;
+  weights.embed = binder.matrix("embed", spec.vocab_size, hidden, false);
+  const int64_t embed_bytes = binder.take_bytes();
+  for (int64_t i = 0; i < spec.n_layers; ++i) {
+    const std::string prefix = text("layers.", i, ".");
+    LayerWeights layer;
+    layer.attn_norm = binder.norm(prefix + "attn_norm", hidden);
+    layer.mlp_norm = binder.norm(prefix + "mlp_norm", hidden);
+    layer.qkv = binder.matrix(prefix + "qkv", spec.qkv_size(), hidden, spec.attention_bias);
+    layer.attn_out =
+        binder.matrix(prefix + "attn_out", hidden, spec.query_size(), spec.attention_bias);
+    layer.mlp_up = binder.matrix(prefix + "mlp_up", spec.mlp_size, hidden, spec.mlp_bias);
+    layer.mlp_down = binder.matrix(prefix + "mlp_down", hidden, spec.mlp_size, spec.mlp_bias);
+    weights.layers.push_back(layer);
+  }
+  weights.final_norm = binder.norm("final_norm", hidden);
+  weights.head =
+      spec.tied_head ? weights.embed : binder.matrix("head", spec.vocab_size, hidden, false);
+  weights.bytes_per_token = binder.take_bytes() + (spec.tied_head ? embed_bytes : 0);
+  binder.check_nothing_left();
+  return weights;
+}
+
+}  // namespace pythia_rt

@@ -1,0 +1,50 @@
+// The weights of a model: matrices and vectors that point into memory somebody else keeps alive.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "formats/matrix.h"
+#include "model/spec.h"
+
+namespace pythia_rt {
+
+struct NormWeights {
+  const float* weight = nullptr;  // [hidden_size padded to 16]
+  const float* bias = nullptr;    // [hidden_size padded to 16]
+};
+
+struct LayerWeights {
+  NormWeights attn_norm;
+  NormWeights mlp_norm;
+  Matrix qkv;       // [q heads | k heads | v heads][hidden_size]
+  Matrix attn_out;  // [hidden_size][n_heads * head_dim]
+  Matrix mlp_up;    // [mlp_size][hidden_size]
+  Matrix mlp_down;  // [hidden_size][mlp_size]
+};
+
+struct Weights {
+  Matrix embed;  // [vocab_size][hidden_size]
+  std::vector<LayerWeights> layers;
+  NormWeights final_norm;
+  Matrix head;  // [vocab_size][hidden_size]; the embedding itself where the two are tied
+
+  // Bytes of weights that one token reads: everything but the embedding.
+  int64_t bytes_per_token = 0;
+};
+
+// Bytes of a tensor of the flat file.
+struct Blob {
+  const void* data = nullptr;
+  size_t size = 0;
+};
+
+// Finds every tensor that the spec asks for under its name in the flat file and checks its size.
+// `formats` says the format of each matrix. Throws std::invalid_argument that names a tensor that
+// is missing, surplus, misaligned or of the wrong size.
+Weights bind_weights(const Spec& spec, const std::map<std::string, Format>& formats,
+                     const std::map<std::string, Blob>& tensors);
+
+}  // namespace pythia_rt

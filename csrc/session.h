@@ -1,0 +1,101 @@
+// A model that can be run, and sequences that run on it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/function_ref.h"
+#include "model/decoder.h"
+#include "model/spec.h"
+#include "model/weights.h"
+#include "sampling/sampler.h"
+
+namespace pythia_rt {
+
+struct SequenceInput;
+
+// Weights and the device that runs them. Constant once built: any number of sessions on any number
+// of threads may share it; their passes take turns.
+class Model {
+ public:
+  Model(const Spec& spec, const std::map<std::string, Format>& formats,
+        const std::map<std::string, Blob>& tensors, std::unique_ptr<Backend> backend);
+
+  const Spec& spec() const { return spec_; }
+  const Weights& weights() const { return weights_; }
+  Backend& backend() const { return *backend_; }
+
+ private:
+  friend void forward(const std::vector<SequenceInput>& inputs, FunctionRef<void()> between_passes);
+
+  Spec spec_;
+  Weights weights_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Decoder> decoder_;
+  std::mutex mutex_;
+};
+
+// A sampled token and its log-probability under the model: of the softmax of all its raw logits,
+// before any sampling step.
+struct SampledToken {
+  int32_t token;
+  float log_probability;
+};
+
+// One sequence: its cache, and the logits that follow its last token.
+class Session {
+ public:
+  // `capacity` positions at most; 0 for as many as the model has.
+  Session(std::shared_ptr<Model> model, int64_t capacity, KvFormat kv_format);
+
+  Model& model() const { return *model_; }
+  KvCache& cache() { return cache_; }
+  int64_t position() const { return position_; }
+  int64_t capacity() const { return capacity_; }
+
+  // Appends tokens; the logits after the last one are kept. `between_passes` is called between the
+  // passes of a long prompt and may throw to stop it: what was appended until then stays.
+  void prefill(const int32_t* tokens, int64_t count, FunctionRef<void()> between_passes);
+
+  // Appends tokens and writes the logits after each: out [count][vocab_size].
+  void logits(const int32_t* tokens, int64_t count, float* out, FunctionRef<void()> between_passes);
+
+  // Samples the next token from the kept logits. It is appended by the next step, so that a last
+  // token costs no pass. Throws std::invalid_argument without logits or without room.
+  SampledToken step(Sampler& sampler);
+
+  // Forgets everything after the first `position` tokens. There are no kept logits afterwards.
+  void rewind(int64_t position);
+
+  // The kept logits [vocab_size]; throws std::invalid_argument where there are none.
+  const std::vector<float>& last_logits() const;
+
+ private:
+  friend void forward(const std::vector<SequenceInput>& inputs, FunctionRef<void()> between_passes);
+  std::shared_ptr<Model> model_;
+  int64_t capacity_;
+  KvCache cache_;
+  int64_t position_ = 0;            // the cache's length, and 1 more while a token is pending
+  std::vector<float> last_logits_;  // [vocab_size], or empty
+  int32_t pending_ = -1;            // sampled, but not in the cache yet
+};
+
+// Tokens to append to a session, and where the logits after each go: [count][vocab_size] or null.
+struct SequenceInput {
+  Session* session;
+  const int32_t* tokens;
+  int64_t count;
+  float* logits;
+};
+
+// Appends to several sequences of one model in shared passes. Throws std::invalid_argument, before
+// anything is appended, for sessions of different models, a session named twice, no tokens, tokens
+// out of the vocabulary or more than a session has room for.
+void forward(const std::vector<SequenceInput>& inputs, FunctionRef<void()> between_passes);
+
+}  // namespace pythia_rt
