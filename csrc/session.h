@@ -17,8 +17,6 @@
 
 namespace pythia_rt {
 
-struct SequenceInput;
-
 // Weights and the device that runs them. Constant once built: any number of sessions on any number
 // of threads may share it; their passes take turns.
 class Model {
@@ -30,9 +28,10 @@ class Model {
   const Weights& weights() const { return weights_; }
   Backend& backend() const { return *backend_; }
 
- private:
-  friend void forward(const std::vector<SequenceInput>& inputs, FunctionRef<void()> between_passes);
+  // One pass of the decoder; waits for its turn.
+  void run(const std::vector<Chunk>& chunks);
 
+ private:
   Spec spec_;
   Weights weights_;
   std::unique_ptr<Backend> backend_;
@@ -76,7 +75,8 @@ class Session {
   const std::vector<float>& last_logits() const;
 
  private:
-  friend void forward(const std::vector<SequenceInput>& inputs, FunctionRef<void()> between_passes);
+  friend class BatchedSequence;  // of batch.cc, which runs sessions
+
   std::shared_ptr<Model> model_;
   int64_t capacity_;
   KvCache cache_;
@@ -95,7 +95,7 @@ struct SequenceInput {
 
 // Appends to several sequences of one model in shared passes. Throws std::invalid_argument, before
 // anything is appended, for sessions of different models, a session named twice, no tokens, tokens
-// out of the vocabulary or more than a session has room for.
+// out of the vocabulary or more than a session has room for. See batch.cc.
 void forward(const std::vector<SequenceInput>& inputs, FunctionRef<void()> between_passes);
 
 }  // namespace pythia_rt

@@ -7,8 +7,9 @@
 #include <memory>
 #include <vector>
 
+#include "base/epilogue.h"
+#include "formats/kv_head.h"
 #include "formats/matrix.h"
-#include "kernels/table.h"
 
 namespace pythia_rt {
 
@@ -19,7 +20,8 @@ class DeviceBuffer {
   virtual std::byte* data() const = 0;
 };
 
-// Activations: f32 [count][stride], zero beyond `width`; the stride is a multiple of 64.
+// Activations: f32 [count][stride], zero beyond `width`. The stride is a multiple of 16 and at
+// least the width rounded up to 64.
 struct Rows {
   float* data = nullptr;
   int64_t count = 0;

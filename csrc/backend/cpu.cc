@@ -42,8 +42,8 @@ constexpr int64_t kSmallWork = 16 * 1024;
 // Tasks per thread: more even out threads that are held up, fewer cost less.
 constexpr int64_t kTasksPerThread = 4;
 
-// The matrix unit reads whole tiles of 32 rows (simd/amx.h).
-constexpr int64_t kRowPadding = 32;
+// A matrix unit reads whole tiles of 16 rows (kernels/table.h).
+constexpr int64_t kRowPadding = 16;
 
 class CpuBackend : public Backend {
  public:
@@ -183,7 +183,8 @@ class CpuBackend : public Backend {
     arguments.in = in.data;
     arguments.stride = in.stride;
     arguments.groups = groups;
-    arguments.out.codes = codes_.get<int8_t>(rows * in.stride);
+    arguments.out.stride = (groups | 1) * kColumnGroup;
+    arguments.out.codes = codes_.get<int8_t>(rows * arguments.out.stride);
     arguments.out.scales = code_scales_.get<float>(rows * groups);
     arguments.out.sums = code_sums_.get<int32_t>(rows * groups);
     each_row(in.count, in.width, [&](int64_t begin, int64_t end) {

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "backend/backend.h"
+#include "kernels/table.h"
 
 namespace pythia_rt {
 

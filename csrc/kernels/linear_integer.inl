@@ -42,7 +42,7 @@ struct IntegerWork {
     const QuantisedRows& in = arguments.quantised;
     const int64_t block_bytes = groups * Group::kBytes;
     const uint8_t* tiles = weights + (block - first_block) * block_bytes;
-    const int8_t* codes = in.codes + row * arguments.in_stride;
+    const int8_t* codes = in.codes + row * in.stride;
     const uint16_t* weight_scales = arguments.matrix->scales + block * groups * kRowBlock;
     Vec sum[kBlocks][kRows];
     for (auto& rows : sum) {
@@ -75,7 +75,7 @@ struct IntegerWork {
       for (int b = 0; b < kBlocks; ++b) {
         const Tile tile = load_tile(tiles + b * block_bytes + i * 64);
         for (int r = 0; r < kRows; ++r) {
-          const int8_t* row_codes = codes + r * arguments.in_stride;
+          const int8_t* row_codes = codes + r * arguments.quantised.stride;
           if constexpr (Group::kBytes == kUnpackedGroup) {
             dot[b][r] = Group::dot(dot[b][r], tile, row_codes + 4 * i);
           } else {

@@ -1,5 +1,5 @@
 // Matrix product with q8 or q4 weights on a unit that multiplies whole blocks of tiles
-// (simd/amx.h): 32 rows of activations x 32 output columns x one group of 64 columns at a time.
+// (simd/amx.h): 16 rows of activations x 16 output columns x one group of 64 columns at a time.
 //
 // The integers are exact and the scaling is written as in linear_integer.inl: the same bits.
 #pragma once
@@ -8,14 +8,16 @@
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
-constexpr int kUnitRows = 32;
-constexpr int kUnitBlocks = 2;
+constexpr int kUnitRows = 16;
 
-// With fewer rows the unit's 16-row tiles stand half empty and the vectors are as fast.
+// With fewer rows the unit's tiles stand half empty and the vectors are as fast.
 constexpr int64_t kMatrixUnitRows = 8;
 
-// Activations of this many bytes stay in the second-level cache while all weights pass by.
-constexpr int64_t kActivationBytes = 640 * 1024;
+// Activations of this many bytes stay in the second-level cache (2 MiB wherever there is AMX) while
+// all weights pass by.
+constexpr int64_t kActivationBytes = 1152 * 1024;
+
+inline bool uses_unit(int64_t rows) { return rows >= kMatrixUnitRows; }
 
 // The unit multiplies signed bytes: the panel holds weights with their offset taken off.
 inline void unpack_signed(const uint8_t* in, int64_t bytes, Table table, bool nibbles,
@@ -31,31 +33,37 @@ inline void unpack_signed(const uint8_t* in, int64_t bytes, Table table, bool ni
   }
 }
 
-// One block of outputs: rows row .. row + n_rows, blocks block .. block + n_blocks.
-inline void multiply_block(const LinearArguments& arguments, int64_t groups, int64_t row,
-                           int64_t n_rows, int64_t block, int64_t n_blocks) {
+// One block of 16 outputs for 16 rows, of which the first n_rows count. The unit works on a group
+// while the vectors scale the one before: the two integer buffers take turns.
+inline void multiply_block(const LinearArguments& arguments, int64_t groups, int64_t block,
+                           int64_t row, int64_t n_rows) {
   const QuantisedRows& in = arguments.quantised;
-  const uint16_t* scales = arguments.matrix->scales + block * groups * kRowBlock;
-  alignas(64) int32_t dots[kUnitBlocks][kUnitRows][16];
-  alignas(64) float sums[kUnitRows][kUnitBlocks][16];
-  for (int64_t r = 0; r < n_rows; ++r) {
-    for (int64_t b = 0; b < n_blocks; ++b) store(sums[r][b], zero());
-  }
+  const int8_t* codes = in.codes + row * in.stride;
+  const float* row_scales = in.scales + row * groups;
+  const uint16_t* weight_scales = arguments.matrix->scales + block * groups * kRowBlock;
+  alignas(64) int32_t dots[2][kUnitRows * 16];
+  Vec sum[kUnitRows];
+  for (Vec& lanes : sum) lanes = zero();
+  unit_multiply(codes, in.stride, arguments.panel, dots[0]);
   for (int64_t group = 0; group < groups; ++group) {
-    const int8_t* codes = in.codes + row * arguments.in_stride + group * kColumnGroup;
-    const uint8_t* weights = arguments.panel + group * kUnpackedGroup;
-    unit_multiply(codes, arguments.in_stride, n_rows, weights, groups * kUnpackedGroup, n_blocks,
-                  &dots[0][0][0]);
-    for (int64_t b = 0; b < n_blocks; ++b) {
-      const Vec weight_scale = load_f16(scales + (b * groups + group) * kRowBlock);
-      for (int64_t r = 0; r < n_rows; ++r) {
-        const Vec scale = weight_scale * broadcast(in.scales[(row + r) * groups + group]);
-        store(sums[r][b], fma(to_float(int_load(dots[b][r])), scale, load(sums[r][b])));
-      }
+    const int64_t next = group + 1;
+    if (next < groups) {
+      unit_multiply(codes + next * kColumnGroup, in.stride, arguments.panel + next * kUnpackedGroup,
+                    dots[next % 2]);
+    }
+    const Vec weight_scale = load_f16(weight_scales + group * kRowBlock);
+#pragma GCC unroll 16
+    for (int r = 0; r < kUnitRows; ++r) {
+      const Vec scale = weight_scale * broadcast(row_scales[r * groups + group]);
+      sum[r] = fma(to_float(int_load(dots[group % 2] + 16 * r)), scale, sum[r]);
     }
   }
-  for (int64_t b = 0; b < n_blocks; ++b) {
-    for (int64_t r = 0; r < n_rows; ++r) finish(arguments, block + b, row + r, load(sums[r][b]));
+  // Through memory: the sums stay in registers only while every index into them is a constant.
+  alignas(64) float sums[kUnitRows][16];
+#pragma GCC unroll 16
+  for (int r = 0; r < kUnitRows; ++r) store(sums[r], sum[r]);
+  for (int r = 0; r < kUnitRows && r < n_rows; ++r) {
+    finish(arguments, block, row + r, load(sums[r]));
   }
 }
 
@@ -68,14 +76,11 @@ inline void linear_on_unit(const LinearArguments& arguments, bool nibbles) {
   unit_begin();
   for (int64_t begin = arguments.row_begin; begin < arguments.row_end; begin += chunk) {
     const int64_t end = begin + chunk < arguments.row_end ? begin + chunk : arguments.row_end;
-    for (int64_t block = arguments.block_begin; block < arguments.block_end; block += kUnitBlocks) {
-      const int64_t left = arguments.block_end - block;
-      const int64_t n_blocks = left < kUnitBlocks ? left : kUnitBlocks;
-      unpack_signed(block_weights(arguments, block, block_bytes), n_blocks * block_bytes, table,
-                    nibbles, arguments.panel);
+    for (int64_t block = arguments.block_begin; block < arguments.block_end; ++block) {
+      unpack_signed(block_weights(arguments, block, block_bytes), block_bytes, table, nibbles,
+                    arguments.panel);
       for (int64_t row = begin; row < end; row += kUnitRows) {
-        const int64_t n_rows = end - row < kUnitRows ? end - row : kUnitRows;
-        multiply_block(arguments, groups, row, n_rows, block, n_blocks);
+        multiply_block(arguments, groups, block, row, end - row);
       }
     }
   }

@@ -24,9 +24,10 @@ inline void quantise_group(const float* in, int8_t* codes, float* scale, int32_t
 inline void quantise(const QuantiseArguments& arguments) {
   for (int64_t row = arguments.row_begin; row < arguments.row_end; ++row) {
     for (int64_t group = 0; group < arguments.groups; ++group) {
-      const int64_t column = row * arguments.stride + group * kColumnGroup;
+      const int64_t column = group * kColumnGroup;
       const int64_t index = row * arguments.groups + group;
-      quantise_group(arguments.in + column, arguments.out.codes + column,
+      quantise_group(arguments.in + row * arguments.stride + column,
+                     arguments.out.codes + row * arguments.out.stride + column,
                      arguments.out.scales + index, arguments.out.sums + index);
     }
   }

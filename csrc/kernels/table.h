@@ -2,29 +2,26 @@
 //
 // The structs hold no C++ objects with inline functions: the files that use them are compiled with
 // an ISA's flags, and an inline function that the linker kept from there would crash elsewhere.
-// Rows of activations are f32, their stride a multiple of 64, zero beyond their width.
+// Rows of activations are f32, zero beyond their width; their stride is a multiple of 16 and at
+// least the width rounded up to 64.
 #pragma once
 
 #include <cstdint>
 
+#include "base/epilogue.h"
+#include "formats/kv_head.h"
 #include "formats/matrix.h"
 
 namespace pythia_rt {
 
 // Activations of one matrix product, quantised to 8 bits per row and group of 64 columns:
-// value = code * scale, |code| <= 127.
+// value = code * scale, |code| <= 127. A matrix unit reads whole tiles of 16 rows: all three
+// buffers hold memory for a multiple of 16 rows, whatever stands in the last ones.
 struct QuantisedRows {
   int8_t* codes = nullptr;  // [rows][stride]
+  int64_t stride = 0;       // an odd multiple of 64: rows must not fall on the same cache sets
   float* scales = nullptr;  // [rows][groups]
   int32_t* sums = nullptr;  // [rows][groups], of the codes
-};
-
-// What happens to a matrix product's result on its way out.
-enum class Epilogue : int {
-  store,      // out = y
-  add,        // out += y
-  gelu,       // out = gelu(y), the erf form
-  gelu_tanh,  // out = gelu(y), the tanh form
 };
 
 struct LinearArguments {
@@ -56,16 +53,6 @@ struct NormArguments {
   int64_t width, stride;
   float epsilon;
   int64_t row_begin, row_end;
-};
-
-enum class KvFormat : int { f16, f32 };
-
-// The cache of one sequence, one layer, one head. Keys lie transposed in tiles of 16 positions,
-// like the weights of a matrix product, so that a score needs no sum across lanes; values lie
-// position by position.
-struct KvHead {
-  void* keys;    // [capacity / 16][head_dim][16 positions]
-  void* values;  // [capacity][padded_head_dim]
 };
 
 struct RopeArguments {

@@ -21,14 +21,13 @@ inline void linear_bf16(const LinearArguments& a) { linear_float<LoadBf16>(a); }
 
 #ifdef PYTHIA_RT_MATRIX_UNIT
 
-inline bool uses_unit(int64_t rows) { return rows >= kMatrixUnitRows; }
 inline void linear_q8(const LinearArguments& a) {
   uses_unit(a.row_end - a.row_begin) ? linear_on_unit(a, false) : linear_q8_vectors(a);
 }
 inline void linear_q4(const LinearArguments& a) {
   uses_unit(a.row_end - a.row_begin) ? linear_on_unit(a, true) : linear_q4_vectors(a);
 }
-inline int64_t panel_blocks(bool, int64_t rows) { return uses_unit(rows) ? kUnitBlocks : 0; }
+inline int64_t panel_blocks(bool, int64_t rows) { return uses_unit(rows) ? 1 : 0; }
 
 #else
 

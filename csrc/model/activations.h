@@ -29,7 +29,9 @@ class Activations {
 
  private:
   Rows make(Backend& backend, int64_t count, int64_t width) {
-    const int64_t stride = round_up(width, kColumnGroup);
+    // An odd number of cache lines: a block of outputs is written down the rows, and with a stride
+    // of whole pages all of it would fall on the same few cache sets.
+    const int64_t stride = round_up(width, kColumnGroup) + 16;
     buffers_.push_back(backend.allocate(static_cast<size_t>(count * stride) * sizeof(float)));
     return {reinterpret_cast<float*>(buffers_.back()->data()), count, width, stride};
   }

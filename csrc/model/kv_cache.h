@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "backend/backend.h"
-#include "kernels/table.h"
+#include "formats/kv_head.h"
 #include "model/spec.h"
 
 namespace pythia_rt {

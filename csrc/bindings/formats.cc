@@ -1,0 +1,114 @@
+#include "formats/formats.h"
+
+#include <pybind11/stl.h>
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "base/cpu_count.h"
+#include "base/thread_pool.h"
+#include "bindings/arrays.h"
+#include "bindings/module.h"
+#include "kernels/dispatch.h"
+
+namespace pythia_rt {
+
+namespace {
+
+using Part = std::tuple<std::string, std::string, std::vector<int64_t>>;
+using ByteArray = py::array_t<uint8_t>;
+
+std::vector<Part> layout(const std::string& format, int64_t rows, int64_t columns) {
+  std::vector<Part> parts;
+  for (const PackedPart& part : packed_layout(format_from_name(format), rows, columns)) {
+    parts.emplace_back(part.name, part.type, part.shape);
+  }
+  return parts;
+}
+
+std::vector<ByteArray> pack_buffer(const std::string& format_name, const py::buffer& source,
+                                   const std::string& dtype, int64_t rows, int64_t columns,
+                                   int threads) {
+  const Format format = format_from_name(format_name);
+  const SourceType type = source_type_from_name(dtype);
+  const py::buffer_info view = source.request();
+  const Blob blob = blob_of(view);
+  const std::vector<PackedPart> layout = packed_layout(format, rows, columns);
+  const auto expected = static_cast<size_t>(rows * columns * source_type_bytes(type));
+  if (blob.size != expected) {
+    throw_invalid("a matrix of ", rows, " x ", columns, " ", dtype, " values has ", expected,
+                  " bytes, not ", blob.size);
+  }
+  std::vector<ByteArray> arrays;
+  std::vector<void*> parts;
+  for (const PackedPart& part : layout) {
+    arrays.emplace_back(static_cast<py::ssize_t>(part.bytes));
+    parts.push_back(arrays.back().mutable_data());
+  }
+  {
+    const py::gil_scoped_release release;
+    ThreadPool pool(threads == 0 ? default_thread_count() : threads);
+    pack(format, type, blob.data, rows, columns, parts, selected_kernels().fit_scales, pool);
+  }
+  return arrays;
+}
+
+FloatArray unpack_buffers(const std::string& format_name, const std::vector<py::buffer>& parts,
+                          int64_t rows, int64_t columns) {
+  Matrix matrix;
+  matrix.format = format_from_name(format_name);
+  matrix.rows = rows;
+  matrix.columns = columns;
+  const std::vector<PackedPart> layout = packed_layout(matrix.format, rows, columns);
+  if (parts.size() != layout.size()) {
+    throw_invalid("a ", format_name, " matrix has ", layout.size(), " parts, not ", parts.size());
+  }
+  std::vector<py::buffer_info> views;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    views.push_back(parts[i].request());
+    const Blob blob = blob_of(views.back());
+    if (blob.size != layout[i].bytes) {
+      throw_invalid("the part '", layout[i].name, "' has ", blob.size, " bytes, not ",
+                    layout[i].bytes);
+    }
+    (i == 0 ? matrix.weight : reinterpret_cast<const void*&>(matrix.scales)) = blob.data;
+  }
+  FloatArray values({rows, columns});
+  float* out = values.mutable_data();
+  const py::gil_scoped_release release;
+  for (int64_t row = 0; row < rows; ++row) unpack_row(matrix, row, out + row * columns);
+  return values;
+}
+
+}  // namespace
+
+void bind_formats(py::module_& module) {
+  module.def(
+      "format_names",
+      [] {
+        std::vector<std::string> names;
+        for (int i = 0; i < kFormatCount; ++i)
+          names.emplace_back(format_name(static_cast<Format>(i)));
+        return names;
+      },
+      "Names of the weight formats.");
+  module.def(
+      "bits_per_weight",
+      [](const std::string& format) { return bits_per_weight(format_from_name(format)); },
+      py::arg("format"), "Stored bits per weight, scales included, padding not.");
+  module.def("packed_layout", &layout, py::arg("format"), py::arg("rows"), py::arg("columns"),
+             "The stored tensors of a matrix: (part, safetensors type, shape) each, in order.\n\n"
+             "Raises ValueError for an unknown format or a shape that cannot be packed.");
+  module.def(
+      "pack", &pack_buffer, py::arg("format"), py::arg("source"), py::arg("dtype"), py::arg("rows"),
+      py::arg("columns"), py::arg("threads") = 0,
+      "Packs a row-major matrix of 'F32', 'F16' or 'BF16' values: the bytes of each part.\n\n"
+      "Rows may be packed in chunks whose sizes are multiples of 16, and each part's bytes\n"
+      "joined. Raises ValueError that names the place of a value that is not finite or too\n"
+      "large for the format.");
+  module.def("unpack", &unpack_buffers, py::arg("format"), py::arg("parts"), py::arg("rows"),
+             py::arg("columns"), "The values [rows, columns] of a packed matrix, as float32.");
+}
+
+}  // namespace pythia_rt

@@ -1,0 +1,22 @@
+#include <pybind11/stl.h>
+
+#include "base/cpu_count.h"
+#include "bindings/module.h"
+#include "kernels/dispatch.h"
+
+namespace pythia_rt {
+
+void bind_machine(pybind11::module_& module) {
+  module.def("compiled_isa_names", &compiled_isas,
+             "Names of the instruction sets in this build, best first.");
+  module.def("isa_names", &supported_isas,
+             "Names of the instruction sets that this processor runs, best first.");
+  module.def(
+      "selected_isa", [] { return std::string(selected_kernels().isa); },
+      "Name of the instruction set that a new model will use: PYTHIA_RT_ISA, or the best one.\n\n"
+      "Raises ValueError, listing the names, where PYTHIA_RT_ISA names none that runs here.");
+  module.def("default_threads", &default_thread_count,
+             "Physical cores that this process may use, its affinity and cgroup quota respected.");
+}
+
+}  // namespace pythia_rt

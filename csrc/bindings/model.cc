@@ -1,0 +1,243 @@
+#include <pybind11/stl.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backend/cpu.h"
+#include "base/cpu_count.h"
+#include "bindings/arrays.h"
+#include "bindings/module.h"
+#include "formats/formats.h"
+#include "kernels/dispatch.h"
+#include "session.h"
+
+namespace pythia_rt {
+
+namespace {
+
+template <typename Value>
+Value field(const py::dict& spec, const char* name) {
+  if (!spec.contains(name)) throw_invalid("the model's spec lacks '", name, "'");
+  try {
+    return spec[name].cast<Value>();
+  } catch (const py::cast_error&) {
+    throw_invalid("the model's ", name, " cannot be ", std::string(py::repr(spec[name])));
+  }
+}
+
+// A field with a few known names: the value that belongs to the name.
+template <typename Value>
+Value choice(const py::dict& spec, const char* name,
+             const std::vector<std::pair<const char*, Value>>& values) {
+  const auto given = field<std::string>(spec, name);
+  std::string names;
+  for (const auto& [known, value] : values) {
+    if (given == known) return value;
+    names += std::string(names.empty() ? "" : ", ") + known;
+  }
+  throw_invalid("the model's ", name, " '", given, "' is not known here; known: ", names);
+}
+
+Spec spec_of(const py::dict& fields) {
+  Spec spec;
+  spec.n_layers = field<int64_t>(fields, "n_layers");
+  spec.n_heads = field<int64_t>(fields, "n_heads");
+  spec.n_kv_heads = field<int64_t>(fields, "n_kv_heads");
+  spec.head_dim = field<int64_t>(fields, "head_dim");
+  spec.hidden_size = field<int64_t>(fields, "hidden_size");
+  spec.mlp_size = field<int64_t>(fields, "mlp_size");
+  spec.vocab_size = field<int64_t>(fields, "vocab_size");
+  spec.n_tokens = field<int64_t>(fields, "n_tokens");
+  spec.max_positions = field<int64_t>(fields, "max_positions");
+  spec.norm_epsilon = field<float>(fields, "norm_eps");
+  spec.rotary_dim = field<int64_t>(fields, "rotary_dim");
+  spec.rope_base = field<double>(fields, "rope_base");
+  spec.tied_head = field<bool>(fields, "tied_head");
+  spec.attention_bias = field<bool>(fields, "attention_bias");
+  spec.mlp_bias = field<bool>(fields, "mlp_bias");
+  spec.residual = choice<Residual>(
+      fields, "residual", {{"parallel", Residual::parallel}, {"sequential", Residual::sequential}});
+  spec.activation = choice<Activation>(
+      fields, "activation", {{"gelu", Activation::gelu}, {"gelu_tanh", Activation::gelu_tanh}});
+  choice<int>(fields, "norm", {{"layer", 0}});
+  choice<int>(fields, "mlp", {{"plain", 0}});
+  choice<int>(fields, "rope", {{"half", 0}});
+  return spec;
+}
+
+KvFormat kv_format_from_name(const std::string& name) {
+  if (name == "f16") return KvFormat::f16;
+  if (name == "f32") return KvFormat::f32;
+  throw_invalid("there is no KV cache format '", name, "'; there are f16, f32");
+}
+
+// A model and the Python buffers that hold its weights.
+struct BoundModel {
+  std::vector<py::buffer_info> buffers;
+  py::dict spec;
+  std::unique_ptr<Model> model;
+};
+
+std::shared_ptr<BoundModel> make_model(const py::dict& spec,
+                                       const std::map<std::string, std::string>& formats,
+                                       const std::map<std::string, py::buffer>& tensors,
+                                       int threads) {
+  auto bound = std::make_shared<BoundModel>();
+  bound->spec = spec;
+  std::map<std::string, Format> format_tags;
+  for (const auto& [name, format] : formats) format_tags[name] = format_from_name(format);
+  std::map<std::string, Blob> blobs;
+  for (const auto& [name, buffer] : tensors) {
+    bound->buffers.push_back(buffer.request());
+    blobs[name] = blob_of(bound->buffers.back());
+  }
+  auto backend =
+      make_cpu_backend(selected_kernels(), threads == 0 ? default_thread_count() : threads);
+  bound->model = std::make_unique<Model>(spec_of(spec), format_tags, blobs, std::move(backend));
+  return bound;
+}
+
+// A session that two Python threads cannot run at the same time.
+class BoundSession {
+ public:
+  BoundSession(const std::shared_ptr<BoundModel>& model, int64_t capacity, KvFormat kv_format)
+      : session_(std::shared_ptr<Model>(model, model->model.get()), capacity, kv_format) {}
+
+  // Calls function(session) without the GIL.
+  template <typename Function>
+  auto run(const Function& function) {
+    const py::gil_scoped_release release;
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) throw_failed("the session is running on another thread: make one each");
+    return function(session_);
+  }
+
+  Session& session() { return session_; }
+  std::mutex& mutex() { return mutex_; }
+
+ private:
+  Session session_;
+  std::mutex mutex_;
+};
+
+FloatArray logits_array(const Session& session, int64_t count) {
+  return FloatArray({count, session.model().spec().vocab_size});
+}
+
+std::vector<FloatArray> forward_batch(const std::vector<BoundSession*>& sessions,
+                                      const std::vector<TokenArray>& tokens) {
+  if (sessions.size() != tokens.size()) {
+    throw_invalid("there are ", sessions.size(), " sessions for ", tokens.size(), " token arrays");
+  }
+  std::vector<FloatArray> logits;
+  std::vector<SequenceInput> inputs;
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    Session& session = sessions[i]->session();
+    const int64_t count = count_tokens(tokens[i]);
+    logits.push_back(logits_array(session, count));
+    inputs.push_back({&session, tokens[i].data(), count, logits.back().mutable_data()});
+  }
+  const py::gil_scoped_release release;
+  std::vector<std::unique_lock<std::mutex>> locks;
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      if (sessions[i] == sessions[j]) throw_invalid("a batch names the same session twice");
+    }
+    locks.emplace_back(sessions[i]->mutex(), std::try_to_lock);
+    if (!locks.back().owns_lock()) throw_failed("a session is running on another thread");
+  }
+  forward(inputs, check_signals);
+  return logits;
+}
+
+}  // namespace
+
+void bind_model(py::module_& module) {
+  py::class_<BoundModel, std::shared_ptr<BoundModel>>(
+      module, "Model", "Weights, bound to a processor. Many threads may share one.")
+      .def(py::init(&make_model), py::arg("spec"), py::arg("formats"), py::arg("tensors"),
+           py::kw_only(), py::arg("threads") = 0,
+           "Checks that `tensors` (name to buffer, kept alive) are what `spec` asks for.\n\n"
+           "0 threads: as many as default_threads(). Raises ValueError that names what is wrong.")
+      .def_property_readonly(
+          "threads", [](const BoundModel& self) { return self.model->backend().n_threads(); },
+          "Threads that a pass uses.")
+      .def_property_readonly(
+          "isa", [](const BoundModel& self) { return std::string(self.model->backend().isa()); },
+          "Instruction set that runs it.")
+      .def_property_readonly(
+          "bytes_per_token",
+          [](const BoundModel& self) { return self.model->weights().bytes_per_token; },
+          "Bytes of weights that decoding one token reads.")
+      .def_property_readonly(
+          "spec", [](const BoundModel& self) { return self.spec; }, "The spec it was made from.");
+
+  py::class_<BoundSession>(module, "Session",
+                           "One sequence: its cache, and the logits after its last token.")
+      .def(py::init([](const std::shared_ptr<BoundModel>& model, int64_t capacity,
+                       const std::string& kv_format) {
+             return std::make_unique<BoundSession>(model, capacity, kv_format_from_name(kv_format));
+           }),
+           py::arg("model"), py::kw_only(), py::arg("capacity") = 0, py::arg("kv_format") = "f16",
+           "Room for `capacity` tokens (0: the model's context), cached as 'f16' or 'f32'.")
+      .def_property_readonly(
+          "position", [](BoundSession& self) { return self.session().position(); },
+          "Tokens so far.")
+      .def_property_readonly(
+          "capacity", [](BoundSession& self) { return self.session().capacity(); },
+          "Tokens that it has room for.")
+      .def(
+          "prefill",
+          [](BoundSession& self, const TokenArray& tokens) {
+            const int64_t count = count_tokens(tokens);
+            self.run(
+                [&](Session& session) { session.prefill(tokens.data(), count, check_signals); });
+          },
+          py::arg("tokens"), "Appends tokens [n]; the logits after the last one are kept.")
+      .def(
+          "logits",
+          [](BoundSession& self, const TokenArray& tokens) {
+            const int64_t count = count_tokens(tokens);
+            FloatArray out = logits_array(self.session(), count);
+            float* data = out.mutable_data();
+            self.run([&](Session& session) {
+              session.logits(tokens.data(), count, data, check_signals);
+            });
+            return out;
+          },
+          py::arg("tokens"), "Appends tokens [n]; returns the logits [n, vocab_size] after each.")
+      .def_property_readonly(
+          "last_logits",
+          [](BoundSession& self) {
+            const std::vector<float>& logits = self.session().last_logits();
+            return FloatArray(static_cast<py::ssize_t>(logits.size()), logits.data());
+          },
+          "A copy of the kept logits [vocab_size].")
+      .def(
+          "step",
+          [](BoundSession& self, GuardedSampler& sampler) {
+            const SampledToken sampled = self.run([&](Session& session) {
+              const std::lock_guard lock(sampler.mutex);
+              return session.step(sampler.sampler);
+            });
+            return std::pair(sampled.token, sampled.log_probability);
+          },
+          py::arg("sampler"),
+          "Samples the next token: (id, log-probability under the model's raw distribution).\n\n"
+          "Raises ValueError when there are no logits yet or no room is left.")
+      .def(
+          "rewind",
+          [](BoundSession& self, int64_t position) {
+            self.run([&](Session& session) { session.rewind(position); });
+          },
+          py::arg("position"), "Forgets everything after the first `position` tokens.");
+
+  module.def("forward", &forward_batch, py::arg("sessions"), py::arg("tokens"),
+             "Appends tokens [n_i] to each session in shared passes; returns each one's logits\n"
+             "[n_i, vocab_size]. Raises ValueError before anything is appended.");
+}
+
+}  // namespace pythia_rt

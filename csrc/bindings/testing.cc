@@ -1,0 +1,275 @@
+// The test extension _testing: every kernel of every ISA over plain numpy arrays. Never in a wheel.
+//
+// Buffers are as large as the kernels may touch and no larger, so that the sanitizers see a step
+// beyond. Arrays of a wrong shape are a mistake of the test: ValueError, without much prose.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "bindings/arrays.h"
+#include "formats/formats.h"
+#include "kernels/dispatch.h"
+
+namespace pythia_rt {
+
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Bytes = py::array_t<uint8_t, py::array::c_style>;
+using Codes = std::tuple<py::array_t<int8_t>, py::array_t<float>, py::array_t<int32_t>>;
+
+constexpr int64_t kUnitRows = 32;  // the matrix unit reads whole tiles of rows (simd/amx.h)
+
+void check(bool ok, const char* what) {
+  if (!ok) throw_invalid("_testing: ", what);
+}
+
+// [rows][columns] as the kernels want it: the stride a multiple of 64, zero beyond the columns.
+struct PaddedRows {
+  explicit PaddedRows(const Floats& values) {
+    check(values.ndim() == 2, "rows must have two dimensions");
+    count = values.shape(0);
+    width = values.shape(1);
+    stride = round_up(width, kColumnGroup);
+    data.assign(static_cast<size_t>(count * stride), 0.0f);
+    for (int64_t row = 0; row < count; ++row) {
+      std::copy_n(values.data() + row * width, width, data.data() + row * stride);
+    }
+  }
+  int64_t count, width, stride;
+  std::vector<float> data;
+};
+
+std::vector<float> padded_vector(const Floats& values, int64_t width) {
+  check(values.ndim() == 1 && values.size() == width, "a vector has the wrong length");
+  std::vector<float> padded(static_cast<size_t>(round_up(width, kRowBlock)), 0.0f);
+  std::copy_n(values.data(), width, padded.data());
+  return padded;
+}
+
+// The first `width` values of each row of `stride`.
+FloatArray without_padding(const std::vector<float>& rows, int64_t count, int64_t width,
+                           int64_t stride) {
+  FloatArray out({count, width});
+  for (int64_t row = 0; row < count; ++row) {
+    std::copy_n(rows.data() + row * stride, width, out.mutable_data() + row * width);
+  }
+  return out;
+}
+
+struct QuantisedBuffers {
+  QuantisedBuffers(const KernelTable& table, const PaddedRows& in)
+      : groups(in.stride / kColumnGroup),
+        stride((groups | 1) * kColumnGroup),
+        codes(static_cast<size_t>(round_up(in.count, kUnitRows) * stride), int8_t{0}),
+        scales(static_cast<size_t>(in.count * groups)),
+        sums(scales.size()) {
+    table.quantise({in.data.data(), in.stride, groups, rows(), 0, in.count});
+  }
+  QuantisedRows rows() { return {codes.data(), stride, scales.data(), sums.data()}; }
+
+  int64_t groups, stride;
+  std::vector<int8_t> codes;
+  std::vector<float> scales;
+  std::vector<int32_t> sums;
+};
+
+// codes [n, padded columns], scales [n, groups], sums [n, groups].
+Codes quantise(const std::string& isa, const Floats& values) {
+  const PaddedRows in(values);
+  QuantisedBuffers out(kernels_for(isa), in);
+  py::array_t<int8_t> codes({in.count, in.stride});
+  for (int64_t row = 0; row < in.count; ++row) {
+    std::copy_n(out.codes.data() + row * out.stride, in.stride,
+                codes.mutable_data() + row * in.stride);
+  }
+  const std::vector<py::ssize_t> shape = {in.count, out.groups};
+  return {codes, py::array_t<float>(shape, out.scales.data()),
+          py::array_t<int32_t>(shape, out.sums.data())};
+}
+
+std::vector<Bytes> pack_matrix(const std::string& isa, const std::string& format,
+                               const Floats& matrix) {
+  check(matrix.ndim() == 2, "a matrix must have two dimensions");
+  const Format tag = format_from_name(format);
+  const int64_t rows = matrix.shape(0), columns = matrix.shape(1);
+  std::vector<Bytes> arrays;
+  std::vector<void*> parts;
+  for (const PackedPart& part : packed_layout(tag, rows, columns)) {
+    arrays.emplace_back(static_cast<py::ssize_t>(part.bytes));
+    parts.push_back(arrays.back().mutable_data());
+  }
+  ThreadPool pool(1);
+  pack(tag, SourceType::f32, matrix.data(), rows, columns, parts, kernels_for(isa).fit_scales,
+       pool);
+  return arrays;
+}
+
+Epilogue epilogue_of(const std::string& name) {
+  if (name == "store") return Epilogue::store;
+  if (name == "add") return Epilogue::add;
+  if (name == "gelu") return Epilogue::gelu;
+  check(name == "gelu_tanh", "there is no such epilogue");
+  return Epilogue::gelu_tanh;
+}
+
+// out [n, rows] = epilogue(in [n, columns] * matrix^T + bias); `before` is what "add" adds to. The
+// work is done in pieces of `step` blocks of outputs, as threads would.
+FloatArray linear(const std::string& isa, const std::string& format,
+                  const std::vector<Bytes>& parts, int64_t rows, int64_t columns,
+                  const Floats& values, const std::string& epilogue,
+                  const std::optional<Floats>& bias, const std::optional<Floats>& before,
+                  int64_t step) {
+  const KernelTable& table = kernels_for(isa);
+  const PaddedRows in(values);
+  Matrix matrix;
+  matrix.format = format_from_name(format);
+  matrix.rows = rows;
+  matrix.columns = columns;
+  matrix.table = format_table(matrix.format);
+  const std::vector<PackedPart> layout = packed_layout(matrix.format, rows, columns);
+  check(in.width == columns && step > 0, "the rows do not fit the matrix");
+  check(parts.size() == layout.size(), "the matrix has the wrong number of parts");
+  for (size_t i = 0; i < parts.size(); ++i) {
+    check(static_cast<size_t>(parts[i].size()) == layout[i].bytes, "a part has the wrong size");
+  }
+  matrix.weight = parts[0].data();
+  if (parts.size() > 1) matrix.scales = reinterpret_cast<const uint16_t*>(parts[1].data());
+  std::vector<float> padded_bias;
+  if (bias) {
+    padded_bias = padded_vector(*bias, rows);
+    matrix.bias = padded_bias.data();
+  }
+  const int64_t out_stride = round_up(rows, kColumnGroup);
+  std::vector<float> out(static_cast<size_t>(in.count * out_stride), 0.0f);
+  if (before) {
+    const PaddedRows first(*before);
+    check(first.count == in.count && first.width == rows, "what is added to has the wrong shape");
+    out = first.data;
+  }
+  LinearArguments arguments{};
+  arguments.matrix = &matrix;
+  arguments.in = in.data.data();
+  arguments.in_stride = in.stride;
+  arguments.out = out.data();
+  arguments.out_stride = out_stride;
+  arguments.epilogue = epilogue_of(epilogue);
+  arguments.row_end = in.count;
+  std::vector<uint8_t> panel(static_cast<size_t>(table.linear_panel_bytes(matrix, in.count)));
+  arguments.panel = panel.data();
+  QuantisedBuffers quantised(table, in);
+  arguments.quantised = quantised.rows();
+  for (int64_t block = 0; block < matrix.row_blocks(); block += step) {
+    arguments.block_begin = block;
+    arguments.block_end = std::min(block + step, matrix.row_blocks());
+    table.linear[static_cast<int>(matrix.format)](arguments);
+  }
+  return without_padding(out, in.count, rows, out_stride);
+}
+
+FloatArray layer_norm(const std::string& isa, const Floats& values, const Floats& weight,
+                      const Floats& bias, float epsilon) {
+  const PaddedRows in(values);
+  const std::vector<float> padded_weight = padded_vector(weight, in.width);
+  const std::vector<float> padded_bias = padded_vector(bias, in.width);
+  std::vector<float> out(in.data.size(), 0.0f);
+  kernels_for(isa).layer_norm({in.data.data(), padded_weight.data(), padded_bias.data(), out.data(),
+                               in.width, in.stride, epsilon, 0, in.count});
+  return without_padding(out, in.count, in.width, in.stride);
+}
+
+// heads [n_heads, head_dim] with all of them rotated by the angles [rotary_dim / 2].
+FloatArray rotate(const std::string& isa, const Floats& heads, const Floats& cosines,
+                  const Floats& sines) {
+  check(heads.ndim() == 2 && cosines.size() == sines.size(), "heads or angles have a wrong shape");
+  const int64_t count = heads.shape(0), head_dim = heads.shape(1);
+  const int64_t rotary_dim = 2 * cosines.size();
+  check(rotary_dim <= head_dim, "more angles than the head has pairs");
+  std::vector<float> row(heads.data(), heads.data() + heads.size());
+  for (int64_t head = 0; head < count; ++head) {
+    kernels_for(isa).rotate({row.data(), cosines.data(), sines.data(), rotary_dim, head_dim, head});
+  }
+  return without_padding(row, count, head_dim, head_dim);
+}
+
+// One head: keys and values [positions, head_dim] go into a cache, queries [n, head_dim], the last
+// n positions, attend to it, `together` at a time. Returns [n, head_dim].
+FloatArray attention(const std::string& isa, const std::string& kv_format, const Floats& queries,
+                     const Floats& keys, const Floats& values, float scale, int64_t together) {
+  check(queries.ndim() == 2 && keys.ndim() == 2 && values.ndim() == 2, "not two dimensions");
+  check(kv_format == "f16" || kv_format == "f32", "there is no such cache format");
+  const KernelTable& table = kernels_for(isa);
+  const auto format = static_cast<size_t>(kv_format == "f16" ? KvFormat::f16 : KvFormat::f32);
+  const int64_t rows = queries.shape(0), dim = queries.shape(1), positions = keys.shape(0);
+  check(keys.shape(1) == dim && values.shape(1) == dim && values.shape(0) == positions &&
+            rows <= positions && together > 0,
+        "queries, keys and values do not fit each other");
+  const int64_t capacity = round_up(positions, 16);
+  const int64_t size = kv_format == "f16" ? 2 : 4;
+  std::vector<uint8_t> key_cache(static_cast<size_t>(capacity * dim * size), uint8_t{0});
+  std::vector<uint8_t> value_cache(static_cast<size_t>(capacity * round_up(dim, kRowBlock) * size),
+                                   uint8_t{0});
+  const KvHead cache{key_cache.data(), value_cache.data()};
+  for (int64_t position = 0; position < positions; ++position) {
+    table.append[format](
+        {keys.data() + position * dim, values.data() + position * dim, cache, dim, position});
+  }
+  std::vector<float> scores(static_cast<size_t>(kQueryTile * capacity));
+  FloatArray out({rows, dim});
+  for (int64_t row = 0; row < rows; row += together) {
+    table.attention[format]({queries.data() + row * dim, dim, cache, dim, positions - rows + row,
+                             std::min(together, rows - row), scale, scores.data(), capacity,
+                             out.mutable_data() + row * dim, dim});
+  }
+  return out;
+}
+
+// The scales [16] for one group of a block of 16 rows [16, 64], over a rising table of 16 bytes.
+FloatArray fit_scales(const std::string& isa, const Floats& values, const Bytes& table) {
+  check(values.ndim() == 2 && values.shape(0) == kRowBlock && values.shape(1) == kColumnGroup,
+        "a group has 16 x 64 values");
+  check(table.size() == 16, "a table has 16 entries");
+  std::vector<float> transposed(static_cast<size_t>(values.size()));
+  for (int64_t row = 0; row < kRowBlock; ++row) {
+    for (int64_t column = 0; column < kColumnGroup; ++column) {
+      transposed[static_cast<size_t>(column * kRowBlock + row)] =
+          values.data()[row * kColumnGroup + column];
+    }
+  }
+  FloatArray scales(static_cast<py::ssize_t>(kRowBlock));
+  kernels_for(isa).fit_scales({transposed.data(), table.data(), scales.mutable_data()});
+  return scales;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_testing, module) {
+  module.doc() = "The kernels of pythia_rt by ISA, for its tests.";
+  module.def("isa_names", &supported_isas);
+  module.def("format_names", [] {
+    std::vector<std::string> names;
+    for (int i = 0; i < kFormatCount; ++i) names.emplace_back(format_name(static_cast<Format>(i)));
+    return names;
+  });
+  module.def("pack", &pack_matrix, py::arg("isa"), py::arg("format"), py::arg("matrix"));
+  module.def("quantise", &quantise, py::arg("isa"), py::arg("values"));
+  module.def("linear", &linear, py::arg("isa"), py::arg("format"), py::arg("parts"),
+             py::arg("rows"), py::arg("columns"), py::arg("values"), py::kw_only(),
+             py::arg("epilogue") = "store", py::arg("bias") = py::none(),
+             py::arg("before") = py::none(), py::arg("step") = int64_t{1} << 40);
+  module.def("layer_norm", &layer_norm, py::arg("isa"), py::arg("values"), py::arg("weight"),
+             py::arg("bias"), py::arg("epsilon"));
+  module.def("rotate", &rotate, py::arg("isa"), py::arg("heads"), py::arg("cosines"),
+             py::arg("sines"));
+  module.def("attention", &attention, py::arg("isa"), py::arg("kv_format"), py::arg("queries"),
+             py::arg("keys"), py::arg("values"), py::arg("scale"), py::arg("together"));
+  module.def("fit_scales", &fit_scales, py::arg("isa"), py::arg("values"), py::arg("table"));
+}
+
+}  // namespace pythia_rt

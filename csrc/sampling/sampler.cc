@@ -1,0 +1,108 @@
+#include "sampling/sampler.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/error.h"
+#include "sampling/portable_math.h"
+
+namespace pythia_rt {
+namespace {
+
+// The largest of n logits. Throws where they have no softmax.
+double check_logits(const float* logits, std::size_t n) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const auto is_usable = [](float logit) { return logit < kInfinity; };  // false for NaN as well
+  std::size_t n_usable = 0;
+  for (std::size_t i = 0; i < n; ++i) n_usable += is_usable(logits[i]);
+  if (n_usable != n) {
+    const auto id = std::find_if_not(logits, logits + n, is_usable) - logits;
+    throw_failed("the logit of token ", id, " is ",
+                 logits[id] == kInfinity ? "plus infinity" : "not a number",
+                 ", so no token can be sampled");
+  }
+  const double largest = largest_of(n, [=](std::size_t i) { return logits[i]; });
+  if (largest == -std::numeric_limits<double>::infinity()) {
+    throw_failed("all logits are minus infinity, so no token can be sampled");
+  }
+  return largest;
+}
+
+}  // namespace
+
+Sampler::Sampler(std::int32_t n_tokens, const SamplingOptions& options)
+    : n_tokens_(n_tokens), options_(options), generator_(options.seed) {
+  check_options(options_, n_tokens_);
+  const auto n = static_cast<std::size_t>(n_tokens_);
+  steps_ = active_steps(options_);
+  history_.seen.reserve(n);
+  history_.is_seen.assign(n, false);
+  history_.generated.assign(n, 0);
+  candidates_.entries.resize(n);
+  candidates_.weights.resize(n);
+}
+
+void Sampler::accept_prompt(const std::int32_t* tokens, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    if (tokens[i] < 0 || tokens[i] >= n_tokens_) {
+      throw_invalid("token ", i, " of the prompt must be an id between 0 and ", n_tokens_ - 1,
+                    ", not ", tokens[i]);
+    }
+  }
+  for (std::size_t i = 0; i < n; ++i) see(static_cast<std::size_t>(tokens[i]));
+}
+
+std::int32_t Sampler::sample(const float* logits, std::size_t n_logits) {
+  if (n_logits < static_cast<std::size_t>(n_tokens_)) {
+    throw_invalid("sampling needs a logit for each of the ", n_tokens_, " tokens, not ", n_logits);
+  }
+  load(logits);
+  for (Step step : steps_) step(options_, history_, candidates_);
+  const std::int32_t token = candidates_.entries[draw()].id;
+  const auto id = static_cast<std::size_t>(token);
+  see(id);
+  ++history_.generated[id];
+  return token;
+}
+
+void Sampler::load(const float* logits) {
+  candidates_.size = static_cast<std::size_t>(n_tokens_);
+  check_logits(logits, candidates_.size);
+  for (std::size_t i = 0; i < candidates_.size; ++i) {
+    candidates_.entries[i] = {static_cast<double>(logits[i]), static_cast<std::int32_t>(i)};
+  }
+}
+
+// Index of the candidate in whose share of the total weight a uniform number falls. Each token
+// takes one number of the generator, greedy ones too.
+std::size_t Sampler::draw() {
+  const double uniform = static_cast<double>(generator_() >> 11) * 0x1.0p-53;  // [0, 1)
+  const double target = uniform * weigh(candidates_);
+  // The sum repeats that of weigh(), and uniform * total < total: so it passes the target, and
+  // where it does the weight is not 0.
+  double sum = candidates_.weights[0];
+  std::size_t index = 0;
+  while (sum <= target) sum += candidates_.weights[++index];
+  return index;
+}
+
+void Sampler::see(std::size_t id) {
+  if (history_.is_seen[id]) return;
+  history_.is_seen[id] = true;
+  history_.seen.push_back(static_cast<std::int32_t>(id));
+}
+
+float log_probability(const float* logits, std::size_t n, std::int32_t token) {
+  if (token < 0 || static_cast<std::size_t>(token) >= n) {
+    throw_invalid("log_probability needs a token id below ", n, ", not ", token);
+  }
+  const double largest = check_logits(logits, n);
+  double total = 0.0;
+  for (std::size_t i = 0; i < n; ++i) {
+    total += portable_exp(static_cast<double>(logits[i]) - largest);
+  }
+  const double logit = static_cast<double>(logits[token]);
+  return static_cast<float>((logit - largest) - portable_log(total));
+}
+
+}  // namespace pythia_rt

@@ -1,0 +1,50 @@
+// Chooses the next token from a model's logits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "sampling/options.h"
+#include "sampling/steps.h"
+
+namespace pythia_rt {
+
+// The same options, logits and calls give the same tokens on every machine and with every C++
+// library: the generator is specified by the standard, all arithmetic is IEEE double in a fixed
+// order, and ties are broken by id. One thread at a time; nothing is allocated after construction.
+class Sampler {
+ public:
+  // Ids 0 .. n_tokens - 1 may be sampled. Throws std::invalid_argument as check_options does.
+  Sampler(std::int32_t n_tokens, const SamplingOptions& options);
+
+  // Adds the n ids at `tokens` to what the repetition penalty has seen. May be called again.
+  // Throws std::invalid_argument, before it adds any, for an id that is not in 0 .. n_tokens - 1.
+  void accept_prompt(const std::int32_t* tokens, std::size_t n);
+
+  // Draws the next token from logits [n_logits] and records it as generated. n_logits may be larger
+  // than n_tokens: the rest are padding rows of the vocabulary and never drawn.
+  // Throws std::invalid_argument for fewer logits than tokens; std::runtime_error, recording and
+  // drawing nothing, for a logit that is NaN or +infinity and where no token is left to draw.
+  std::int32_t sample(const float* logits, std::size_t n_logits);
+
+ private:
+  void load(const float* logits);
+  std::size_t draw();
+  void see(std::size_t id);
+
+  std::int32_t n_tokens_;
+  SamplingOptions options_;
+  std::vector<Step> steps_;
+  History history_;
+  Candidates candidates_;
+  std::mt19937_64 generator_;
+};
+
+// ln softmax(logits)[token] over the n raw logits, before any step; computed in double, in a fixed
+// order. Throws std::invalid_argument for a token that is not in 0 .. n - 1 and std::runtime_error
+// for a logit that is NaN or +infinity and where all are -infinity.
+float log_probability(const float* logits, std::size_t n, std::int32_t token);
+
+}  // namespace pythia_rt

@@ -1,0 +1,46 @@
+// Sampling is a list of steps over an array of candidates; what they leave is drawn from.
+// steps.inc is the list, steps.cc has the functions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "sampling/options.h"
+
+namespace pythia_rt {
+
+struct Candidate {
+  double logit;  // never NaN or +infinity
+  std::int32_t id;
+};
+
+// The tokens that may still be drawn: first all of them in id order. Every step leaves at least one
+// with a finite logit, and an order that does not depend on the C++ library: the former one, or one
+// sorted by a rule in which equal candidates stand by id.
+struct Candidates {
+  std::vector<Candidate> entries;  // [n_tokens], of which the first `size` count
+  std::vector<double> weights;     // [n_tokens], filled by weigh()
+  std::size_t size = 0;
+
+  Candidate* begin() { return entries.data(); }
+  Candidate* end() { return entries.data() + size; }
+};
+
+// What has been read and written so far.
+struct History {
+  std::vector<std::int32_t> seen;       // distinct ids of prompt and generated tokens, as they came
+  std::vector<bool> is_seen;            // [n_tokens]
+  std::vector<std::int32_t> generated;  // [n_tokens], how often each id was generated
+};
+
+// Fills weights[i] = e^(logit_i - largest logit), the softmax before its division, and returns
+// their sum, added up in the order of the candidates.
+double weigh(Candidates& candidates);
+
+using Step = void (*)(const SamplingOptions&, const History&, Candidates&);
+
+// The steps of steps.inc that `options` make active, in the list's order.
+std::vector<Step> active_steps(const SamplingOptions& options);
+
+}  // namespace pythia_rt
