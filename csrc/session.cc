@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "sampling/portable_math.h"
 
 namespace pythia_rt {
 
@@ -58,10 +59,17 @@ SampledToken Session::step(Sampler& sampler) {
   }
   const std::vector<float>& logits = last_logits();
   const int32_t token = sampler.sample(logits.data(), logits.size());
-  const float log_probability = pythia_rt::log_probability(logits.data(), logits.size(), token);
   pending_ = token;
   position_ += 1;
-  return {token, log_probability};
+  return {token, log_probability(logits, token)};
+}
+
+float Session::log_probability(const std::vector<float>& logits, int32_t token) const {
+  float largest = 0;
+  float sum = 0;
+  model_->backend().softmax_sum(logits.data(), static_cast<int64_t>(logits.size()), &largest, &sum);
+  const double centred = static_cast<double>(logits[static_cast<size_t>(token)]) - largest;
+  return static_cast<float>(centred - portable_log(sum));
 }
 
 void Session::rewind(int64_t position) {

@@ -76,6 +76,7 @@ class Session {
 
  private:
   friend class BatchedSequence;  // of batch.cc, which runs sessions
+  float log_probability(const std::vector<float>& logits, int32_t token) const;
 
   std::shared_ptr<Model> model_;
   int64_t capacity_;

@@ -85,6 +85,9 @@ class Backend {
   // out[i] = in[rows[i]]
   virtual void gather(Rows in, const std::vector<int64_t>& rows, Rows out) = 0;
 
+  // The largest of n logits on the host, and the sum of e^(logit - largest).
+  virtual void softmax_sum(const float* logits, int64_t n, float* largest, float* sum) = 0;
+
   // Copies rows to the host, `width` values each, close together.
   virtual void read(Rows in, float* out) = 0;
 };

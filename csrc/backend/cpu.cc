@@ -151,6 +151,10 @@ class CpuBackend : public Backend {
     }
   }
 
+  void softmax_sum(const float* logits, int64_t n, float* largest, float* sum) override {
+    kernels_.softmax_sum(logits, n, largest, sum);
+  }
+
   void read(Rows in, float* out) override {
     for (int64_t i = 0; i < in.count; ++i) {
       std::memcpy(out + i * in.width, in.row(i), static_cast<size_t>(in.width) * sizeof(float));

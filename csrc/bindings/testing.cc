@@ -24,7 +24,8 @@ using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Bytes = py::array_t<uint8_t, py::array::c_style>;
 using Codes = std::tuple<py::array_t<int8_t>, py::array_t<float>, py::array_t<int32_t>>;
 
-constexpr int64_t kUnitRows = 32;  // the matrix unit reads whole tiles of rows (simd/amx.h)
+// The matrix unit (simd/amx.h) reads codes and scales of whole tiles of rows.
+constexpr int64_t kUnitRows = 16;
 
 void check(bool ok, const char* what) {
   if (!ok) throw_invalid("_testing: ", what);
@@ -68,8 +69,8 @@ struct QuantisedBuffers {
       : groups(in.stride / kColumnGroup),
         stride((groups | 1) * kColumnGroup),
         codes(static_cast<size_t>(round_up(in.count, kUnitRows) * stride), int8_t{0}),
-        scales(static_cast<size_t>(in.count * groups)),
-        sums(scales.size()) {
+        scales(static_cast<size_t>(round_up(in.count, kUnitRows) * groups)),
+        sums(static_cast<size_t>(in.count * groups)) {
     table.quantise({in.data.data(), in.stride, groups, rows(), 0, in.count});
   }
   QuantisedRows rows() { return {codes.data(), stride, scales.data(), sums.data()}; }
@@ -230,6 +231,13 @@ FloatArray attention(const std::string& isa, const std::string& kv_format, const
   return out;
 }
 
+// (largest, sum of e^(logit - largest)) of logits [n].
+std::tuple<float, float> softmax_sum(const std::string& isa, const Floats& logits) {
+  float largest = 0, sum = 0;
+  kernels_for(isa).softmax_sum(logits.data(), logits.size(), &largest, &sum);
+  return {largest, sum};
+}
+
 // The scales [16] for one group of a block of 16 rows [16, 64], over a rising table of 16 bytes.
 FloatArray fit_scales(const std::string& isa, const Floats& values, const Bytes& table) {
   check(values.ndim() == 2 && values.shape(0) == kRowBlock && values.shape(1) == kColumnGroup,
@@ -269,6 +277,7 @@ PYBIND11_MODULE(_testing, module) {
              py::arg("sines"));
   module.def("attention", &attention, py::arg("isa"), py::arg("kv_format"), py::arg("queries"),
              py::arg("keys"), py::arg("values"), py::arg("scale"), py::arg("together"));
+  module.def("softmax_sum", &softmax_sum, py::arg("isa"), py::arg("logits"));
   module.def("fit_scales", &fit_scales, py::arg("isa"), py::arg("values"), py::arg("table"));
 }
 

@@ -97,6 +97,7 @@ struct KernelTable {
   void (*append[2])(const AppendArguments&);        // by KvFormat
   void (*attention[2])(const AttentionArguments&);  // by KvFormat
   FitScales fit_scales;
+  void (*softmax_sum)(const float* logits, int64_t n, float* largest, float* sum);
 };
 
 }  // namespace pythia_rt

@@ -8,6 +8,7 @@
 #include "kernels/norm.inl"
 #include "kernels/quantise.inl"
 #include "kernels/rope.inl"
+#include "kernels/softmax_sum.inl"
 #include "kernels/table.h"
 #ifdef PYTHIA_RT_MATRIX_UNIT
 #include "kernels/linear_matrix_unit.inl"
@@ -61,6 +62,7 @@ const KernelTable kTable = {
     {append<HalfCache>, append<FloatCache>},
     {attention<HalfCache>, attention<FloatCache>},
     fit_scales,
+    softmax_sum,
 };
 
 }  // namespace pythia_rt::PYTHIA_RT_ISA
