@@ -1,0 +1,167 @@
+"""Converts a checkpoint into a flat file: the steps in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pythia_rt import _core
+
+from . import architectures
+from .atomic import check_destination
+from .checkpoint import CONFIG_FILE, Checkpoint, read_json
+from .digests import SourceDigests
+from .errors import CheckpointError, quote
+from .flatfile import VERSION, metadata_entries, to_json
+from .hub import identify, resolve
+from .layout import TOKENIZER_FILES, VECTOR_MULTIPLE, Linear, linears, stored_tensors, vectors
+from .plan import Plan
+from .progress import Progress
+from .recipe import choose_formats, describe
+from .spec import CHOICES
+from .tokenizer import count_ids, read_tokenizer_files
+from .weights import WeightReader, pack_chunk
+from .writer import FlatFileWriter
+
+PRODUCER = "pythia_rt 0.1.0"
+_NO_DIGEST = "0" * 64  # as long as any, so the header keeps its length
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    format: str = "q4",
+    revision: str | None = None,
+    embed: str | None = None,
+    head: str | None = None,
+    activation: str | None = None,
+    force: bool = False,
+    cache_dir: str | Path | None = None,
+    threads: int | None = None,
+    progress: bool = False,
+) -> Path:
+    """Convert the checkpoint `source` into the flat file `destination` and return its path.
+
+    `source` is a folder in Hugging Face layout or a hub id, which is downloaded at `revision` into
+    `cache_dir`. `format` (f32, f16, bf16, q8 or q4) is that of the layers; `embed` and `head`
+    override what it implies for the two ends. `activation` ("gelu", "gelu_tanh") overrides the
+    config's. `threads` (default: one per core) pack. An existing destination is replaced only with
+    `force`. The weights are streamed: memory does not grow with the model. The destination appears
+    complete or, after any exception or kill, not at all.
+
+    Raises CheckpointError for a source that cannot be converted, ValueError for a bad argument,
+    FileExistsError for an existing destination, other OSErrors when reading or writing fails.
+    """
+    target = Path(destination).expanduser()
+    if activation is not None and activation not in CHOICES["activation"]:
+        known = ", ".join(CHOICES["activation"])
+        raise ValueError(f"activation {activation!r} is unknown: choose one of {known}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}: leave it out for all cores")
+    choose_formats(format, ["embed", "head"], embed=embed, head=head)
+    check_destination(target, force=force)
+    folder, _ = resolve(source, revision, cache_dir, progress=progress)
+    with Checkpoint(folder) as checkpoint:
+        config = read_json(folder / CONFIG_FILE)
+        files = read_tokenizer_files(folder)
+        plan = architectures.find(config).make_plan(
+            config, checkpoint.tensors, n_tokens=_count_ids(files), activation=activation
+        )
+        matrices = [matrix.name for matrix in linears(plan.spec)]
+        formats = choose_formats(format, matrices, embed=embed, head=head)
+        inputs = [folder / name for name in (CONFIG_FILE, *files)] + checkpoint.files
+        _check_not_input(target, inputs)
+        origin, commit = identify(folder)
+        values = {
+            "version": str(VERSION),
+            "spec": to_json(plan.spec),
+            "formats": to_json(formats),
+            "recipe": describe(format, embed, head),
+            "source": origin,
+            "revision": commit,
+            "source_digests": to_json({path.name: _NO_DIGEST for path in inputs}),
+            "data_sha256": _NO_DIGEST,
+            "producer": PRODUCER,
+        }
+        stored = stored_tensors(plan.spec, formats, {n: len(data) for n, data in files.items()})
+        with (
+            FlatFileWriter(target, stored, metadata_entries(values), force=force) as writer,
+            SourceDigests(inputs) as digests,
+        ):
+            _write_weights(writer, checkpoint, plan, formats, threads or 0, progress)
+            for name in TOKENIZER_FILES:
+                if name in files:
+                    writer.write(name, [files[name]])
+            values["source_digests"] = to_json(digests.result())
+            values["data_sha256"] = writer.data_sha256
+            writer.finish(metadata_entries(values))
+    return target
+
+
+def _count_ids(files: dict[str, bytes]) -> int | None:
+    name = TOKENIZER_FILES[0]
+    return count_ids(files[name], name) if name in files else None
+
+
+def _check_not_input(target: Path, inputs: list[Path]) -> None:
+    if target.exists() and any(target.samefile(path) for path in inputs):
+        raise ValueError(f"{target} is a file of the source: choose another destination")
+
+
+def _write_weights(
+    writer: FlatFileWriter,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    formats: dict[str, str],
+    threads: int,
+    progress: bool,
+) -> None:
+    """Write every vector and matrix of `plan`, in the order of `layout.stored_tensors`."""
+    reader = WeightReader(checkpoint)
+    for first, second in plan.equal:
+        if not reader.equal(first, second):
+            raise CheckpointError(
+                f"tensor {quote(second)} differs from {quote(first)}, which config.json says it "
+                "equals: correct tie_word_embeddings"
+            )
+    sources = [*plan.vectors.values(), *plan.linears.values()]
+    total = sum(reader.size(ranges) for ranges in sources)
+    with Progress(total, len(sources), enabled=progress) as bar:
+        for name in vectors(plan.spec):
+            values = reader.vector(plan.vectors[name], VECTOR_MULTIPLE)
+            writer.write(name, [values.view(np.uint8).data])
+            bar.add_bytes(reader.size(plan.vectors[name]))
+            bar.add_tensor()
+        for matrix in linears(plan.spec):
+            _write_matrix(writer, reader, plan, matrix, formats[matrix.name], threads, bar)
+            bar.add_tensor()
+
+
+def _write_matrix(
+    writer: FlatFileWriter,
+    reader: WeightReader,
+    plan: Plan,
+    matrix: Linear,
+    form: str,
+    threads: int,
+    bar: Progress,
+) -> None:
+    """Pack one matrix chunk by chunk: the weights stream through, the small scales wait."""
+    ranges = plan.linears[matrix.name]
+    first, *others = [part for part, _, _ in _core.packed_layout(form, matrix.rows, matrix.cols)]
+    waiting: dict[str, list[memoryview]] = {part: [] for part in others}
+
+    def weights() -> Iterator[memoryview]:
+        for chunk in reader.matrix(ranges):
+            packed, *rest = pack_chunk(form, chunk, matrix, ranges, threads)
+            for part, piece in zip(others, rest, strict=True):
+                waiting[part].append(piece.data)
+            yield packed.data
+            bar.add_bytes(chunk.data.size)
+
+    writer.write(f"{matrix.name}.{first}", weights())
+    for part, pieces in waiting.items():
+        writer.write(f"{matrix.name}.{part}", pieces)

@@ -1,0 +1,69 @@
+"""SHA-256 of the source files, in the background while the weights are packed."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import final
+
+BLOCK_BYTES = 4 << 20
+
+
+@final
+class SourceDigests:
+    """Hashes files in a thread of its own; hashlib and reading release the GIL.
+
+    Use it as a context manager: leaving it stops the thread.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = list(paths)
+        self._digests: dict[str, str] = {}
+        self._failure: OSError | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="source digests", daemon=True)
+
+    @property
+    def names(self) -> list[str]:
+        """The file names, in order, without their folder."""
+        return [path.name for path in self._paths]
+
+    def result(self) -> dict[str, str]:
+        """Wait, then return {file name: digest in hexadecimal}; OSError when reading failed."""
+        # Short waits keep Ctrl-C alive.
+        while self._thread.is_alive():
+            self._thread.join(0.1)
+        if self._failure is not None:
+            raise self._failure
+        return dict(self._digests)
+
+    def __enter__(self) -> SourceDigests:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            for path in self._paths:
+                self._digests[path.name] = self._hash(path)
+        except OSError as reason:
+            self._failure = reason
+
+    def _hash(self, path: Path) -> str:
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(BLOCK_BYTES))
+        with path.open("rb", buffering=0) as stream:
+            while not self._stop.is_set() and (count := stream.readinto(buffer)):
+                digest.update(buffer[:count])
+        return digest.hexdigest()

@@ -1,0 +1,189 @@
+"""The flat file: a safetensors file that holds a whole model, opened, validated and mapped.
+
+Its metadata says what it is (the keys below), `layout.stored_tensors` which tensors it has.
+Whatever differs is refused here, so that the core never sees a contradiction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pythia_rt import _core
+
+from .checkpoint import parse_json
+from .errors import FlatFileError, quote
+from .files import PositionalFile
+from .layout import TOKENIZER_FILES, linears, stored_tensors
+from .safetensors_header import Header, TensorEntry, read_header
+from .spec import Spec, validate_spec
+from .writer import ALIGNMENT, PADDING_PREFIX
+
+VERSION = 1
+# Metadata keys, without their prefix; every value is a string.
+KEYS = (
+    "version",  # of the file format, a decimal number
+    "spec",  # JSON, see spec.Spec
+    "formats",  # JSON {linear name: format}
+    "recipe",  # the formats as they were asked for, for people
+    "source",  # hub id or folder name
+    "revision",  # "" when the source has none
+    "source_digests",  # JSON {file name: SHA-256 in hexadecimal}
+    "data_sha256",  # of everything after the header
+    "producer",  # program and version
+)
+PREFIX = "pythia_rt."
+
+
+class FlatFile:
+    """A validated flat file; the tensors are views of one read-only mapping of it.
+
+    `spec`, `formats` and `tensors` are what the core's Model takes. `tensors` maps names to uint8
+    arrays of their bytes. `tokenizer` and `tokenizer_config` are the bytes of the source's files,
+    or None. `metadata` has the keys of KEYS, `entries` dtype and shape of every tensor.
+    The mapping lives as long as any of the arrays does.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open and validate the file at `path`.
+
+        Raises FileNotFoundError when there is none, and FlatFileError, with a sentence, when the
+        file is damaged, truncated, foreign, newer than this reader or contradicts itself.
+        """
+        self.path = Path(path)
+        if not self.path.exists():
+            raise FileNotFoundError(f"{path} does not exist: give a file written by convert")
+        if self.path.is_dir():
+            raise FlatFileError(f"{path} is a folder: convert it first, or load it as a checkpoint")
+        file = PositionalFile(self.path, FlatFileError)
+        try:
+            header = read_header(file, FlatFileError)
+            self.metadata = self._read_metadata(header)
+            self.spec, self.formats = self._read_model()
+            self.entries = self._check_tensors(header)
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        finally:
+            file.close()
+        data: NDArray[np.uint8] = np.frombuffer(mapping, np.uint8)
+        self._data = data[header.data_start :]
+        self.tensors = {
+            name: data[entry.offset : entry.offset + entry.nbytes]
+            for name, entry in self.entries.items()
+        }
+        files = [self.tensors.pop(name, None) for name in TOKENIZER_FILES]
+        self.tokenizer, self.tokenizer_config = (
+            None if view is None else view.tobytes() for view in files
+        )
+
+    @property
+    def source_digests(self) -> dict[str, str]:
+        """SHA-256, in hexadecimal, of each file that was converted."""
+        return _string_map(self.metadata["source_digests"], self._where("source_digests"))
+
+    def verify(self) -> None:
+        """Read all data and compare its digest; raise FlatFileError when it has changed.
+
+        Opening does not do this: it takes as long as reading the file.
+        """
+        if hashlib.sha256(self._data.data).hexdigest() != self.metadata["data_sha256"]:
+            raise FlatFileError(f"{self.path} has changed since it was written: convert again")
+
+    def _where(self, key: str) -> str:
+        return f"{self.path}: its {key}"
+
+    def _read_metadata(self, header: Header) -> dict[str, str]:
+        version = header.metadata.get(PREFIX + "version")
+        if version is None:
+            raise FlatFileError(
+                f"{self.path} is a safetensors file but no flat file: convert its folder first"
+            )
+        if not (version.isascii() and version.isdigit() and len(version) < 10):
+            raise FlatFileError(f"{self.path} has no valid version: convert its source again")
+        if int(version) > VERSION:
+            raise FlatFileError(
+                f"{self.path} was written by a newer pythia_rt (file format {version}, this one "
+                f"reads up to {VERSION}): upgrade with pip install -U pythia_rt"
+            )
+        missing = [key for key in KEYS if PREFIX + key not in header.metadata]
+        if missing or int(version) < 1:
+            lack = f"lacks {missing[0]}" if missing else "has version 0"
+            raise FlatFileError(f"{self.path} {lack}: convert its source again")
+        return {key: header.metadata[PREFIX + key] for key in KEYS}
+
+    def _read_model(self) -> tuple[Spec, dict[str, str]]:
+        where = self._where("spec")
+        try:
+            spec = validate_spec(parse_json(self.metadata["spec"], where, FlatFileError))
+        except FlatFileError:
+            raise
+        except ValueError as reason:
+            raise FlatFileError(
+                f"{where} is invalid ({reason}): convert its source again"
+            ) from None
+        formats = _string_map(self.metadata["formats"], self._where("formats"))
+        _string_map(self.metadata["source_digests"], self._where("source_digests"))
+        unknown = set(formats.values()) - set(_core.format_names())
+        if unknown:
+            raise FlatFileError(
+                f"{self.path} has weights in {quote(min(unknown))}, unknown to this version: "
+                "upgrade with pip install -U pythia_rt"
+            )
+        return spec, formats
+
+    def _check_tensors(self, header: Header) -> dict[str, TensorEntry]:
+        """Return the tensors of `header` without padding, when they are what the spec implies."""
+        entries = {}
+        for name, entry in header.tensors.items():
+            if not name.startswith(PADDING_PREFIX):
+                entries[name] = entry
+                if entry.offset % ALIGNMENT:
+                    self._refuse(f"tensor {quote(name)} is not aligned to {ALIGNMENT} bytes")
+            elif entry.nbytes >= ALIGNMENT:
+                self._refuse(f"{quote(name)} is longer than any padding")
+        # Bounds the table below: a file of n tensors cannot make us build a longer one.
+        if 4 * self.spec["n_layers"] > len(entries):
+            self._refuse(f"it has too few tensors for {self.spec['n_layers']} layers")
+        names = [matrix.name for matrix in linears(self.spec)]
+        if set(names) != set(self.formats):
+            self._refuse("its formats are not those of its matrices")
+        files = {name: entries[name].nbytes for name in TOKENIZER_FILES if name in entries}
+        expected = stored_tensors(self.spec, self.formats, files)
+        for name in [*expected, *entries]:
+            if name not in entries:
+                self._refuse(f"tensor {quote(name)} is missing")
+            if name not in expected:
+                self._refuse(f"tensor {quote(name)} does not belong there")
+            entry, (dtype, shape) = entries[name], expected[name]
+            if (entry.dtype, entry.shape) != (dtype, shape):
+                self._refuse(
+                    f"tensor {quote(name)} is {entry.dtype} {list(entry.shape)} instead of "
+                    f"{dtype} {list(shape)}"
+                )
+        return entries
+
+    def _refuse(self, what: str) -> None:
+        raise FlatFileError(f"{self.path} contradicts itself, {what}: convert its source again")
+
+
+def metadata_entries(values: Mapping[str, str]) -> dict[str, str]:
+    """Return `values`, which has exactly the keys of KEYS, as the metadata of a flat file."""
+    return {PREFIX + key: values[key] for key in KEYS}
+
+
+def _string_map(text: str, where: str) -> dict[str, str]:
+    value: dict[str, Any] = parse_json(text, where, FlatFileError)
+    if not all(isinstance(item, str) for item in value.values()):
+        raise FlatFileError(f"{where} are not a map of strings: convert the source again")
+    return value
+
+
+def to_json(value: Any) -> str:
+    """Return `value` as the compact JSON of a metadata entry."""
+    return json.dumps(value, separators=(",", ":"))

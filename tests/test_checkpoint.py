@@ -1,0 +1,398 @@
+"""Checkpoint folders: whole ones are read lazily, damaged, lying and foreign ones are refused."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from convert_sources import KINDS, make_tensors, write_checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pythia_rt.convert import Checkpoint, CheckpointError
+
+TRUTH = make_tensors()
+
+
+def read_all(checkpoint: Checkpoint, name: str) -> bytes:
+    tensor = checkpoint.tensors[name]
+    data = np.empty(tensor.shape[0] * tensor.row_bytes, np.uint8)
+    checkpoint.read_rows(name, 0, tensor.shape[0], data.data)
+    return data.tobytes()
+
+
+def safetensors_bytes(header: Any, data: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def refuse(folder: Path, content: bytes, file: str = "model.safetensors") -> str:
+    """Return the sentence with which a folder of this one file is refused."""
+    (folder / file).write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        Checkpoint(folder)
+    assert file in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tensor_is_there(tmp_path: Path, kind: str) -> None:
+    with Checkpoint(write_checkpoint(tmp_path, TRUTH, kind=kind)) as checkpoint:
+        assert set(checkpoint.tensors) == set(TRUTH)
+        for name, tensor in TRUTH.items():
+            assert checkpoint.tensors[name].shape == tuple(tensor.shape)
+            if tensor.ndim:
+                expected = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+                assert read_all(checkpoint, name) == expected
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_rows_are_read_alone(tmp_path: Path, kind: str) -> None:
+    name = "gpt_neox.embed_in.weight"
+    with Checkpoint(write_checkpoint(tmp_path, TRUTH, kind=kind)) as checkpoint:
+        buffer = np.empty(3 * checkpoint.tensors[name].row_bytes, np.uint8)
+        checkpoint.read_rows(name, 5, 8, buffer.data)
+        np.testing.assert_array_equal(buffer.view(np.float16), TRUTH[name][5:8].numpy().ravel())
+        with pytest.raises(ValueError, match="rows"):
+            checkpoint.read_rows(name, 5, 1000, buffer.data)
+
+
+def test_safetensors_come_before_pickles(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, kind="bin")
+    write_checkpoint(tmp_path, kind="safetensors")
+    with Checkpoint(tmp_path) as checkpoint:
+        assert [path.name for path in checkpoint.files] == ["model.safetensors"]
+
+
+def open_files() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    before = open_files()
+    with Checkpoint(write_checkpoint(tmp_path / "a", kind="sharded")):
+        assert open_files() == before + 3
+    with pytest.raises(CheckpointError):
+        Checkpoint(tmp_path)
+    assert open_files() == before
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no weights: give a folder with"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "legacy bin"])
+def test_truncation_is_noticed_everywhere(tmp_path: Path, kind: str) -> None:
+    file = "model.safetensors" if kind == "safetensors" else "pytorch_model.bin"
+    whole = (write_checkpoint(tmp_path, kind=kind) / file).read_bytes()
+    assert "empty" in refuse(tmp_path, b"", file)
+    cuts = {1, 7, 8, 9, 100, len(whole) // 3, len(whole) // 2, len(whole) - 1}
+    cuts |= set(range(10, len(whole), len(whole) // 37))
+    for cut in sorted(cuts):
+        refuse(tmp_path, whole[:cut], file)
+
+
+@pytest.mark.parametrize("content", [b"\0" * 100, b"<html>not found</html>" * 9, b"version https"])
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_foreign_files_are_refused(tmp_path: Path, content: bytes, file: str) -> None:
+    refuse(tmp_path, content, file)
+
+
+def entry(begin: int, end: int, shape: Any = None, dtype: Any = "U8") -> dict[str, Any]:
+    shape = [end - begin] if shape is None else shape
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ({"a": entry(0, 8), "b": entry(4, 16)}, "overlaps"),
+        ({"a": entry(0, 4), "b": entry(8, 16)}, "hole"),
+        ({"a": entry(4, 16)}, "hole"),
+        ({"a": entry(0, 8)}, "8 bytes after"),
+        ({"a": entry(0, 17)}, "truncated"),
+        ({"a": entry(0, 16, [4, 5])}, "16 bytes where its shape needs 20"),
+        ({"a": entry(0, 16, [1 << 40] * 8)}, "bytes where its shape needs"),
+        ({"a": entry(0, 16, [-4, -4])}, "shape"),
+        ({"a": entry(0, 16, [16.0])}, "shape"),
+        ({"a": entry(0, 16, [True] * 4)}, "shape"),
+        ({"a": entry(0, 16, [1] * 9 + [16])}, "shape"),
+        ({"a": entry(0, 16, "16")}, "shape"),
+        ({"a": entry(16, 0, [16])}, "range"),
+        ({"a": {"dtype": "U8", "shape": [16], "data_offsets": [0]}}, "range"),
+        ({"a": {"dtype": "U8", "shape": [16], "data_offsets": [0, 1 << 80]}}, "range"),
+        ({"a": entry(0, 16, dtype="Q4")}, "dtype"),
+        ({"a": entry(0, 16, dtype=["U8"])}, "dtype"),
+        ({"a": {**entry(0, 16), "more": 1}}, "alone"),
+        ({"a": {"dtype": "U8"}}, "alone"),
+        ({"a": 3}, "alone"),
+        ({"__metadata__": {"a": 1}, "a": entry(0, 16)}, "metadata"),
+        ({"__metadata__": [], "a": entry(0, 16)}, "metadata"),
+        ([], "not a JSON object"),
+        (b'{"a": ', "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b'{"a": 1, "a": 1}', "twice"),
+        (b'{"__metadata__": {"x": "1", "x": "2"}}', "twice"),
+        (b"", "not JSON"),
+    ],
+)
+def test_lying_headers_are_refused(tmp_path: Path, header: Any, says: str) -> None:
+    assert says in refuse(tmp_path, safetensors_bytes(header, bytes(16)))
+
+
+@pytest.mark.parametrize("length", [1 << 63, (1 << 64) - 1, 1 << 40, 17])
+def test_absurd_header_lengths_are_refused(tmp_path: Path, length: int) -> None:
+    assert "truncated" in refuse(tmp_path, length.to_bytes(8, "little") + bytes(8))
+
+
+def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes((1 << 33).to_bytes(8, "little"))
+    os.truncate(path, (1 << 33) + 100)  # sparse
+    with pytest.raises(CheckpointError, match="more than any real checkpoint"):
+        Checkpoint(tmp_path)
+
+
+def test_many_duplicates_do_not_take_forever(tmp_path: Path) -> None:
+    names = ", ".join(f'"{i}": 1' for i in range(200_000))
+    text = f'{{{names}, "7": 1}}'.encode()
+    assert "'7' twice" in refuse(tmp_path, safetensors_bytes(text))
+
+
+def test_hostile_names_are_shown_harmlessly(tmp_path: Path) -> None:
+    text = b'{"\\u001b[31m\\ud800' + b"x" * 10_000 + b'": 3}'
+    sentence = refuse(tmp_path, safetensors_bytes(text))
+    assert sentence.isprintable()
+    assert len(sentence) < 500
+
+
+def write_index(folder: Path, places: Any) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+@pytest.mark.parametrize(
+    ("places", "says"),
+    [
+        (
+            {"a": "model-1.safetensors", "b": "gone.safetensors"},
+            "gone.safetensors, which is missing",
+        ),
+        ({"a": "model-2.safetensors"}, "which it does not"),
+        ({"a": "model-1.safetensors", "c": "model-2.safetensors"}, "which it does not"),
+        ({"a": "../secret.safetensors"}, "not a .safetensors file of its folder"),
+        ({"a": "/etc/x.safetensors"}, "not a .safetensors file of its folder"),
+        ({"a": "sub/x.safetensors"}, "not a .safetensors file of its folder"),
+        ({"a": "..\\x.safetensors"}, "not a .safetensors file of its folder"),
+        ({"a": "x\0.safetensors"}, "not a .safetensors file of its folder"),
+        ({"a": ".."}, "not a .safetensors file of its folder"),
+        ({"a": ""}, "not a .safetensors file of its folder"),
+        ({"a": 3}, "something"),
+        ({"a": "pytorch_model.bin"}, "not a .safetensors file of its folder"),
+        ({}, "no weight_map"),
+        ([], "no weight_map"),
+        (None, "no weight_map"),
+    ],
+)
+def test_lying_indexes_are_refused(tmp_path: Path, places: Any, says: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number, name in ((1, "a"), (2, "b")):
+        content = safetensors_bytes({name: entry(0, 4)}, bytes(4))
+        (folder / f"model-{number}.safetensors").write_bytes(content)
+    (tmp_path / "secret.safetensors").write_bytes(safetensors_bytes({"a": entry(0, 4)}, bytes(4)))
+    write_index(folder, places)
+    with pytest.raises(CheckpointError) as error:
+        Checkpoint(folder)
+    assert says in str(error.value)
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
+    for number in (1, 2):
+        content = safetensors_bytes({"a": entry(0, 4), str(number): entry(4, 8)}, bytes(8))
+        (tmp_path / f"model-{number}.safetensors").write_bytes(content)
+    write_index(tmp_path, {"1": "model-1.safetensors", "2": "model-2.safetensors"})
+    with pytest.raises(CheckpointError, match=r"'a' is both in model-1.* and in model-2"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_damaged_indexes_are_refused(tmp_path: Path, content: bytes) -> None:
+    refuse(tmp_path, content, "model.safetensors.index.json")
+
+
+@pytest.mark.parametrize("call", ["open", "preadv"])
+def test_what_the_system_refuses_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*_: Any) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    write_checkpoint(tmp_path)
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(PermissionError, match=r"cannot read .* \(Permission denied\)") as error:
+        Checkpoint(tmp_path)
+    assert not str(error.value).startswith("[Errno")
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        Checkpoint(tmp_path)
+
+
+# Archives of torch.save.
+
+
+def save(folder: Path, state: Any, **options: Any) -> Path:
+    path = folder / "pytorch_model.bin"
+    torch.save(state, path, **options)
+    return path
+
+
+def rewrite_zip(path: Path, change: Any, **options: Any) -> None:
+    """Write the archive anew; `change` maps (name, bytes) to the new bytes or None."""
+    with zipfile.ZipFile(path) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", **options) as new:
+        for name, data in entries.items():
+            changed = change(name, data)
+            if changed is not None:
+                new.writestr(name, changed)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_views_of_one_storage(tmp_path: Path, legacy: bool) -> None:
+    base = torch.arange(24.0).reshape(6, 4)
+    state = {"whole": base, "rows": base[2:5], "column": base[:, 1], "turned": base.t()}
+    save(tmp_path, state, _use_new_zipfile_serialization=not legacy)
+    with Checkpoint(tmp_path) as checkpoint:
+        assert read_all(checkpoint, "whole") == base.numpy().tobytes()
+        assert read_all(checkpoint, "rows") == base[2:5].numpy().tobytes()
+        for name in ("column", "turned"):
+            with pytest.raises(CheckpointError, match=f"'{name}' is not stored row by row"):
+                read_all(checkpoint, name)
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ({"a": 3}, "'a', which is not a tensor"),
+        ({"state_dict": {"a": torch.ones(1)}}, "'state_dict', which is not a tensor"),
+        ([torch.ones(1)], "no state dict"),
+        (torch.ones(1), "no state dict"),
+    ],
+)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_only_state_dicts_are_read(tmp_path: Path, state: Any, says: str, legacy: bool) -> None:
+    path = save(tmp_path, state, _use_new_zipfile_serialization=not legacy)
+    assert says in refuse(tmp_path, path.read_bytes(), path.name)
+
+
+def test_compressed_archives_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, {"a": torch.zeros(1000)})
+    rewrite_zip(path, lambda _, data: data, compression=zipfile.ZIP_DEFLATED)
+    assert "compressed or encrypted" in refuse(tmp_path, path.read_bytes(), path.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda name, data: None if name.endswith("/data/0") else data, "lacks its storage '0'"),
+        (
+            lambda name, data: data[:-1] if name.endswith("/data/0") else data,
+            "smaller than it says",
+        ),
+        (lambda name, data: b"big" if name.endswith("byteorder") else data, "big-endian"),
+        (
+            lambda name, data: None if name.endswith("data.pkl") else data,
+            "without torch's data.pkl",
+        ),
+    ],
+)
+def test_damaged_archives_are_refused(tmp_path: Path, change: Any, says: str) -> None:
+    path = save(tmp_path, {"a": torch.zeros(1000)})
+    rewrite_zip(path, change)
+    assert says in refuse(tmp_path, path.read_bytes(), path.name)
+
+
+@pytest.mark.parametrize("count", [0, 9, 11, 1 << 63])
+def test_a_legacy_storage_that_lies_about_its_length_is_refused(tmp_path: Path, count: int) -> None:
+    path = save(tmp_path, {"a": torch.zeros(10)}, _use_new_zipfile_serialization=False)
+    raw = bytearray(path.read_bytes())
+    assert raw[-48:-40] == (10).to_bytes(8, "little")
+    raw[-48:-40] = count.to_bytes(8, "little")
+    assert "not as long as it says" in refuse(tmp_path, bytes(raw), path.name)
+
+
+def test_a_legacy_file_with_bytes_left_over_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, {"a": torch.zeros(10)}, _use_new_zipfile_serialization=False)
+    assert "bytes left over" in refuse(tmp_path, path.read_bytes() + b"x", path.name)
+
+
+def test_an_archive_that_asks_for_code_is_refused(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {tmp_path}/executed",)
+
+    path = save(tmp_path, {"a": torch.ones(1), "b": Trap()})
+    assert "'posix.system', which tensor files do not need" in refuse(
+        tmp_path, path.read_bytes(), path.name
+    )
+    path = save(tmp_path, {"b": Trap()}, _use_new_zipfile_serialization=False)
+    assert "'posix.system'" in refuse(tmp_path, path.read_bytes(), path.name)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_view_beyond_its_storage_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, {"a": torch.zeros(10)})
+
+    def grow(name: str, data: bytes) -> bytes:
+        return data.replace(b"K\x0a\x85", b"K\x0b\x85") if name.endswith("pkl") else data
+
+    rewrite_zip(path, grow)
+    assert "leaves its storage" in refuse(tmp_path, path.read_bytes(), path.name)
+
+
+def content_of(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    state = dict(list(TRUTH.items())[:4])
+    torch.save(state, buffer, _use_new_zipfile_serialization=kind == "zip")
+    return buffer.getvalue()
+
+
+HEADER = {"__metadata__": {"format": "pt"}, "a": entry(0, 8, [2, 2], "F16"), "b": entry(8, 16)}
+MUTATED = {
+    "model.safetensors": [safetensors_bytes(HEADER, bytes(16))],
+    "pytorch_model.bin": [content_of("zip"), content_of("legacy")],
+}
+
+
+@given(st.data())
+@settings(max_examples=400, deadline=None)
+def test_mutated_files_never_crash(tmp_path_factory: Any, data: st.DataObject) -> None:
+    folder = tmp_path_factory.mktemp("mutated", numbered=True)
+    file = data.draw(st.sampled_from(sorted(MUTATED)))
+    raw = bytearray(data.draw(st.sampled_from(MUTATED[file])))
+    # Mutations at either end hit headers, pickles and directories; the middle is weights.
+    near = st.integers(0, min(1500, len(raw) - 1))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(near | near.map(lambda n: len(raw) - 1 - n))
+        raw[place] = data.draw(st.integers(0, 255) | st.sampled_from(b'0129-[]{}",:PK'))
+    (folder / file).write_bytes(raw)
+    try:
+        with Checkpoint(folder) as checkpoint:
+            for name, tensor in checkpoint.tensors.items():
+                if tensor.shape and tensor.contiguous:
+                    read_all(checkpoint, name)
+    except CheckpointError as error:
+        assert str(error).isprintable()
