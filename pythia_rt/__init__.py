@@ -1,0 +1,62 @@
+"""Fast, reproducible GPT-NeoX inference on the CPU.
+
+    >>> import pythia_rt
+    >>> model = pythia_rt.Model.demo()
+    >>> model.generate("The kernel", max_new_tokens=8, temperature=0).text
+
+Importing this package is cheap: numpy, the tokenizer library and the compiled core are loaded when
+the first name that needs them is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pythia_rt.convert as convert
+    from pythia_rt.convert.errors import CheckpointError, FlatFileError
+    from pythia_rt.generation import Generation, Stream, Timing
+    from pythia_rt.model import Model
+    from pythia_rt.sampling import Sampling
+    from pythia_rt.tokenizer import Tokenizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "FlatFileError",
+    "Generation",
+    "Model",
+    "Sampling",
+    "Stream",
+    "Timing",
+    "Tokenizer",
+    "__version__",
+    "convert",
+]
+
+_HOMES = {
+    "CheckpointError": "pythia_rt.convert.errors",
+    "FlatFileError": "pythia_rt.convert.errors",
+    "Generation": "pythia_rt.generation",
+    "Model": "pythia_rt.model",
+    "Sampling": "pythia_rt.sampling",
+    "Stream": "pythia_rt.generation",
+    "Timing": "pythia_rt.generation",
+    "Tokenizer": "pythia_rt.tokenizer",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "convert":
+        return importlib.import_module("pythia_rt.convert")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pythia_rt' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value  # the next access does not come through here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,218 @@
+"""
+The C++ core of pythia_rt: packing, the decoder, the sampler.
+"""
+
+from __future__ import annotations
+import collections.abc
+import numpy
+import numpy.typing
+import typing
+import typing_extensions
+
+__all__: list[str] = [
+    "Model",
+    "Sampler",
+    "Session",
+    "bits_per_weight",
+    "compiled_isa_names",
+    "default_threads",
+    "format_names",
+    "forward",
+    "isa_names",
+    "log_probability",
+    "pack",
+    "packed_layout",
+    "selected_isa",
+    "unpack",
+]
+
+class Sampler:
+    """
+    Chooses tokens from logits; the same seed gives the same tokens.
+    """
+    def __init__(
+        self,
+        *,
+        n_tokens: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        typical_p: float = 1.0,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        logit_bias: collections.abc.Mapping[int, float] = {},
+        seed: int = 0,
+    ) -> None:
+        """
+        Raises ValueError that names the first option out of its range.
+        """
+    def accept_prompt(self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> None:
+        """
+        Adds prompt tokens [n] to what the repetition penalty has seen.
+        """
+    def sample(self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> int:
+        """
+        Draws a token from logits [vocab_size] and remembers it.
+        """
+
+class Model:
+    """
+    Weights, bound to a processor. Many threads may share one.
+    """
+    def __init__(
+        self,
+        spec: dict[str, typing.Any],
+        formats: collections.abc.Mapping[str, str],
+        tensors: collections.abc.Mapping[str, typing_extensions.Buffer],
+        *,
+        threads: int = 0,
+    ) -> None:
+        """
+        Checks that `tensors` (name to buffer, kept alive) are what `spec` asks for.
+
+        0 threads: as many as default_threads(). Raises ValueError that names what is wrong.
+        """
+    @property
+    def bytes_per_token(self) -> int:
+        """
+        Bytes of weights that decoding one token reads.
+        """
+    @property
+    def isa(self) -> str:
+        """
+        Instruction set that runs it.
+        """
+    @property
+    def spec(self) -> dict[str, typing.Any]:
+        """
+        The spec it was made from.
+        """
+    @property
+    def threads(self) -> int:
+        """
+        Threads that a pass uses.
+        """
+
+class Session:
+    """
+    One sequence: its cache, and the logits after its last token.
+    """
+    def __init__(self, model: Model, *, capacity: int = 0, kv_format: str = "f16") -> None:
+        """
+        Room for `capacity` tokens (0: the model's context), cached as 'f16' or 'f32'.
+        """
+    def logits(
+        self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Appends tokens [n]; returns the logits [n, vocab_size] after each.
+        """
+    def prefill(self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> None:
+        """
+        Appends tokens [n]; the logits after the last one are kept.
+        """
+    def rewind(self, position: int) -> None:
+        """
+        Forgets everything after the first `position` tokens.
+        """
+    def step(self, sampler: Sampler) -> tuple[int, float]:
+        """
+        Samples the next token: (id, log-probability under the model's raw distribution).
+
+        Raises ValueError when there are no logits yet or no room is left.
+        """
+    @property
+    def capacity(self) -> int:
+        """
+        Tokens that it has room for.
+        """
+    @property
+    def last_logits(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        A copy of the kept logits [vocab_size].
+        """
+    @property
+    def position(self) -> int:
+        """
+        Tokens so far.
+        """
+
+def bits_per_weight(format: str) -> float:
+    """
+    Stored bits per weight, scales included, padding not.
+    """
+
+def compiled_isa_names() -> list[str]:
+    """
+    Names of the instruction sets in this build, best first.
+    """
+
+def default_threads() -> int:
+    """
+    Physical cores that this process may use, its affinity and cgroup quota respected.
+    """
+
+def format_names() -> list[str]:
+    """
+    Names of the weight formats.
+    """
+
+def forward(
+    sessions: collections.abc.Sequence[Session],
+    tokens: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]],
+) -> list[numpy.typing.NDArray[numpy.float32]]:
+    """
+    Appends tokens [n_i] to each session in shared passes; returns each one's logits
+    [n_i, vocab_size]. Raises ValueError before anything is appended.
+    """
+
+def isa_names() -> list[str]:
+    """
+    Names of the instruction sets that this processor runs, best first.
+    """
+
+def log_probability(
+    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], token: int
+) -> float:
+    """
+    ln softmax(logits)[token] for logits [vocab_size].
+    """
+
+def pack(
+    format: str,
+    source: typing_extensions.Buffer,
+    dtype: str,
+    rows: int,
+    columns: int,
+    threads: int = 0,
+) -> list[numpy.typing.NDArray[numpy.uint8]]:
+    """
+    Packs a row-major matrix of 'F32', 'F16' or 'BF16' values: the bytes of each part.
+
+    Rows may be packed in chunks whose sizes are multiples of 16, and each part's bytes
+    joined. Raises ValueError that names the place of a value that is not finite or too
+    large for the format.
+    """
+
+def packed_layout(format: str, rows: int, columns: int) -> list[tuple[str, str, list[int]]]:
+    """
+    The stored tensors of a matrix: (part, safetensors type, shape) each, in order.
+
+    Raises ValueError for an unknown format or a shape that cannot be packed.
+    """
+
+def selected_isa() -> str:
+    """
+    Name of the instruction set that a new model will use: PYTHIA_RT_ISA, or the best one.
+
+    Raises ValueError, listing the names, where PYTHIA_RT_ISA names none that runs here.
+    """
+
+def unpack(
+    format: str, parts: collections.abc.Sequence[typing_extensions.Buffer], rows: int, columns: int
+) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    The values [rows, columns] of a packed matrix, as float32.
+    """

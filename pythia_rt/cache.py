@@ -1,0 +1,92 @@
+"""Flat files made from checkpoints, kept so that the second load converts nothing.
+
+A cached file's name holds a key over everything its content depends on: this package's version and
+the file format's, the format of the weights, the folder, and of each source file in it the name,
+size and identity. The identity of a file in a hub snapshot is its blob's name, which is the digest
+of its content; that of any other file is its modification time in nanoseconds, and config.json
+counts with its SHA-256 besides. So the key costs a few `stat` calls and never reads weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from filelock import FileLock
+
+import pythia_rt
+from pythia_rt.convert import FlatFile, FlatFileError, convert, resolve
+from pythia_rt.convert.flatfile import VERSION
+from pythia_rt.convert.hub import identify
+from pythia_rt.convert.recipe import choose_formats
+
+# What a checkpoint can be made of: other files in the folder (a README, images) change nothing.
+_SOURCE_SUFFIXES = {".bin", ".json", ".safetensors"}
+
+
+def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
+    """Where flat files are kept: in `cache_dir`, $PYTHIA_RT_CACHE or ~/.cache/pythia_rt."""
+    chosen = cache_dir or os.environ.get("PYTHIA_RT_CACHE") or "~/.cache/pythia_rt"
+    try:
+        return Path(chosen).expanduser() / "flat"
+    except RuntimeError:  # a user without a home, as in some containers
+        raise OSError(f"{chosen} is nowhere, this user has no home: set PYTHIA_RT_CACHE") from None
+
+
+def open_checkpoint(
+    source: str,
+    *,
+    revision: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+    format: str,
+    threads: int | None,
+    local_files_only: bool,
+    progress: bool,
+) -> FlatFile:
+    """The flat file of the checkpoint `source`, from the cache or converted into it now.
+
+    Safe when several processes do it at once: one converts, the others wait for it. Raises what
+    `resolve` and `convert` raise, and OSError when the cache cannot be written.
+    """
+    choose_formats(format, [])  # an unknown format is refused before gigabytes are downloaded
+    hub_cache = None if cache_dir is None else Path(cache_dir)
+    folder, _ = resolve(source, revision, hub_cache, local_files_only, progress)
+    path = cache_folder(cache_dir) / _name(folder, format)
+    try:
+        return FlatFile(path)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FlatFileError:
+        path.unlink(missing_ok=True)  # damaged, perhaps by the disk: nothing is lost
+    with FileLock(path.with_suffix(".lock")):
+        # Another process may have written it while this one waited for the lock.
+        if not path.is_file():
+            convert(folder, path, format=format, threads=threads, progress=progress)
+    return FlatFile(path)
+
+
+def _name(folder: Path, format: str) -> str:
+    folder = folder.resolve()
+    config = folder / "config.json"
+    key = {
+        "producer": pythia_rt.__version__,
+        "version": VERSION,
+        "format": format,
+        "folder": str(folder),
+        "files": [
+            (file.name, file.stat().st_size, _identity(file))
+            for file in sorted(folder.iterdir())
+            if file.suffix in _SOURCE_SUFFIXES and file.is_file()
+        ],
+        "config": hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else "",
+    }
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    source, _ = identify(folder)
+    return f"{source.replace('/', '--')}-{format}-{digest[:16]}.safetensors"
+
+
+def _identity(file: Path) -> str | int:
+    target = file.resolve()
+    return target.name if target.parent.name == "blobs" else target.stat().st_mtime_ns

@@ -1,0 +1,89 @@
+"""What a flat file holds, as facts for a program and as lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pythia_rt import _core
+from pythia_rt.convert.flatfile import FlatFile
+from pythia_rt.convert.layout import linears, vectors
+
+
+def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
+    """Facts about the flat file at `path`, all JSON values.
+
+    With `verify` all data is read and compared with its SHA-256. Raises FlatFileError for a file
+    that is damaged, and OSError for one that cannot be read.
+    """
+    file = FlatFile(path)
+    if verify:
+        file.verify()
+    metadata = file.metadata
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "file_format": int(metadata["version"]),
+        "producer": metadata["producer"],
+        "source": metadata["source"],
+        "revision": metadata["revision"],
+        "source_digests": file.source_digests,
+        "data_sha256": metadata["data_sha256"],
+        "verified": verify,
+        "recipe": metadata["recipe"],
+        "spec": file.spec,
+        "formats": file.formats,
+        "parameters": sum(_parameters(file).values()),
+        "bits_per_weight": _bits_per_weight(file),
+        "tokenizer": file.tokenizer is not None,
+        "isa": _core.selected_isa(),
+    }
+
+
+def lines(facts: dict[str, Any]) -> Iterator[str]:
+    """The facts of `describe`, one to a line."""
+    origin = facts["source"] + (f" at {facts['revision']}" if facts["revision"] else "")
+    yield f"{facts['file']}: {facts['bytes'] / 1e6:.1f} MB, {facts['parameters']:,} parameters"
+    yield f"source      {origin}, by {facts['producer']} (file format {facts['file_format']})"
+    yield f"tokenizer   {'yes' if facts['tokenizer'] else 'no'}"
+    yield f"runs on     {facts['isa']}"
+    yield f"recipe      {facts['recipe']}"
+    yield "bits per weight"
+    for group, bits in facts["bits_per_weight"].items():
+        used = sorted({f for name, f in facts["formats"].items() if _group(name) == group})
+        yield f"  {group:<10}{bits:6.2f}  {', '.join(used)}".rstrip()
+    yield "spec"
+    for name, value in facts["spec"].items():
+        yield f"  {name:<16}{value}"
+    yield "SHA-256"
+    yield f"  {facts['data_sha256']}  data{' (verified)' if facts['verified'] else ''}"
+    for name, digest in facts["source_digests"].items():
+        yield f"  {digest}  {name}"
+
+
+def _bits_per_weight(file: FlatFile) -> dict[str, float]:
+    """Stored bits, padding included, per weight of the model; "vectors" are norms and biases."""
+    weights = _parameters(file)
+    stored = dict.fromkeys(weights, 0)
+    for name in file.tensors:
+        is_matrix = (
+            name.endswith((".weight", ".scales")) and name.rpartition(".")[0] in file.formats
+        )
+        stored[_group(name) if is_matrix else "vectors"] += file.entries[name].nbytes
+    bits = {group: 8 * stored[group] / weights[group] for group in weights}
+    bits["total"] = 8 * sum(stored.values()) / sum(weights.values())
+    return {group: round(value, 4) for group, value in bits.items()}
+
+
+def _parameters(file: FlatFile) -> dict[str, int]:
+    """How many weights each group of tensors has; a tied model has no group "head"."""
+    count: dict[str, int] = {}
+    for matrix in linears(file.spec):
+        group = _group(matrix.name)
+        count[group] = count.get(group, 0) + matrix.rows * matrix.cols
+    return count | {"vectors": sum(vectors(file.spec).values())}
+
+
+def _group(name: str) -> str:
+    return name.partition(".")[0]

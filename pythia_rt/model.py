@@ -1,0 +1,261 @@
+"""Model: a checkpoint ready to write text."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pythia_rt import _core
+from pythia_rt.convert.flatfile import FlatFile
+from pythia_rt.generation import Generation, Stream
+from pythia_rt.prompt import Prompt, token_ids
+from pythia_rt.sampling import Sampling, SamplingOptions, merged
+from pythia_rt.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+KV_FORMATS = ("f16", "f32")
+DEMO_FOLDER = Path(__file__).parent / "demo"
+
+
+class Model:
+    """A model in memory. Made by `from_pretrained`, `load` or `demo`.
+
+    May be used from several Python threads at once: every call has its own key-value cache, and
+    the global interpreter lock is released while the model computes.
+    """
+
+    def __init__(self, file: FlatFile, *, threads: int | None = None, kv_format: str = "f16"):
+        """Build the model from an open flat file; the constructors named above call this."""
+        self._file = file
+        self._kv_format = _checked_kv_format(kv_format)
+        self._core = _core.Model(
+            file.spec, file.formats, file.tensors, threads=_checked_threads(threads)
+        )
+        self._tokenizer = Tokenizer(file.tokenizer) if file.tokenizer is not None else None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        format: str = "q4",
+        threads: int | None = None,
+        kv_format: str = "f16",
+        local_files_only: bool = False,
+        progress: bool = True,
+    ) -> Model:
+        """Load a Hugging Face checkpoint: a hub id or a local folder.
+
+        Downloads only the files it needs, converts them to a flat file of `format` and keeps that
+        in the cache (`cache_dir`, else $PYTHIA_RT_CACHE, else ~/.cache/pythia_rt), so the next
+        call loads at once. With `local_files_only` nothing is downloaded. `threads` defaults to
+        the number of physical cores this process may use; `kv_format` is "f16" or "f32".
+
+        Raises CheckpointError for a checkpoint that cannot be converted, ValueError for a bad
+        argument, OSError for files that cannot be fetched, read or written.
+        """
+        from pythia_rt.cache import open_checkpoint  # a flat file needs none of it
+
+        _checked_kv_format(kv_format)  # both before minutes of conversion
+        _checked_threads(threads)
+        file = open_checkpoint(
+            os.fspath(name_or_folder),
+            revision=revision,
+            cache_dir=cache_dir,
+            format=format,
+            threads=threads,
+            local_files_only=local_files_only,
+            progress=progress,
+        )
+        return cls(file, threads=threads, kv_format=kv_format)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, threads: int | None = None, kv_format: str = "f16"
+    ) -> Model:
+        """Load a flat file. Raises FlatFileError if it is not one, OSError if it cannot be read."""
+        return cls(FlatFile(Path(path).expanduser()), threads=threads, kv_format=kv_format)
+
+    @classmethod
+    def demo(
+        cls,
+        *,
+        format: str = "q4",
+        cache_dir: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        kv_format: str = "f16",
+    ) -> Model:
+        """Load the bundled demo model, a small GPT-NeoX trained on technical English.
+
+        It is converted on first use and cached as in `from_pretrained`. If the cache cannot be
+        written, it is converted in a temporary folder, with a warning.
+        """
+        options: dict[str, Any] = {"format": format, "threads": threads, "kv_format": kv_format}
+        try:
+            return cls.from_pretrained(DEMO_FOLDER, cache_dir=cache_dir, progress=False, **options)
+        except OSError as error:
+            warnings.warn(
+                f"the demo model is converted anew in a temporary folder, since the cache cannot "
+                f"be written ({error}): set PYTHIA_RT_CACHE to a folder that can",
+                stacklevel=2,
+            )
+        # The mapping outlives the folder, so nothing is left behind on the disk.
+        with tempfile.TemporaryDirectory(prefix="pythia_rt-") as temporary:
+            return cls.from_pretrained(DEMO_FOLDER, cache_dir=temporary, progress=False, **options)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the model is made of: the flat file's spec (ARCHITECTURE.md explains its keys)."""
+        return dict(self._file.spec)
+
+    @property
+    def formats(self) -> dict[str, str]:
+        """The weight format of each linear layer, by name."""
+        return dict(self._file.formats)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer; None if its checkpoint had none."""
+        return self._tokenizer
+
+    @property
+    def context(self) -> int:
+        """How many tokens fit into one sequence, prompt and new text together."""
+        return int(self._file.spec["max_positions"])
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute."""
+        return self._core.threads
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use: one of `_core.isa_names()`."""
+        return self._core.isa
+
+    @property
+    def kv_format(self) -> str:
+        """The number format of the key-value cache, "f16" or "f32"."""
+        return self._kv_format
+
+    def __repr__(self) -> str:
+        about = self._file.metadata
+        return (
+            f"<pythia_rt.Model of {about['source']} in {about['recipe']}, "
+            f"{self.isa}, {self.threads} threads>"
+        )
+
+    def generate(
+        self, prompt: Prompt, sampling: Sampling | None = None, **options: Unpack[SamplingOptions]
+    ) -> Generation:
+        """Continue `prompt` (a str, or token ids) and return the new text with its tokens.
+
+        Options are the fields of `Sampling`; they replace those of `sampling`. Writing ends at the
+        context's end if that comes before `max_new_tokens`. Raises ValueError for a bad option, an
+        empty prompt, one that leaves no room in the context, or ids outside the vocabulary.
+        """
+        stream = self._start(prompt, merged(sampling, **options))
+        for _ in stream:
+            pass
+        return stream.result
+
+    def stream(
+        self, prompt: Prompt, sampling: Sampling | None = None, **options: Unpack[SamplingOptions]
+    ) -> Stream:
+        """Like `generate`, but yield the text in pieces as it comes; `Stream.result` has the rest.
+
+        The pieces together are `Generation.text`. Raises the same errors, before the first piece,
+        and ValueError for a model without a tokenizer.
+        """
+        if self._tokenizer is None:
+            raise ValueError("this model has no tokenizer, so it has no text: use generate")
+        return self._start(prompt, merged(sampling, **options))
+
+    def logits(self, tokens: Prompt) -> NDArray[np.float32]:
+        """Logits after each of `tokens` (token ids, or a str): float32 [n, vocab_size].
+
+        Rows of the vocabulary beyond the tokenizer's ids are padding and are included here.
+        Raises ValueError as `generate` does.
+        """
+        ids = token_ids(tokens, self._tokenizer, self._vocab_size)
+        self._check_length(len(ids))
+        return self._session(len(ids)).logits(ids)
+
+    def _start(self, prompt: Prompt, sampling: Sampling) -> Stream:
+        spec = self._file.spec
+        sampling.check_vocabulary(spec["n_tokens"])
+        if sampling.stops and self._tokenizer is None:
+            raise ValueError("this model has no tokenizer, so stop strings cannot be found in it")
+        ids = token_ids(prompt, self._tokenizer, self._vocab_size)
+        self._check_length(len(ids))
+        room = self.context - len(ids)
+        if room == 0:
+            raise ValueError(
+                f"the prompt fills the context of {self.context} tokens and leaves no room for new "
+                "text: shorten it"
+            )
+        new_tokens = min(sampling.max_new_tokens, room)
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        sampler = _core.Sampler(
+            n_tokens=spec["n_tokens"],
+            temperature=sampling.temperature,
+            top_k=min(sampling.top_k, spec["n_tokens"]),
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            typical_p=sampling.typical_p,
+            repetition_penalty=sampling.repetition_penalty,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            logit_bias=dict(sampling.logit_bias),
+            seed=seed,
+        )
+        return Stream(
+            self._session(len(ids) + new_tokens),
+            sampler,
+            ids,
+            tokenizer=self._tokenizer,
+            stops=sampling.stops,
+            eos_ids=frozenset(spec["eos_ids"]),
+            max_new_tokens=new_tokens,
+            seed=seed,
+        )
+
+    @property
+    def _vocab_size(self) -> int:
+        return int(self._file.spec["vocab_size"])
+
+    def _session(self, capacity: int) -> _core.Session:
+        # No larger than this call needs: a full context costs hundreds of MB on the larger models.
+        return _core.Session(self._core, capacity=capacity, kv_format=self._kv_format)
+
+    def _check_length(self, n_tokens: int) -> None:
+        if n_tokens > self.context:
+            raise ValueError(
+                f"{n_tokens} tokens do not fit into the context of {self.context}: shorten the text"
+            )
+
+
+def _checked_threads(threads: int | None) -> int:
+    """The core's number of threads: 0 stands for its default."""
+    if threads is None:
+        return 0
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"threads must be a whole number of at least 1, or None, not {threads!r}")
+    return threads
+
+
+def _checked_kv_format(kv_format: str) -> str:
+    if kv_format not in KV_FORMATS:
+        raise ValueError(f"kv_format must be {' or '.join(KV_FORMATS)}, not {kv_format!r}")
+    return kv_format

@@ -1,0 +1,58 @@
+"""A prompt, in any of the forms a caller may have it, becomes checked token ids."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pythia_rt.tokenizer import Tokenizer
+
+Prompt = str | Iterable[int] | NDArray[np.integer[Any]]
+
+
+def token_ids(prompt: Prompt, tokenizer: Tokenizer | None, vocab_size: int) -> NDArray[np.int32]:
+    """Token ids of `prompt`, int32 [n], n >= 1, each in [0, vocab_size).
+
+    Raises ValueError for anything that is not a str or whole numbers in one dimension, for ids
+    out of range, for an empty prompt, and for a str when the model has no tokenizer.
+    """
+    ids = _encode(prompt, tokenizer) if isinstance(prompt, str) else _whole_numbers(prompt)
+    if not ids:
+        raise ValueError("the prompt is empty: give at least one character or token id")
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise ValueError(
+                f"token id {token} is not in the vocabulary: ids go from 0 to {vocab_size - 1}"
+            )
+    return np.asarray(ids, dtype=np.int32)
+
+
+def _encode(text: str, tokenizer: Tokenizer | None) -> list[int]:
+    if tokenizer is None:
+        raise ValueError("this model has no tokenizer: give the prompt as token ids")
+    return tokenizer.encode(text)
+
+
+def _whole_numbers(prompt: object) -> list[int]:
+    if isinstance(prompt, np.ndarray):
+        # A float array is refused even where its values are whole: 16777217.0 may already be wrong.
+        if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
+            raise ValueError(
+                "an array of token ids must have one dimension and an integer type, "
+                f"not shape {prompt.shape} and type {prompt.dtype}"
+            )
+        return [int(token) for token in prompt]
+    if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Iterable):
+        raise ValueError(
+            f"the prompt must be a str or a sequence of token ids, not {type(prompt).__name__}"
+        )
+    ids = list(prompt)
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, numbers.Integral):
+            raise ValueError(f"token ids must be whole numbers, not {token!r}")
+    return [int(token) for token in ids]

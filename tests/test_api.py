@@ -1,0 +1,436 @@
+"""The Python API on the demo model: prompts, options, streams, limits, threads, interrupts."""
+
+from __future__ import annotations
+
+import _thread
+import gc
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pythia_rt
+from pythia_rt import FlatFileError, Generation, Model, Sampling
+from pythia_rt.model import DEMO_FOLDER
+
+PROMPT = "The kernel"
+GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 24}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def model(cache: Path) -> Model:
+    return Model.demo(cache_dir=cache)
+
+
+@pytest.fixture(scope="module")
+def without_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("bare") / "bare"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(DEMO_FOLDER / name, folder)
+    return Model.from_pretrained(folder, cache_dir=folder.parent, progress=False)
+
+
+def ids_of(model: Model, text: str) -> list[int]:
+    assert model.tokenizer is not None
+    return model.tokenizer.encode(text)
+
+
+# The package
+
+
+def test_importing_the_package_is_cheap() -> None:
+    script = (
+        "import sys, pythia_rt; pythia_rt.__version__; dir(pythia_rt);"
+        "heavy = {'numpy', 'tokenizers', 'click', 'huggingface_hub', 'pythia_rt._core'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_every_public_name_is_there() -> None:
+    assert set(pythia_rt.__all__) == set(dir(pythia_rt))
+    for name in pythia_rt.__all__:
+        assert getattr(pythia_rt, name) is not None
+    assert pythia_rt.convert.convert is not None
+    with pytest.raises(AttributeError, match="no attribute 'Modell'"):
+        pythia_rt.Modell  # noqa: B018
+
+
+# Prompts
+
+
+def test_every_form_of_a_prompt(model: Model) -> None:
+    ids = ids_of(model, PROMPT)
+    expected = model.generate(PROMPT, **GREEDY)
+    assert expected.timing.prompt_tokens == len(ids)
+    forms = [ids, tuple(ids), iter(ids), np.array(ids), np.array(ids, np.uint16), np.int32(ids)]
+    for form in forms:
+        assert model.generate(form, **GREEDY).tokens == expected.tokens
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sentence"),
+    [
+        ("", "the prompt is empty"),
+        ([], "the prompt is empty"),
+        (np.array([], np.int32), "the prompt is empty"),
+        ([1, 2.0], r"must be whole numbers, not 2\.0"),
+        ([1, True], "must be whole numbers, not True"),
+        ([1, "2"], "must be whole numbers, not '2'"),
+        ([[1, 2]], r"must be whole numbers, not \[1, 2\]"),
+        (np.array([1.0, 2.0]), "an integer type, not shape .* float64"),
+        (np.array([[1, 2]]), "one dimension"),
+        (np.array(5), "one dimension"),
+        (np.array([True]), "an integer type"),
+        ([1, -1], "token id -1 is not in the vocabulary: ids go from 0 to 4095"),
+        ([4096], "token id 4096 is not in the vocabulary"),
+        ([2**70], f"token id {2**70} is not in the vocabulary"),
+        (np.array([2**63], np.uint64), f"token id {2**63} is not"),
+        (b"bytes", "must be a str or a sequence of token ids, not bytes"),
+        (None, "must be a str or a sequence of token ids, not NoneType"),
+        (7, "must be a str or a sequence of token ids, not int"),
+        ("ab\udcff", "lone surrogate"),
+        ([5] * 2049, "2049 tokens do not fit into the context of 2048"),
+    ],
+)
+def test_bad_prompts(model: Model, prompt: Any, sentence: str) -> None:
+    for call in (model.generate, model.stream, model.logits):
+        with pytest.raises(ValueError, match=sentence) as caught:
+            call(prompt)
+        assert "\n" not in str(caught.value)
+
+
+# What comes back
+
+
+def test_a_generation_agrees_with_the_logits(model: Model) -> None:
+    ids = ids_of(model, PROMPT)
+    result = model.generate(PROMPT, **GREEDY)
+    logits = model.logits([*ids, *result.tokens])
+    assert logits.shape == (len(ids) + 24, 4096)
+    assert logits.dtype == np.float32
+    before = logits[len(ids) - 1 : -1].astype(np.float64)
+    assert result.tokens == before.argmax(axis=1).tolist()
+    normaliser = np.log(np.exp(before - before.max(axis=1, keepdims=True)).sum(axis=1))
+    expected = -normaliser  # the chosen logit is the largest
+    np.testing.assert_allclose(result.logprobs, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_generation_is_complete(model: Model) -> None:
+    result = model.generate(PROMPT, max_new_tokens=9, seed=5)
+    assert isinstance(result, Generation)
+    assert len(result.tokens) == len(result.logprobs) == result.timing.new_tokens == 9
+    assert all(logprob <= 0 for logprob in result.logprobs)
+    assert model.tokenizer is not None
+    assert result.text == model.tokenizer.decode(result.tokens)
+    assert (result.finish_reason, result.seed) == ("length", 5)
+    assert result.timing.prefill_tokens_per_second > 0
+    assert result.timing.decode_tokens_per_second > 0
+
+
+def test_log_probabilities_are_those_of_the_raw_model(model: Model) -> None:
+    plain = model.generate(PROMPT, temperature=0, max_new_tokens=1)
+    forced = {plain.tokens[0]: 3.0}
+    biased = model.generate(PROMPT, temperature=0, max_new_tokens=1, logit_bias=forced)
+    assert biased.logprobs == plain.logprobs
+
+
+def test_one_token_has_no_decode_speed(model: Model) -> None:
+    timing = model.generate(PROMPT, max_new_tokens=1).timing
+    assert (timing.new_tokens, timing.decode_seconds) == (1, 0)
+    assert timing.decode_tokens_per_second == 0
+
+
+def test_the_end_of_text_token_ends_the_text(model: Model) -> None:
+    result = model.generate(PROMPT, logit_bias={0: 1000.0})
+    assert (result.text, result.tokens, result.finish_reason) == ("", [0], "eos")
+
+
+# Options: each changes something that can be seen
+
+
+@pytest.mark.parametrize(
+    "option", [{"temperature": 0}, {"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}], ids=str
+)
+def test_four_ways_to_the_likeliest_token(model: Model, option: dict[str, Any]) -> None:
+    result = model.generate(PROMPT, max_new_tokens=24, seed=3, **option)
+    assert result.tokens == model.generate(PROMPT, **GREEDY).tokens
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"temperature": 1.6},
+        {"top_k": 3},
+        {"top_p": 0.3},
+        {"min_p": 0.4},
+        {"typical_p": 0.1},
+        {"repetition_penalty": 1.9},
+        {"presence_penalty": 5.0},
+        {"frequency_penalty": 5.0},
+        {"seed": 1},
+    ],
+    ids=str,
+)
+def test_every_option_changes_the_text(model: Model, option: dict[str, Any]) -> None:
+    plain = model.generate(PROMPT, max_new_tokens=64)
+    assert model.generate(PROMPT, max_new_tokens=64).tokens == plain.tokens
+    assert model.generate(PROMPT, max_new_tokens=64, **option).tokens != plain.tokens
+
+
+def test_a_bias_forces_and_forbids(model: Model) -> None:
+    word = ids_of(model, " the")[0]
+    assert set(model.generate(PROMPT, max_new_tokens=5, logit_bias={word: 1000}).tokens) == {word}
+    greedy = model.generate(PROMPT, **GREEDY).tokens
+    banned = dict.fromkeys(greedy, -np.inf)
+    assert not set(model.generate(PROMPT, **GREEDY, logit_bias=banned).tokens) & set(greedy)
+
+
+def test_a_bias_outside_the_vocabulary(model: Model) -> None:
+    with pytest.raises(ValueError, match="logit_bias names token 4096"):
+        model.generate(PROMPT, logit_bias={4096: 1.0})
+
+
+def test_no_seed_is_a_fresh_seed_that_can_be_used_again(model: Model) -> None:
+    first, second = (model.generate(PROMPT, seed=None) for _ in range(2))
+    assert first.seed != second.seed
+    assert first.tokens != second.tokens
+    assert model.generate(PROMPT, seed=first.seed).tokens == first.tokens
+
+
+def test_options_override_a_sampling(model: Model) -> None:
+    base = Sampling(temperature=0, max_new_tokens=3)
+    assert len(model.generate(PROMPT, base).tokens) == 3
+    assert model.generate(PROMPT, base, max_new_tokens=5) != model.generate(PROMPT, base)
+    assert len(model.generate(PROMPT, base, max_new_tokens=5).tokens) == 5
+    with pytest.raises(ValueError, match="top_p must be"):
+        model.generate(PROMPT, base, top_p=0)
+
+
+# Stop strings
+
+
+def test_a_stop_string_across_tokens(model: Model) -> None:
+    text = model.generate(PROMPT, **GREEDY).text
+    for begin in range(0, len(text) - 6, 3):
+        stop = text[begin : begin + 6]
+        for result in (
+            model.generate(PROMPT, **GREEDY, stop=stop),
+            drained(model.stream(PROMPT, **GREEDY, stop=["\x00never", stop])),
+        ):
+            assert result.text == text[: text.index(stop)]
+            assert result.finish_reason == "stop"
+            assert model.tokenizer is not None
+            assert stop in model.tokenizer.decode(result.tokens)
+
+
+def test_a_stop_string_that_only_begins_is_shown_in_the_end(model: Model) -> None:
+    text = model.generate(PROMPT, **GREEDY).text
+    stop = text[-3:] + "\x00"
+    result = drained(model.stream(PROMPT, **GREEDY, stop=stop))
+    assert (result.text, result.finish_reason) == (text, "length")
+
+
+# Streams
+
+
+def drained(stream: pythia_rt.Stream) -> Generation:
+    text = "".join(stream)
+    assert stream.result.text == text
+    return stream.result
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stream_is_the_generation_in_pieces(model: Model, seed: int) -> None:
+    # Hot, so that rare bytes and broken characters come up too.
+    options: dict[str, Any] = {"seed": seed, "temperature": 3.0, "top_p": 1, "max_new_tokens": 200}
+    streamed, whole = drained(model.stream(PROMPT, **options)), model.generate(PROMPT, **options)
+    assert (streamed.text, streamed.tokens) == (whole.text, whole.tokens)
+    tokens = [token for token in whole.tokens if token != 0]
+    assert model.tokenizer is not None
+    assert streamed.text == model.tokenizer.decode(tokens)
+
+
+def test_a_stream_comes_piece_by_piece(model: Model) -> None:
+    stream = model.stream(PROMPT, **GREEDY)
+    assert next(stream)
+    with pytest.raises(ValueError, match="was not read to its end"):
+        stream.result  # noqa: B018
+    assert len(list(stream)) > 10
+    assert stream.result.finish_reason == "length"
+    assert list(stream) == []
+
+
+def test_a_closed_stream_releases_its_cache(model: Model) -> None:
+    with model.stream(PROMPT) as stream:
+        next(stream)
+        session = weakref.ref(stream._session)
+        assert session() is not None
+    gc.collect()
+    assert session() is None
+    assert list(stream) == []
+    stream.close()
+    ended = model.stream(PROMPT, max_new_tokens=1)
+    list(ended)
+    assert ended._session is None
+
+
+def test_a_stream_checks_its_arguments_at_once(model: Model) -> None:
+    with pytest.raises(ValueError, match="temperature must be"):
+        model.stream(PROMPT, temperature=-1)
+
+
+# The end of the context
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_writing_ends_with_the_context(model: Model, room: int) -> None:
+    result = model.generate([7] * (model.context - room), logit_bias={0: -np.inf})
+    assert (len(result.tokens), result.finish_reason) == (room, "length")
+
+
+def test_a_prompt_that_leaves_no_room(model: Model) -> None:
+    prompt = [7] * model.context
+    for call in (model.generate, model.stream):
+        with pytest.raises(ValueError, match="leaves no room for new text"):
+            call(prompt)
+    assert model.logits(prompt).shape == (2048, 4096)
+
+
+# Loading
+
+
+def test_what_a_model_says_about_itself(model: Model) -> None:
+    assert model.spec["hidden_size"] == 256
+    assert model.formats["layers.0.qkv"] == "q4"
+    assert (model.context, model.kv_format) == (2048, "f16")
+    assert model.threads >= 1
+    assert "demo" in repr(model)
+    assert model.isa in repr(model)
+    model.spec["hidden_size"] = 1
+    assert model.spec["hidden_size"] == 256
+
+
+def test_format_threads_and_cache_format_take_effect(cache: Path, model: Model) -> None:
+    ids = ids_of(model, PROMPT)
+    q4 = model.logits(ids)
+    one, two = (Model.demo(cache_dir=cache, threads=n) for n in (1, 2))
+    assert (one.threads, two.threads) == (1, 2)
+    assert np.array_equal(one.logits(ids), q4)
+    assert np.array_equal(two.logits(ids), q4)
+    exact_cache = Model.demo(cache_dir=cache, kv_format="f32")
+    assert exact_cache.kv_format == "f32"
+    assert not np.array_equal(exact_cache.logits(ids), q4)
+    f32 = Model.demo(cache_dir=cache, format="f32")
+    assert set(f32.formats.values()) == {"f32"}
+    assert not np.array_equal(f32.logits(ids), q4)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.0, True, "2"])
+def test_bad_thread_counts(cache: Path, threads: Any) -> None:
+    with pytest.raises(ValueError, match="threads must be a whole number of at least 1"):
+        Model.demo(cache_dir=cache, threads=threads)
+
+
+@pytest.mark.parametrize("kv_format", ["f8", "", None, "F16"])
+def test_bad_cache_formats(cache: Path, kv_format: Any) -> None:
+    with pytest.raises(ValueError, match="kv_format must be f16 or f32, not"):
+        Model.demo(cache_dir=cache, kv_format=kv_format)
+
+
+def test_an_unknown_format(cache: Path) -> None:
+    with pytest.raises(ValueError, match=r"format 'q5' is unknown: choose one of .*q4"):
+        Model.demo(cache_dir=cache, format="q5")
+
+
+def test_files_that_are_no_flat_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        Model.load(tmp_path / "missing.safetensors")
+    with pytest.raises(FlatFileError, match="folder"):
+        Model.load(tmp_path)
+    (tmp_path / "empty").touch()
+    for wrong in (tmp_path / "empty", DEMO_FOLDER / "model.safetensors", DEMO_FOLDER / "README.md"):
+        with pytest.raises(FlatFileError) as caught:
+            Model.load(wrong)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(DEMO_FOLDER, folder)
+    content = json.loads((folder / "tokenizer.json").read_bytes())
+    content["pre_tokenizer"] = {"type": "Nonsense"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"the tokenizer\.json cannot be read"):
+        Model.from_pretrained(folder, cache_dir=tmp_path, progress=False)
+
+
+def test_a_model_without_tokenizer(model: Model, without_tokenizer: Model) -> None:
+    ids = ids_of(model, PROMPT)
+    assert without_tokenizer.tokenizer is None
+    result = without_tokenizer.generate(ids, **GREEDY)
+    assert result.tokens == model.generate(ids, **GREEDY).tokens
+    assert result.text == ""
+    with pytest.raises(ValueError, match=r"no tokenizer: give the prompt as token ids"):
+        without_tokenizer.generate(PROMPT)
+    with pytest.raises(ValueError, match="no tokenizer, so it has no text"):
+        without_tokenizer.stream(ids)
+    with pytest.raises(ValueError, match="no tokenizer, so stop strings"):
+        without_tokenizer.generate(ids, stop="x")
+
+
+# Threads and interrupts
+
+
+def test_many_threads_at_once(model: Model) -> None:
+    def work(seed: int) -> tuple[list[int], str, float]:
+        written = drained(model.stream(PROMPT, seed=seed, max_new_tokens=40))
+        return written.tokens, written.text, float(model.logits(written.tokens).sum())
+
+    expected = [work(seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(8))) == expected
+
+
+@pytest.fixture
+def interrupt() -> Iterator[threading.Timer]:
+    timer = threading.Timer(0.3, _thread.interrupt_main)
+    timer.start()
+    yield timer
+    timer.cancel()
+
+
+def test_ctrl_c_stops_a_long_generation(model: Model, interrupt: threading.Timer) -> None:
+    stream = model.stream(PROMPT, max_new_tokens=2000, logit_bias={0: -np.inf})
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(1000):
+            list(stream)
+            stream = model.stream(PROMPT, max_new_tokens=2000, logit_bias={0: -np.inf})
+    assert len(stream._tokens) < 2000
+    assert list(stream) == []
+    assert model.generate(PROMPT, **GREEDY).text
+
+
+def test_ctrl_c_stops_a_long_prompt(model: Model, interrupt: threading.Timer) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(1000):
+            model.logits([7] * 2048)
+    assert model.generate(PROMPT, **GREEDY).text

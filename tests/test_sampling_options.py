@@ -1,0 +1,116 @@
+"""Sampling checks every field in one sentence; the model passes every field on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pythia_rt.sampling import Sampling, SamplingOptions, merged
+
+NAN, INF = math.nan, math.inf
+
+GOOD = {
+    "max_new_tokens": [1, 5000, np.int64(3)],
+    "temperature": [0, 0.0, 1, 1e-9, 100.0, np.float32(0.5)],
+    "top_k": [0, 1, 2**40],
+    "top_p": [1e-9, 0.5, 1, 1.0],
+    "min_p": [0, 0.05, 1],
+    "typical_p": [0.2, 1],
+    "repetition_penalty": [0.001, 1.3, 1000],
+    "presence_penalty": [-100, 0, 1.5, 100],
+    "frequency_penalty": [-100, 0, 1.5, 100],
+    "logit_bias": [{}, {3: 1.5}, {0: -INF, 7: 2}, {np.int32(4): np.float64(1)}],
+    "seed": [0, 2**64 - 1, None, np.uint64(5)],
+    "stop": [(), "x", ["a", "b"], iter(["q"])],
+}
+
+BAD = {
+    "max_new_tokens": [0, -1, 1.0, True, "3", None, NAN],
+    "temperature": [-0.1, NAN, INF, True, "1", None, 1j],
+    "top_k": [-1, 2.0, True, None, "5"],
+    "top_p": [0, -0.5, 1.0001, NAN, INF, True, None],
+    "min_p": [-0.01, 1.5, NAN, False, None],
+    "typical_p": [0, 2, NAN, True],
+    "repetition_penalty": [0, -1, 0.0001, 1001, NAN, INF, True, None],
+    "presence_penalty": [-101, 101, NAN, INF, True, None],
+    "frequency_penalty": [-101, 101, NAN, -INF, True, "a"],
+    "logit_bias": [None, [1, 2], {-1: 0.5}, {1.5: 1.0}, {True: 1.0}, {"1": 1.0}, {1: NAN}, {1: INF},
+                   {1: True}, {1: "2"}],
+    "seed": [-1, 2**64, 1.5, True, "7"],
+    "stop": ["", [""], ["a", ""], 3, None, [3], [b"x"]],
+}  # fmt: skip
+
+
+def cases(table: dict[str, list[Any]]) -> list[Any]:
+    return [pytest.param(k, v, id=f"{k}={v!r:.20}") for k, values in table.items() for v in values]
+
+
+@pytest.mark.parametrize(("name", "value"), cases(GOOD))
+def test_good_values_are_kept(name: str, value: Any) -> None:
+    kept = getattr(Sampling(**{name: value}), name)
+    if name == "stop":
+        assert all(isinstance(stop, str) for stop in kept)
+    else:
+        assert kept == value
+
+
+@pytest.mark.parametrize(("name", "value"), cases(BAD))
+def test_bad_values_are_refused_in_one_sentence(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name) as caught:
+        Sampling(**{name: value})
+    sentence = str(caught.value)
+    assert "must" in sentence
+    assert "\n" not in sentence
+
+
+def test_every_field_is_in_both_tables_and_among_the_keyword_options() -> None:
+    names = {option.name for option in dataclasses.fields(Sampling)}
+    assert names == set(GOOD) == set(BAD) == set(typing.get_type_hints(SamplingOptions))
+
+
+def test_defaults() -> None:
+    sampling = Sampling()
+    assert (sampling.max_new_tokens, sampling.temperature, sampling.top_p) == (128, 0.8, 0.95)
+    assert (sampling.top_k, sampling.min_p, sampling.typical_p) == (0, 0, 1)
+    assert (sampling.repetition_penalty, sampling.seed, sampling.stops) == (1, 0, ())
+
+
+def test_fields_are_keywords_and_fixed() -> None:
+    with pytest.raises(TypeError):
+        Sampling(5)  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Sampling().seed = 3  # type: ignore[misc]
+
+
+def test_a_later_change_of_the_callers_mapping_changes_nothing() -> None:
+    bias = {1: 2.0}
+    sampling = Sampling(logit_bias=bias)
+    bias[1] = NAN
+    assert sampling.logit_bias == {1: 2.0}
+
+
+def test_a_single_stop_string_is_one_stop() -> None:
+    assert Sampling(stop="ab").stops == ("ab",)
+
+
+def test_biased_tokens_must_be_in_the_vocabulary() -> None:
+    Sampling(logit_bias={9: 1}).check_vocabulary(10)
+    with pytest.raises(ValueError, match=r"logit_bias names token 10, .* are 0 to 9"):
+        Sampling(logit_bias={10: 1}).check_vocabulary(10)
+
+
+def test_options_replace_fields_and_are_checked() -> None:
+    base = Sampling(top_k=5, seed=3)
+    assert merged(base, seed=4) == Sampling(top_k=5, seed=4)
+    assert merged(None) == Sampling()
+    with pytest.raises(ValueError, match="top_k must be"):
+        merged(base, top_k=-1)
+    with pytest.raises(ValueError, match="no option 'max_tokens': the options are max_new_tokens,"):
+        merged(base, max_tokens=3)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=r"sampling must be a pythia_rt\.Sampling, not dict"):
+        merged({"top_k": 5})  # type: ignore[arg-type]
