@@ -1,0 +1,167 @@
+"""Random GPT-NeoX checkpoints in Hugging Face layout, written without holding them in memory.
+
+Values are scaled so that the model behaves like a trained one where it matters: attention that is
+neither flat nor one-hot, a residual stream that stays bounded, logits that differ.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Config = dict[str, Any]
+
+# config.json's name of a type -> (safetensors' name, bytes per value)
+DTYPES = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
+
+# Standard deviation of a matrix's values, times the square root of its width.
+_GAINS = {
+    "embed_in": 3.0,
+    "query_key_value": 1.5,
+    "dense": 0.5,
+    "dense_h_to_4h": 1.0,
+    "dense_4h_to_h": 0.5,
+    "embed_out": 3.0,
+}
+_CHUNK_VALUES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of a checkpoint: its name, its shape, and what its random values look like."""
+
+    name: str
+    shape: tuple[int, ...]
+    mean: float
+    deviation: float
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+
+def tensors(config: Config) -> list[Tensor]:
+    """Return the tensors of GPTNeoXForCausalLM with this config.json, in their usual order."""
+    width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
+    vocabulary = (int(config["vocab_size"]), width)
+    attention_bias = bool(config.get("attention_bias", True))
+    found = [_matrix("gpt_neox.embed_in", *vocabulary)]
+    for i in range(int(config["num_hidden_layers"])):
+        layer = f"gpt_neox.layers.{i}"
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            found += _norm(f"{layer}.{norm}", width)
+        for name, rows, columns, bias in (
+            ("attention.query_key_value", 3 * width, width, attention_bias),
+            ("attention.dense", width, width, attention_bias),
+            ("mlp.dense_h_to_4h", inner, width, True),
+            ("mlp.dense_4h_to_h", width, inner, True),
+        ):
+            found.append(_matrix(f"{layer}.{name}", rows, columns))
+            if bias:
+                found.append(Tensor(f"{layer}.{name}.bias", (rows,), 0.0, 0.1))
+    found += _norm("gpt_neox.final_layer_norm", width)
+    if not config.get("tie_word_embeddings", False):
+        found.append(_matrix("embed_out", *vocabulary))
+    return found
+
+
+def _matrix(name: str, rows: int, columns: int) -> Tensor:
+    gain = _GAINS[name.rpartition(".")[2]]
+    return Tensor(f"{name}.weight", (rows, columns), 0.0, gain / math.sqrt(columns))
+
+
+def _norm(name: str, width: int) -> list[Tensor]:
+    return [Tensor(f"{name}.weight", (width,), 1.0, 0.2), Tensor(f"{name}.bias", (width,), 0.0, 0.1)]
+
+
+def values(tensor: Tensor, index: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the values of the tensor at `index` of the list, flat, a bounded number at a time.
+
+    They depend on the seed and the index only: not on the type or the shards they are stored in.
+    """
+    generator = np.random.Generator(np.random.SFC64([seed, index]))
+    for start in range(0, tensor.size, _CHUNK_VALUES):
+        count = min(_CHUNK_VALUES, tensor.size - start)
+        chunk = generator.standard_normal(count, np.float32)
+        chunk *= np.float32(tensor.deviation)
+        chunk += np.float32(tensor.mean)
+        yield chunk
+
+
+def encode(chunk: NDArray[np.float32], dtype: str) -> bytes:
+    """Return values as the bytes of a type of DTYPES, rounded to nearest, ties to even."""
+    if dtype == "bfloat16":
+        bits = chunk.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
+    return chunk.astype({"float32": "<f4", "float16": "<f2"}[dtype]).tobytes()
+
+
+def write(
+    folder: Path,
+    config: Config,
+    *,
+    dtype: str = "float16",
+    shards: int = 1,
+    seed: int = 0,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> Path:
+    """Write config.json and random weights as safetensors into `folder` and return it.
+
+    More than one shard come with an index. `on_bytes` is told of every few MB written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": dtype}, indent=2))
+    everything = list(enumerate(tensors(config)))
+    places: dict[str, str] = {}
+    for number, shard in enumerate(_split(everything, shards), 1):
+        file = "model.safetensors" if shards == 1 else f"model-{number:05}-of-{shards:05}.safetensors"
+        places.update((tensor.name, file) for _, tensor in shard)
+        with (folder / file).open("wb") as out:
+            out.write(_header([tensor for _, tensor in shard], dtype))
+            for index, tensor in shard:
+                for chunk in values(tensor, index, seed):
+                    on_bytes(out.write(encode(chunk, dtype)))
+    if shards > 1:
+        total = sum(tensor.size for _, tensor in everything) * DTYPES[dtype][1]
+        listing = {"metadata": {"total_size": total}, "weight_map": places}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(listing, indent=2))
+    return folder
+
+
+def _split(everything: list[tuple[int, Tensor]], shards: int) -> list[list[tuple[int, Tensor]]]:
+    """Cut the list into `shards` runs of about the same number of values, none of them empty."""
+    if not 1 <= shards <= len(everything):
+        raise ValueError(f"{len(everything)} tensors cannot be cut into {shards} shards")
+    parts: list[list[tuple[int, Tensor]]] = [[]]
+    left = sum(tensor.size for _, tensor in everything)
+    room = left / shards
+    for position, (index, tensor) in enumerate(everything):
+        missing = shards - len(parts)
+        full = parts[-1] and tensor.size / 2 > room
+        if missing and (full or len(everything) - position == missing):
+            parts.append([])
+            room = left / missing
+        parts[-1].append((index, tensor))
+        room -= tensor.size
+        left -= tensor.size
+    return parts
+
+
+def _header(stored: list[Tensor], dtype: str) -> bytes:
+    name, width = DTYPES[dtype]
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in stored:
+        begin, end = end, end + tensor.size * width
+        entries[tensor.name] = {"dtype": name, "shape": tensor.shape, "data_offsets": [begin, end]}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
