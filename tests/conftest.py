@@ -1,0 +1,69 @@
+"""Fixtures for every test. What they iterate over comes from the core's own lists."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The checkout's pythia_rt/ has no compiled core, and "python -m pytest" puts the checkout first in
+# the path: the installed package is what is tested. At the end of the path it still brings bench.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+sys.path.append(str(ROOT))
+
+from pythia_rt import _core  # noqa: E402
+from pythia_rt.convert import convert  # noqa: E402
+from pythia_rt.model import DEMO_FOLDER, KV_FORMATS  # noqa: E402
+
+
+@pytest.fixture(params=_core.isa_names())
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each instruction set of this processor in turn; models made meanwhile use it."""
+    name: str = request.param
+    monkeypatch.setenv("PYTHIA_RT_ISA", name)
+    return name
+
+
+@pytest.fixture(params=_core.format_names())
+def weight_format(request: pytest.FixtureRequest) -> str:
+    """Each weight format in turn."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=KV_FORMATS)
+def kv_format(request: pytest.FixtureRequest) -> str:
+    """Each number format of the key-value cache in turn."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def demo_folder() -> Path:
+    """The bundled checkpoint, in Hugging Face layout."""
+    return DEMO_FOLDER
+
+
+@pytest.fixture(scope="session")
+def demo_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from a recipe's name to the demo model's flat file, converted once."""
+    folder = tmp_path_factory.mktemp("demo")
+
+    def find(recipe: str) -> Path:
+        path = folder / f"{recipe}.safetensors"
+        return path if path.exists() else convert(DEMO_FOLDER, path, format=recipe)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The project's folder of models and texts, which stands beside the checkout, or nowhere."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("there is no folder ../shared beside the checkout")
+    return folder
