@@ -1,0 +1,57 @@
+# Sourced by scripts/demo and scripts/test: checks the machine and prepares .venv.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+readonly bin=.venv/bin
+readonly cxx="${CXX:-g++}"
+
+die() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+step() {
+  printf '\n== %s\n' "$*"
+}
+
+# can_install: whether this user may install Debian packages without being asked.
+can_install() {
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
+}
+
+# install_packages NAME...: Debian packages; silent unless it fails. The lists of a new machine are
+# empty or old, so a first failure is followed by an update.
+install_packages() {
+  local log=build/apt.log
+  mkdir -p build
+  echo "installing with apt-get: $*"
+  local get=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -qq)
+  "${get[@]}" install -y --no-install-recommends "$@" >"$log" 2>&1 </dev/null && return
+  { "${get[@]}" update && "${get[@]}" install -y --no-install-recommends "$@"; } \
+    >>"$log" 2>&1 </dev/null || { tail -n 5 "$log" >&2; return 1; }
+}
+
+# require_package NAME REASON: installs a Debian package, or says what to do.
+require_package() {
+  can_install && install_packages "$1" && return
+  die "$2; install it (on Debian or Ubuntu: apt-get install $1) and run this again"
+}
+
+check_machine() {
+  local python="${PYTHON:-python3}"
+  command -v "$python" >/dev/null || die "no $python; install Python 3.10 or newer, or name one: PYTHON=..."
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    die "$("$python" --version) is too old; name a Python 3.10 or newer: PYTHON=python3.x $0"
+  command -v "$cxx" >/dev/null || die "no C++ compiler $cxx; install one (g++), or name one: CXX=..."
+  "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    require_package python3-venv "this Python cannot make virtual environments"
+  # Debian keeps Python.h in a package of its own.
+  "$python" -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
+    require_package python3-dev "Python's C headers are missing"
+  # A moved or upgraded environment is made anew.
+  "$bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
+}
+
+check_machine
