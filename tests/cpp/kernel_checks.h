@@ -1,0 +1,24 @@
+// Checks of an ISA's kernels: bit for bit against the scalar ones, and against naive arithmetic in
+// double precision within a stated bound.
+#pragma once
+
+#include "checks.h"
+#include "kernels/table.h"
+
+namespace pythia_rt::conformance {
+
+// The largest relative error of one f32 operation.
+constexpr double kUnit = 1.0 / (1 << 24);
+
+void check_linear(const KernelTable& table, const KernelTable& scalar, Checks& checks);
+void check_quantise(const KernelTable& table, const KernelTable& scalar, Checks& checks);
+void check_layer_norm(const KernelTable& table, const KernelTable& scalar, Checks& checks);
+void check_rotate(const KernelTable& table, const KernelTable& scalar, Checks& checks);
+void check_softmax_sum(const KernelTable& table, const KernelTable& scalar, Checks& checks);
+void check_fit_scales(const KernelTable& table, const KernelTable& scalar, Checks& checks);
+void check_attention(const KernelTable& table, const KernelTable& scalar, Checks& checks);
+
+double exact_gelu(double x);
+double exact_gelu_tanh(double x);
+
+}  // namespace pythia_rt::conformance

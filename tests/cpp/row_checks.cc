@@ -1,0 +1,234 @@
+// Kernels that work on each row of activations by itself: quantise, layer_norm, rotate,
+// softmax_sum.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "base/error.h"
+#include "guarded.h"
+#include "kernel_checks.h"
+#include "random.h"
+
+namespace pythia_rt::conformance {
+
+namespace {
+
+constexpr int64_t kRows = 5;
+
+// Values whose magnitude differs from group to group: zeros, subnormals, ones, huge ones.
+Guarded<float> rows_of_any_magnitude(int64_t width, int64_t stride, Random& random) {
+  static constexpr float kMagnitudes[] = {1.0f, 0.0f, 1e-40f, 1e-37f, 2e-36f, 1e-4f, 1e4f, 1e36f};
+  Guarded<float> rows(kRows * stride);
+  for (int64_t row = 0; row < kRows; ++row) {
+    for (int64_t i = 0; i < width; ++i) {
+      const auto pick = static_cast<size_t>((row * 3 + i / kColumnGroup) % 8);
+      rows[row * stride + i] = kMagnitudes[pick] * random.normal();
+    }
+  }
+  return rows;
+}
+
+struct Codes {
+  Guarded<int8_t> codes;
+  Guarded<float> scales;
+  Guarded<int32_t> sums;
+};
+
+Codes run_quantise(const KernelTable& table, const Guarded<float>& in, int64_t stride,
+                   int64_t groups) {
+  Codes out{Guarded<int8_t>(kRows * stride), Guarded<float>(kRows * groups),
+            Guarded<int32_t>(kRows * groups)};
+  QuantiseArguments arguments{};
+  arguments.in = in.data();
+  arguments.stride = stride;
+  arguments.groups = groups;
+  arguments.out = {out.codes.data(), arguments.stride, out.scales.data(), out.sums.data()};
+  for (int64_t row = 0; row < kRows; row += 2) {
+    arguments.row_begin = row;
+    arguments.row_end = std::min(row + 2, kRows);
+    table.quantise(arguments);
+  }
+  return out;
+}
+
+// Every value is within half a step of code * scale, and the largest of a group is at +-127.
+std::string quantise_truth(const Codes& found, const Guarded<float>& in, int64_t stride,
+                           int64_t groups) {
+  for (int64_t index = 0; index < kRows * groups; ++index) {
+    const int64_t first = index / groups * stride + index % groups * kColumnGroup;
+    const double scale = found.scales[index];
+    int32_t sum = 0;
+    int largest = 0;
+    double largest_in = 0;
+    for (int64_t i = first; i < first + kColumnGroup; ++i) {
+      const double x = in[i];
+      const double error = std::fabs(x - found.codes[i] * scale);
+      sum += found.codes[i];
+      largest = std::max(largest, std::abs(static_cast<int>(found.codes[i])));
+      largest_in = std::max(largest_in, std::fabs(x));
+      if (error > scale * (0.5 + 127 * 4 * kUnit) && std::fabs(x) >= 1e-36) {
+        return text("value ", x, " became ", found.codes[i] * scale, ", step ", scale);
+      }
+    }
+    if (sum != found.sums[index]) return text("a sum is ", found.sums[index], ", truth ", sum);
+    if (largest != (largest_in < 1e-36 ? 0 : 127))
+      return text("a group's largest code is ", largest);
+  }
+  return "";
+}
+
+std::vector<float> run_layer_norm(const KernelTable& table, const Guarded<float>& in,
+                                  const Guarded<float>& weight, const Guarded<float>& bias,
+                                  int64_t width, int64_t stride) {
+  Guarded<float> out(kRows * stride);
+  NormArguments arguments{in.data(), weight.data(), bias.data(), out.data(), width,
+                          stride,    1e-5f,         0,           kRows};
+  table.layer_norm(arguments);
+  return {out.data(), out.end()};
+}
+
+// The bound: sums of n terms in 16 lanes err by n / 16 + 8 roundings; a mean far from zero costs
+// digits in proportion to it.
+std::string layer_norm_truth(const std::vector<float>& found, const Guarded<float>& in,
+                             const Guarded<float>& weight, const Guarded<float>& bias,
+                             int64_t width, int64_t stride) {
+  for (int64_t row = 0; row < kRows; ++row) {
+    double mean = 0, variance = 0, largest = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      mean += static_cast<double>(in[row * stride + i]) / static_cast<double>(width);
+      largest = std::max(largest, std::fabs(static_cast<double>(in[row * stride + i])));
+    }
+    for (int64_t i = 0; i < width; ++i) {
+      const double centred = in[row * stride + i] - mean;
+      variance += centred * centred / static_cast<double>(width);
+    }
+    const double inverse = 1 / std::sqrt(variance + 1e-5f);
+    const double roundings = kUnit * (static_cast<double>(width) / 8 + 24);
+    for (int64_t i = 0; i < width; ++i) {
+      const double scaled = (in[row * stride + i] - mean) * inverse * weight[i];
+      const double truth = scaled + bias[i];
+      const double tolerance =
+          roundings *
+          (std::fabs(scaled) + largest * inverse * std::fabs(weight[i]) + std::fabs(truth));
+      const auto index = static_cast<size_t>(row * stride + i);
+      const std::string problem = distance(&found[index], &truth, 1, tolerance);
+      if (!problem.empty()) return text("row ", row, " column ", i, " ", problem);
+    }
+  }
+  return "";
+}
+
+}  // namespace
+
+void check_quantise(const KernelTable& table, const KernelTable& scalar, Checks& checks) {
+  std::string equality, truth;
+  Random random(5);
+  for (const int64_t width : {1, 63, 64, 65, 200, 640}) {
+    const int64_t stride = round_up(width, 64), groups = stride / kColumnGroup;
+    const Guarded<float> in = rows_of_any_magnitude(width, stride, random);
+    const Codes found = run_quantise(table, in, stride, groups);
+    const Codes expected = run_quantise(scalar, in, stride, groups);
+    if (equality.empty()) {
+      equality = difference(found.codes.data(), expected.codes.data(), found.codes.size()) +
+                 difference(found.scales.data(), expected.scales.data(), found.scales.size()) +
+                 difference(found.sums.data(), expected.sums.data(), found.sums.size());
+    }
+    if (truth.empty()) truth = quantise_truth(found, in, stride, groups);
+  }
+  checks.report("quantise equals scalar", equality);
+  checks.report("quantise is accurate", truth);
+}
+
+void check_layer_norm(const KernelTable& table, const KernelTable& scalar, Checks& checks) {
+  std::string equality, truth;
+  Random random(6);
+  for (const int64_t width : {1, 15, 16, 17, 64, 80, 128, 300, 768}) {
+    const int64_t stride = round_up(width, 64);
+    Guarded<float> in(kRows * stride), weight(round_up(width, 16)), bias(round_up(width, 16));
+    for (int64_t i = 0; i < width; ++i) {
+      weight[i] = 1 + random.normal();
+      bias[i] = random.normal();
+      for (int64_t row = 0; row < kRows; ++row) {
+        const float offset = row == 1 ? 100.0f : 0.0f;
+        const float magnitude = row == 2 ? 0.0f : row == 3 ? 1e-3f : 1.0f;
+        in[row * stride + i] = magnitude * random.normal() + offset;
+      }
+    }
+    const auto found = run_layer_norm(table, in, weight, bias, width, stride);
+    const auto expected = run_layer_norm(scalar, in, weight, bias, width, stride);
+    const auto count = static_cast<int64_t>(found.size());
+    if (equality.empty()) equality = difference(found.data(), expected.data(), count);
+    if (truth.empty()) truth = layer_norm_truth(found, in, weight, bias, width, stride);
+    for (int64_t i = 0; i < count && truth.empty(); ++i) {
+      if (i % stride >= width && found[static_cast<size_t>(i)] != 0)
+        truth = "not 0 beyond the width";
+    }
+  }
+  checks.report("layer_norm equals scalar", equality);
+  checks.report("layer_norm is accurate", truth);
+}
+
+void check_rotate(const KernelTable& table, const KernelTable& scalar, Checks& checks) {
+  struct Shape {
+    int64_t head_dim, rotary_dim;
+  };
+  constexpr int64_t kHeads = 3;
+  std::string equality, truth;
+  Random random(7);
+  for (const Shape& shape :
+       {Shape{32, 8}, Shape{64, 64}, Shape{80, 20}, Shape{7, 6}, Shape{5, 0}}) {
+    const int64_t half = shape.rotary_dim / 2;
+    Guarded<float> cosines(half), sines(half), row(kHeads * shape.head_dim);
+    for (int64_t i = 0; i < half; ++i) {
+      const float angle = 10 * random.normal();
+      cosines[i] = std::cos(angle);
+      sines[i] = std::sin(angle);
+    }
+    for (int64_t i = 0; i < row.size(); ++i) row[i] = random.normal();
+    Guarded<float> found(std::vector<float>(row.data(), row.end()));
+    Guarded<float> expected(std::vector<float>(row.data(), row.end()));
+    std::vector<double> exact(row.data(), row.end());
+    constexpr int64_t kHead = kHeads - 1;
+    for (int64_t i = 0; i < half; ++i) {
+      const auto first = static_cast<size_t>(kHead * shape.head_dim + i);
+      const auto second = first + static_cast<size_t>(half);
+      const double x = exact[first], y = exact[second];
+      exact[first] = x * cosines[i] - y * sines[i];
+      exact[second] = y * cosines[i] + x * sines[i];
+    }
+    RopeArguments arguments{found.data(),     cosines.data(), sines.data(),
+                            shape.rotary_dim, shape.head_dim, kHead};
+    table.rotate(arguments);
+    arguments.query_key_value = expected.data();
+    scalar.rotate(arguments);
+    if (equality.empty()) equality = difference(found.data(), expected.data(), found.size());
+    if (truth.empty()) truth = distance(found.data(), exact.data(), found.size(), 32 * kUnit);
+  }
+  checks.report("rotate equals scalar", equality);
+  checks.report("rotate is accurate", truth);
+}
+
+// The bound: the logits lose half a unit in their last place to the subtraction, the 16 lanes are
+// summed in runs of 64.
+void check_softmax_sum(const KernelTable& table, const KernelTable& scalar, Checks& checks) {
+  std::string equality, truth;
+  Random random(9);
+  for (const int64_t n : {1, 15, 16, 17, 1000, 1024, 1025, 50277}) {
+    Guarded<float> logits(n);
+    for (int64_t i = 0; i < n; ++i) logits[i] = 5 * random.normal() + (n % 2 == 0 ? 30.0f : -30.0f);
+    float found[2], expected[2];
+    table.softmax_sum(logits.data(), n, &found[0], &found[1]);
+    scalar.softmax_sum(logits.data(), n, &expected[0], &expected[1]);
+    if (equality.empty()) equality = difference(found, expected, 2);
+    const double largest = *std::max_element(logits.data(), logits.end());
+    double sum = 0;
+    for (int64_t i = 0; i < n; ++i) sum += std::exp(logits[i] - largest);
+    const double runs = static_cast<double>(64 + n / 1024 + 4);
+    if (truth.empty()) truth = distance(&found[0], &largest, 1, 0);
+    if (truth.empty()) truth = distance(&found[1], &sum, 1, sum * kUnit * (runs + 64));
+  }
+  checks.report("softmax_sum equals scalar", equality);
+  checks.report("softmax_sum is accurate", truth);
+}
+
+}  // namespace pythia_rt::conformance
