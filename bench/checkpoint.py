@@ -79,7 +79,10 @@ def _matrix(name: str, rows: int, columns: int) -> Tensor:
 
 
 def _norm(name: str, width: int) -> list[Tensor]:
-    return [Tensor(f"{name}.weight", (width,), 1.0, 0.2), Tensor(f"{name}.bias", (width,), 0.0, 0.1)]
+    return [
+        Tensor(f"{name}.weight", (width,), 1.0, 0.2),
+        Tensor(f"{name}.bias", (width,), 0.0, 0.1),
+    ]
 
 
 def values(tensor: Tensor, index: int, seed: int) -> Iterator[NDArray[np.float32]]:
@@ -122,7 +125,9 @@ def write(
     everything = list(enumerate(tensors(config)))
     places: dict[str, str] = {}
     for number, shard in enumerate(_split(everything, shards), 1):
-        file = "model.safetensors" if shards == 1 else f"model-{number:05}-of-{shards:05}.safetensors"
+        file = (
+            "model.safetensors" if shards == 1 else f"model-{number:05}-of-{shards:05}.safetensors"
+        )
         places.update((tensor.name, file) for _, tensor in shard)
         with (folder / file).open("wb") as out:
             out.write(_header([tensor for _, tensor in shard], dtype))

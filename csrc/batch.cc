@@ -97,7 +97,7 @@ class BatchedSequence {
   std::vector<float> last_;  // logits of the last token
 };
 
-void forward(const std::vector<SequenceInput>& inputs, FunctionRef<void()> between_passes) {
+void forward(const std::vector<SequenceInput>& inputs, FunctionRef<void()> interrupt) {
   if (inputs.empty()) return;
   check_inputs(inputs);
   Model& model = inputs.front().session->model();
@@ -112,10 +112,9 @@ void forward(const std::vector<SequenceInput>& inputs, FunctionRef<void()> betwe
       chunks.push_back(sequences[i].take(room));
       room -= chunks.back().count;
     }
-    model.run(chunks);
+    model.run(chunks, interrupt);
     for (BatchedSequence& sequence : sequences) sequence.settle();
     while (first < sequences.size() && sequences[first].is_done()) first += 1;
-    if (first < sequences.size()) between_passes();
   }
 }
 

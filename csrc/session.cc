@@ -15,9 +15,9 @@ Model::Model(const Spec& spec, const std::map<std::string, Format>& formats,
   decoder_ = std::make_unique<Decoder>(spec_, weights_, *backend_);
 }
 
-void Model::run(const std::vector<Chunk>& chunks) {
+void Model::run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt) {
   const std::lock_guard lock(mutex_);
-  decoder_->run(chunks);
+  decoder_->run(chunks, interrupt);
 }
 
 namespace {
@@ -38,13 +38,13 @@ Session::Session(std::shared_ptr<Model> model, int64_t capacity, KvFormat kv_for
       capacity_(checked_capacity(*model_, capacity)),
       cache_(model_->backend(), model_->spec(), kv_format, capacity_) {}
 
-void Session::prefill(const int32_t* tokens, int64_t count, FunctionRef<void()> between_passes) {
-  forward({{this, tokens, count, nullptr}}, between_passes);
+void Session::prefill(const int32_t* tokens, int64_t count, FunctionRef<void()> interrupt) {
+  forward({{this, tokens, count, nullptr}}, interrupt);
 }
 
 void Session::logits(const int32_t* tokens, int64_t count, float* out,
-                     FunctionRef<void()> between_passes) {
-  forward({{this, tokens, count, out}}, between_passes);
+                     FunctionRef<void()> interrupt) {
+  forward({{this, tokens, count, out}}, interrupt);
 }
 
 SampledToken Session::step(Sampler& sampler) {

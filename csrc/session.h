@@ -29,7 +29,7 @@ class Model {
   Backend& backend() const { return *backend_; }
 
   // One pass of the decoder; waits for its turn.
-  void run(const std::vector<Chunk>& chunks);
+  void run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt);
 
  private:
   Spec spec_;
@@ -57,12 +57,12 @@ class Session {
   int64_t position() const { return position_; }
   int64_t capacity() const { return capacity_; }
 
-  // Appends tokens; the logits after the last one are kept. `between_passes` is called between the
-  // passes of a long prompt and may throw to stop it: what was appended until then stays.
-  void prefill(const int32_t* tokens, int64_t count, FunctionRef<void()> between_passes);
+  // Appends tokens; the logits after the last one are kept. `interrupt` is called often during
+  // long work and may throw to stop it: what was appended until then stays.
+  void prefill(const int32_t* tokens, int64_t count, FunctionRef<void()> interrupt);
 
   // Appends tokens and writes the logits after each: out [count][vocab_size].
-  void logits(const int32_t* tokens, int64_t count, float* out, FunctionRef<void()> between_passes);
+  void logits(const int32_t* tokens, int64_t count, float* out, FunctionRef<void()> interrupt);
 
   // Samples the next token from the kept logits. It is appended by the next step, so that a last
   // token costs no pass. Throws std::invalid_argument without logits or without room.
@@ -97,6 +97,6 @@ struct SequenceInput {
 // Appends to several sequences of one model in shared passes. Throws std::invalid_argument, before
 // anything is appended, for sessions of different models, a session named twice, no tokens, tokens
 // out of the vocabulary or more than a session has room for. See batch.cc.
-void forward(const std::vector<SequenceInput>& inputs, FunctionRef<void()> between_passes);
+void forward(const std::vector<SequenceInput>& inputs, FunctionRef<void()> interrupt);
 
 }  // namespace pythia_rt

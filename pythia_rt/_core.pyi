@@ -65,7 +65,9 @@ class Model:
         self,
         spec: dict[str, typing.Any],
         formats: collections.abc.Mapping[str, str],
-        tensors: collections.abc.Mapping[str, typing_extensions.Buffer],
+        tensors: collections.abc.Mapping[
+            str, typing_extensions.Buffer | numpy.typing.NDArray[typing.Any]
+        ],
         *,
         threads: int = 0,
     ) -> None:
@@ -182,7 +184,7 @@ def log_probability(
 
 def pack(
     format: str,
-    source: typing_extensions.Buffer,
+    source: typing_extensions.Buffer | numpy.typing.NDArray[typing.Any],
     dtype: str,
     rows: int,
     columns: int,
@@ -211,7 +213,10 @@ def selected_isa() -> str:
     """
 
 def unpack(
-    format: str, parts: collections.abc.Sequence[typing_extensions.Buffer], rows: int, columns: int
+    format: str,
+    parts: collections.abc.Sequence[typing_extensions.Buffer | numpy.typing.NDArray[typing.Any]],
+    rows: int,
+    columns: int,
 ) -> numpy.typing.NDArray[numpy.float32]:
     """
     The values [rows, columns] of a packed matrix, as float32.

@@ -33,12 +33,14 @@ class Model:
     the global interpreter lock is released while the model computes.
     """
 
-    def __init__(self, file: FlatFile, *, threads: int | None = None, kv_format: str = "f16"):
+    def __init__(self, file: FlatFile, *, threads: int | None = None, kv_format: str | None = None):
         """Build the model from an open flat file; the constructors named above call this."""
         self._file = file
-        self._kv_format = _checked_kv_format(kv_format)
+        # Whoever asks for f32 weights wants exact logits: an f16 cache moves them by 5e-4.
+        natural = "f32" if set(file.formats.values()) == {"f32"} else "f16"
+        self._kv_format = _checked_kv_format(kv_format) or natural
         self._core = _core.Model(
-            file.spec, file.formats, file.tensors, threads=_checked_threads(threads)
+            dict(file.spec), file.formats, file.tensors, threads=_checked_threads(threads)
         )
         self._tokenizer = Tokenizer(file.tokenizer) if file.tokenizer is not None else None
 
@@ -51,7 +53,7 @@ class Model:
         cache_dir: str | os.PathLike[str] | None = None,
         format: str = "q4",
         threads: int | None = None,
-        kv_format: str = "f16",
+        kv_format: str | None = None,
         local_files_only: bool = False,
         progress: bool = True,
     ) -> Model:
@@ -60,7 +62,8 @@ class Model:
         Downloads only the files it needs, converts them to a flat file of `format` and keeps that
         in the cache (`cache_dir`, else $PYTHIA_RT_CACHE, else ~/.cache/pythia_rt), so the next
         call loads at once. With `local_files_only` nothing is downloaded. `threads` defaults to
-        the number of physical cores this process may use; `kv_format` is "f16" or "f32".
+        the number of physical cores this process may use. `kv_format` is that of the key-value
+        cache, "f16" or "f32"; by default "f32" for a file of f32 weights, else "f16".
 
         Raises CheckpointError for a checkpoint that cannot be converted, ValueError for a bad
         argument, OSError for files that cannot be fetched, read or written.
@@ -82,7 +85,11 @@ class Model:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, threads: int | None = None, kv_format: str = "f16"
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        kv_format: str | None = None,
     ) -> Model:
         """Load a flat file. Raises FlatFileError if it is not one, OSError if it cannot be read."""
         return cls(FlatFile(Path(path).expanduser()), threads=threads, kv_format=kv_format)
@@ -94,7 +101,7 @@ class Model:
         format: str = "q4",
         cache_dir: str | os.PathLike[str] | None = None,
         threads: int | None = None,
-        kv_format: str = "f16",
+        kv_format: str | None = None,
     ) -> Model:
         """Load the bundled demo model, a small GPT-NeoX trained on technical English.
 
@@ -255,7 +262,7 @@ def _checked_threads(threads: int | None) -> int:
     return threads
 
 
-def _checked_kv_format(kv_format: str) -> str:
-    if kv_format not in KV_FORMATS:
+def _checked_kv_format(kv_format: str | None) -> str | None:
+    if kv_format is not None and kv_format not in KV_FORMATS:
         raise ValueError(f"kv_format must be {' or '.join(KV_FORMATS)}, not {kv_format!r}")
     return kv_format

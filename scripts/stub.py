@@ -24,11 +24,14 @@ def generate() -> str:
         if done.returncode != 0:
             raise RuntimeError(f"pybind11-stubgen failed:\n{done.stdout}{done.stderr}")
         stub = (Path(folder) / "pythia_rt" / "_core.pyi").read_text()
-    # What pybind11 would convert besides is not what a caller should write, and its dict has no
-    # type arguments; ours are JSON objects.
+    # What pybind11 would convert besides is not what a caller should write. Its dict has no type
+    # arguments: ours are JSON objects. numpy declares its arrays as buffers only for Python 3.12.
     stub = stub.replace("typing.SupportsInt | typing.SupportsIndex", "int")
     stub = stub.replace("typing.SupportsFloat | typing.SupportsIndex", "float")
     stub = re.sub(r"\bdict\b(?!\[)", "dict[str, typing.Any]", stub)
+    stub = stub.replace(
+        "typing_extensions.Buffer", "typing_extensions.Buffer | numpy.typing.NDArray[typing.Any]"
+    )
     ruff = [sys.executable, "-m", "ruff", "format", "--line-length", "100", "--stdin-filename"]
     formatted = subprocess.run(
         [*ruff, COMMITTED.name, "-"], input=stub, capture_output=True, text=True, check=True

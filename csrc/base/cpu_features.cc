@@ -66,7 +66,7 @@ uint32_t find_features() {
 uint32_t find_features() {
 #if defined(__linux__)
   constexpr unsigned long kHwcapDotprod = 1ul << 20;  // HWCAP_ASIMDDP
-  return (getauxval(AT_HWCAP) & kHwcapDotprod) != 0 ? cpu_feature::kDotprod : 0;
+  return (getauxval(AT_HWCAP) & kHwcapDotprod) != 0 ? cpu_feature::kDotprod : cpu_feature::kAny;
 #else
   return cpu_feature::kDotprod;  // every arm64 machine of the other systems has it
 #endif

@@ -34,7 +34,7 @@ inline int64_t count_tokens(const TokenArray& tokens) {
   return tokens.size();
 }
 
-// Between the passes of a long computation: lets Ctrl-C through.
+// During long computations: lets Ctrl-C through.
 inline constexpr auto check_signals = [] {
   const py::gil_scoped_acquire gil;
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();

@@ -31,8 +31,7 @@ void bind_sampling(py::module_& module) {
            py::arg("top_p") = 1.0, py::arg("min_p") = 0.0, py::arg("typical_p") = 1.0,
            py::arg("repetition_penalty") = 1.0, py::arg("presence_penalty") = 0.0,
            py::arg("frequency_penalty") = 0.0, py::arg("logit_bias") = std::map<int32_t, float>(),
-           py::arg("seed") = 0,
-           "Raises ValueError that names the first option out of its range.")
+           py::arg("seed") = 0, "Raises ValueError that names the first option out of its range.")
       .def(
           "accept_prompt",
           [](GuardedSampler& self, const TokenArray& tokens) {

@@ -24,7 +24,7 @@ using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Bytes = py::array_t<uint8_t, py::array::c_style>;
 using Codes = std::tuple<py::array_t<int8_t>, py::array_t<float>, py::array_t<int32_t>>;
 
-// The matrix unit (simd/amx.h) reads codes and scales of whole tiles of rows.
+// A matrix unit reads whole tiles of rows (kernels/table.h).
 constexpr int64_t kUnitRows = 16;
 
 void check(bool ok, const char* what) {
@@ -70,7 +70,7 @@ struct QuantisedBuffers {
         stride((groups | 1) * kColumnGroup),
         codes(static_cast<size_t>(round_up(in.count, kUnitRows) * stride), int8_t{0}),
         scales(static_cast<size_t>(round_up(in.count, kUnitRows) * groups)),
-        sums(static_cast<size_t>(in.count * groups)) {
+        sums(scales.size()) {
     table.quantise({in.data.data(), in.stride, groups, rows(), 0, in.count});
   }
   QuantisedRows rows() { return {codes.data(), stride, scales.data(), sums.data()}; }

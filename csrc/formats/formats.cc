@@ -99,8 +99,8 @@ SourceType source_type_from_name(const std::string& name) {
 int64_t source_type_bytes(SourceType type) { return type == SourceType::f32 ? 4 : 2; }
 
 std::vector<PackedPart> packed_layout(Format format, int64_t rows, int64_t columns) {
-  constexpr int64_t kMost = int64_t{1} << 31;  // keeps every product below in 64 bits
-  if (rows < 1 || columns < 1 || rows >= kMost || columns >= kMost) {
+  constexpr int64_t kMost = int64_t{1} << 28;  // keeps every product below in 64 bits
+  if (rows < 1 || columns < 1 || rows > kMost || columns > kMost) {
     throw_invalid("a matrix of ", rows, " x ", columns, " cannot be packed");
   }
   Matrix shape;

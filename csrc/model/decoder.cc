@@ -14,9 +14,17 @@ Decoder::Decoder(const Spec& spec, const Weights& weights, Backend& backend)
       heads_{spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.rotary_dim},
       activation_(spec.activation == Activation::gelu ? Epilogue::gelu : Epilogue::gelu_tanh) {}
 
-void Decoder::run(const std::vector<Chunk>& chunks) {
+namespace {
+
+// Passes of fewer rows are over within a token's time.
+constexpr int64_t kPatientRows = 16;
+
+}  // namespace
+
+void Decoder::run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_layers) {
   std::vector<int32_t> tokens;
   for (const Chunk& chunk : chunks) {
+    rope_.reach(chunk.cache->length() + chunk.count);
     tokens.insert(tokens.end(), chunk.tokens, chunk.tokens + chunk.count);
   }
   const auto count = static_cast<int64_t>(tokens.size());
@@ -43,6 +51,7 @@ void Decoder::run(const std::vector<Chunk>& chunks) {
     if (!parallel) backend_.layer_norm(norm(layer.mlp_norm), x, normed);
     backend_.linear(layer.mlp_up, normed, mlp, activation_);
     backend_.linear(layer.mlp_down, mlp, x, Epilogue::add);
+    if (count > kPatientRows) between_layers();
   }
 
   for (const Chunk& chunk : chunks) {

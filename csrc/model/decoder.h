@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "base/function_ref.h"
 #include "model/activations.h"
 #include "model/kv_cache.h"
 #include "model/rope_table.h"
@@ -27,7 +28,9 @@ class Decoder {
   Decoder(const Spec& spec, const Weights& weights, Backend& backend);
 
   // One pass over at most kMaxRows tokens of any number of sequences. Appends to their caches.
-  void run(const std::vector<Chunk>& chunks);
+  // `between_layers` is called by passes long enough for somebody to lose patience; if it throws,
+  // nothing has been appended.
+  void run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_layers);
 
  private:
   void compute_logits(const std::vector<Chunk>& chunks, Rows x);
