@@ -336,6 +336,7 @@ def test_format_threads_and_cache_format_take_effect(cache: Path, model: Model) 
     assert (one.threads, two.threads) == (1, 2)
     assert np.array_equal(one.logits(ids), q4)
     assert np.array_equal(two.logits(ids), q4)
+    assert Model.demo(cache_dir=cache, format="f32").kv_format == "f32"  # exact by default
     exact_cache = Model.demo(cache_dir=cache, kv_format="f32")
     assert exact_cache.kv_format == "f32"
     assert not np.array_equal(exact_cache.logits(ids), q4)
@@ -350,7 +351,7 @@ def test_bad_thread_counts(cache: Path, threads: Any) -> None:
         Model.demo(cache_dir=cache, threads=threads)
 
 
-@pytest.mark.parametrize("kv_format", ["f8", "", None, "F16"])
+@pytest.mark.parametrize("kv_format", ["f8", "", 16, "F16"])
 def test_bad_cache_formats(cache: Path, kv_format: Any) -> None:
     with pytest.raises(ValueError, match="kv_format must be f16 or f32, not"):
         Model.demo(cache_dir=cache, kv_format=kv_format)

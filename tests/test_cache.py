@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from pythia_rt.convert import FlatFile
 
 import pythia_rt.cache
 from pythia_rt import Model
 from pythia_rt.cli import main
+from pythia_rt.convert import FlatFile
 from pythia_rt.model import DEMO_FOLDER
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

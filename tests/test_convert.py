@@ -24,10 +24,10 @@ from convert_sources import (
 )
 from numpy.typing import NDArray
 from oracle import formats as oracle
-from pythia_rt.convert import FlatFile, convert, layout, weights
 from safetensors import safe_open
 
 import pythia_rt
+from pythia_rt.convert import FlatFile, convert, layout, weights
 
 FORMATS = ("f32", "f16", "bf16", "q8", "q4")
 SOURCES = {

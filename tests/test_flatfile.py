@@ -14,6 +14,7 @@ import safetensors.numpy
 from convert_sources import write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from pythia_rt.convert import FlatFile, FlatFileError, convert
 
 Header = dict[str, Any]
@@ -231,6 +232,7 @@ CONTRADICTIONS: list[tuple[Callable[[Header], None], str]] = [
     (rename("tokenizer.json", "notes.txt"), "'notes.txt' does not belong there"),
     (rename("tokenizer.json", "padding.x"), "longer than any padding"),
     (reshape("final_norm.bias", [160], "F16"), "is F16 [160] instead of F32 [80]"),
+    (reshape("final_norm.bias", [80], "I32"), "is I32 [80] instead of F32 [80]"),
     (reshape("final_norm.bias", [80, 1], "F32"), "is F32 [80, 1] instead of F32 [80]"),
 ]
 

@@ -10,10 +10,11 @@ import pytest
 from convert_sources import make_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import GPTNeoXConfig
+
 from pythia_rt.convert import CheckpointError, architectures
 from pythia_rt.convert.neox_config import ACTIVATIONS, read_config
 from pythia_rt.convert.spec import Spec
-from transformers import GPTNeoXConfig
 
 ROPE_KEYS = ("rotary_pct", "rotary_emb_base")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,9 +30,7 @@ VOCABULARY = 96
 # Two shapes with what can go wrong: a head that is no power of two and a width that is no multiple
 # of a group; an odd number of heads, and rows and an MLP that fill no block.
 SHAPES = {
-    "80 wide head": make_config(
-        heads=1, head_dim=80, intermediate_size=192, vocab_size=VOCABULARY
-    ),
+    "80 wide head": make_config(heads=1, head_dim=80, intermediate_size=192, vocab_size=VOCABULARY),
     "odd sizes": make_config(
         heads=3,
         head_dim=24,

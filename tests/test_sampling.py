@@ -19,6 +19,7 @@ from oracle.sampling import (
     weights_of,
 )
 from oracle.sampling import Sampler as Oracle
+
 from pythia_rt._core import Sampler, log_probability
 
 INF = math.inf

@@ -19,6 +19,7 @@ import torch
 from convert_sources import make_tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from pythia_rt.convert import CheckpointError
 from pythia_rt.convert.unpickler import Storage, TensorView, load
 

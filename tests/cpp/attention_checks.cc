@@ -135,6 +135,7 @@ void check_cache_format(KvFormat format, const KernelTable& table, const KernelT
     const std::vector<float> found = work.run(table, shape.rows);
     const std::vector<float> expected = work.run(scalar, shape.rows);
     const auto count = static_cast<int64_t>(found.size());
+    checks.fold(found.data(), count);
     std::string problem = difference(found.data(), expected.data(), count);
     if (equality.empty() && !problem.empty()) equality = where + problem;
     problem = work.compare_with_truth(found);

@@ -45,6 +45,10 @@ void Checks::report(const std::string& name, const std::string& problem) {
               problem.empty() ? "ok" : ("FAILED, " + problem).c_str());
 }
 
+void Checks::fold_bytes(const unsigned char* bytes, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) digest_ = (digest_ ^ bytes[i]) * 0x100000001b3u;
+}
+
 std::string difference(const float* found, const float* expected, int64_t count) {
   return first_difference(found, expected, count);
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 namespace pythia_rt::conformance {
 
@@ -12,11 +13,23 @@ class Checks {
 
   // `problem` is empty for a check that passed.
   void report(const std::string& name, const std::string& problem);
+
+  // Adds results to the digest: two machines whose digests agree computed the same bits.
+  template <typename T>
+  void fold(const T* values, int64_t count) {
+    fold_bytes(reinterpret_cast<const unsigned char*>(values),
+               count * static_cast<int64_t>(sizeof(T)));
+  }
+  uint64_t digest() const { return digest_; }
+
   int passed() const { return passed_; }
   int failed() const { return failed_; }
 
  private:
+  void fold_bytes(const unsigned char* bytes, int64_t count);
+
   std::string isa_;
+  uint64_t digest_ = 0xcbf29ce484222325u;  // FNV-1a
   int passed_ = 0;
   int failed_ = 0;
 };

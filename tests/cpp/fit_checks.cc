@@ -63,6 +63,7 @@ void check_fit_scales(const KernelTable& table, const KernelTable& scalar, Check
     const Guarded<float> found(kRowBlock), expected(kRowBlock);
     table.fit_scales({values.data(), levels.data(), found.data()});
     scalar.fit_scales({values.data(), levels.data(), expected.data()});
+    checks.fold(found.data(), kRowBlock);
     if (equality.empty()) equality = difference(found.data(), expected.data(), kRowBlock);
     if (truth.empty()) truth = compare_with_ends(values, found.data(), levels.data());
   }

@@ -1,4 +1,4 @@
-#include <algorithm>
+// Matrix products in every format.
 #include <cmath>
 #include <cstring>
 
@@ -17,7 +17,7 @@ struct LinearShape {
   int64_t outputs, columns, rows;
 };
 
-// The matrix unit (simd/amx.h) reads codes and scales of whole tiles of rows.
+// A matrix unit reads whole tiles of rows (kernels/table.h), whatever stands beyond the last row.
 constexpr int64_t kUnitRows = 16;
 
 // What the bytes of quantised weights and activations are drawn from.
@@ -39,7 +39,7 @@ class LinearCase {
         in_(shape.rows * stride_),
         codes_(round_up(shape.rows, kUnitRows) * code_stride_),
         code_scales_(round_up(shape.rows, kUnitRows) * groups_),
-        code_sums_(shape.rows * groups_),
+        code_sums_(round_up(shape.rows, kUnitRows) * groups_),
         out_(shape.rows * out_stride_) {
     matrix_.format = format;
     matrix_.rows = shape.outputs;
@@ -50,7 +50,6 @@ class LinearCase {
     fill_activations(values);
   }
 
-  const Matrix& matrix() const { return matrix_; }
   int64_t blocks() const { return matrix_.row_blocks(); }
   int64_t rows() const { return shape_.rows; }
   void set_bias(bool wanted) { matrix_.bias = wanted ? bias_.data() : nullptr; }
@@ -143,7 +142,11 @@ void LinearCase::fill_activations(Values values) {
       code_sums_[row * groups_ + i / kColumnGroup] += static_cast<int32_t>(code);
     }
   }
-  for (int64_t i = 0; i < code_scales_.size(); ++i) code_scales_[i] = 0.01f + random_.uniform();
+  for (int64_t i = 0; i < code_scales_.size(); ++i) {
+    const bool is_padding = i >= shape_.rows * groups_;
+    code_scales_[i] = is_padding ? std::nanf("") : 0.01f + random_.uniform();
+  }
+  for (int64_t i = shape_.rows * code_stride_; i < codes_.size(); ++i) codes_[i] = -128;
 }
 
 // The bound: a sum over groups of sums over 64 columns errs by groups + 64 roundings of its terms'
@@ -228,6 +231,7 @@ void check_format(Format format, const KernelTable& table, const KernelTable& sc
         const std::vector<float> found = work.run(table, epilogue);
         const std::vector<float> expected = work.run(scalar, epilogue);
         const auto count = static_cast<int64_t>(found.size());
+        checks.fold(found.data(), count);
         std::string problem = difference(found.data(), expected.data(), count);
         if (equality.empty() && !problem.empty()) equality = where + problem;
         problem = work.compare_with_truth(found, epilogue);

@@ -1,0 +1,297 @@
+"""Writing the flat file: whatever goes wrong, the destination is whole, as it was, or absent."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from convert_sources import (
+    KINDS,
+    make_tensors,
+    write_checkpoint,
+)
+
+from pythia_rt.convert import CheckpointError, FlatFile, atomic, conversion, convert, weights
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "source")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An empty folder; the file to write is out / "flat"."""
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def test_an_existing_destination_needs_force(source: Path, out: Path) -> None:
+    (out / "flat").write_text("precious")
+    with pytest.raises(FileExistsError, match="exists: choose another name or pass --force"):
+        convert(source, out / "flat")
+    assert (out / "flat").read_text() == "precious"
+    FlatFile(convert(source, out / "flat", force=True)).verify()
+    assert os.listdir(out) == ["flat"]  # noqa: PTH208
+
+
+def test_a_dangling_link_counts_as_existing(source: Path, out: Path) -> None:
+    (out / "flat").symlink_to(out / "nowhere")
+    with pytest.raises(FileExistsError):
+        convert(source, out / "flat")
+
+
+def test_a_destination_that_appears_meanwhile_is_kept(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = weights.pack_chunk
+
+    def slow(*arguments: Any) -> Any:
+        (out / "flat").write_text("precious")
+        return pack(*arguments)
+
+    monkeypatch.setattr(conversion, "pack_chunk", slow)
+    with pytest.raises(FileExistsError):
+        convert(source, out / "flat")
+    assert [(p.name, p.read_text()) for p in out.iterdir()] == [("flat", "precious")]
+
+
+def test_a_failure_keeps_what_force_would_replace(tmp_path: Path, out: Path) -> None:
+    tensors = make_tensors()
+    tensors["embed_out.weight"][0] = float("nan")
+    (out / "flat").write_text("precious")
+    with pytest.raises(CheckpointError):
+        convert(write_checkpoint(tmp_path / "s", tensors), out / "flat", force=True)
+    assert [(p.name, p.read_text()) for p in out.iterdir()] == [("flat", "precious")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_source_is_never_overwritten(tmp_path: Path, kind: str) -> None:
+    folder = write_checkpoint(tmp_path / "s", kind=kind)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for path in before:
+        with pytest.raises(ValueError, match="is a file of the source"):
+            convert(folder, path, force=True)
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").hardlink_to(path)
+        with pytest.raises(ValueError, match="is a file of the source"):
+            convert(folder, tmp_path / "link", force=True)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_as_destination(source: Path, out: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="is a folder: name a file in it"):
+        convert(source, out)
+    with pytest.raises(IsADirectoryError):
+        convert(source, out, force=True)
+
+
+def test_a_missing_folder_of_the_destination(source: Path, out: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is not a folder: create it first"):
+        convert(source, out / "gone" / "flat")
+    (out / "file").write_text("")
+    with pytest.raises(FileNotFoundError):
+        convert(source, out / "file" / "flat")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_an_unwritable_destination(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    # Root may write anywhere, so the system's answer is imitated.
+    def refuse_creation(path: Any, flags: int, *mode: int) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(code, os.strerror(code), str(path))
+        return open_file(path, flags, *mode)
+
+    open_file = os.open
+    monkeypatch.setattr(os, "open", refuse_creation)
+    with pytest.raises(OSError, match=r"cannot write in .*: choose another folder") as error:
+        convert(source, out / "flat")
+    assert error.value.errno == code
+    assert not str(error.value).startswith("[Errno")
+
+
+# Full disks, interrupts, kills.
+
+
+def test_a_disk_that_is_too_small_is_noticed_first(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(out)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(OSError, match=r"needs .* MB and its disk has 0 MB: free some") as error:
+        convert(source, out / "flat")
+    assert error.value.errno == errno.ENOSPC
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize("step", range(1, 40, 3))
+def test_a_disk_that_fills_up_leaves_nothing(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    write, calls = os.write, 0
+
+    def full(descriptor: int, data: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match=r"cannot write .*flat .*: free some space") as error:
+        convert(source, out / "flat")
+    assert error.value.errno == errno.ENOSPC
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize("function", ["pwrite", "fsync"])
+def test_a_failure_at_the_very_end_leaves_nothing(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        convert(source, out / "flat")
+    assert not list(out.iterdir())
+
+
+def test_short_writes_are_continued(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = convert(source, out / "whole").read_bytes()
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:1000]))
+    assert convert(source, out / "pieces").read_bytes() == whole
+
+
+@pytest.mark.parametrize("where", ["pack_chunk", "FlatFileWriter.finish", "count_ids"])
+def test_an_interrupt_leaves_nothing(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"{convert.__module__}.{where}", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, out / "flat")
+    assert not list(out.iterdir())
+
+
+CHILD = """
+import resource, signal, sys, time
+import pythia_rt.convert.conversion
+# A shell's background jobs inherit that interrupts are ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+module = pythia_rt.convert.conversion
+pack, calls = module.pack_chunk, 0
+def slow(*arguments):
+    global calls
+    calls += 1
+    if calls == 3:
+        print("waiting", flush=True)
+        time.sleep(60)
+    return pack(*arguments)
+if sys.argv[3] == "slow":
+    module.pack_chunk = slow
+else:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    pythia_rt.convert.convert(sys.argv[1], sys.argv[2])
+except OSError as error:
+    print(error)
+    sys.exit(1)
+"""
+
+
+def start(source: Path, out: Path, mode: str) -> subprocess.Popen[str]:
+    """Start a conversion in another process; when `mode` is "slow", return when it is under way."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(source), str(out / "flat"), mode],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=out,  # -c puts it first on the path, and no package may lie there
+    )
+    assert child.stdout is not None
+    if mode == "slow" and child.stdout.readline() != "waiting\n":
+        raise AssertionError(child.communicate()[1])
+    return child
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_kill_leaves_no_destination(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, kill: signal.Signals
+) -> None:
+    with start(source, out, "slow") as child:
+        names = [path.name for path in out.iterdir()]
+        child.send_signal(kill)
+        child.communicate()
+    assert len(names) == 1  # it had begun, hidden
+    assert names[0].startswith(".flat.")
+    assert not (out / "flat").exists()
+    if kill != signal.SIGINT:  # what is left goes with the next conversion to this name
+        monkeypatch.setattr(atomic, "_ABANDONED_SECONDS", -1)
+        convert(source, out / "flat")
+    assert [p.name for p in out.iterdir()] == ([] if kill == signal.SIGINT else ["flat"])
+
+
+def test_a_file_size_limit_leaves_nothing(source: Path, out: Path) -> None:
+    with start(source, out, "limited") as child:
+        output, error = child.communicate()
+    assert child.returncode == 1, error
+    assert "cannot write" in output
+    assert "File too large" in output
+    assert not list(out.iterdir())
+
+
+def test_two_conversions_at_once_do_not_disturb_each_other(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "_ABANDONED_SECONDS", -1)
+    with start(source, out, "slow") as child:
+        convert(source, out / "flat")
+        # The other's file is locked, so it was not taken for abandoned.
+        assert len(list(out.iterdir())) == 2
+        child.send_signal(signal.SIGINT)
+        child.communicate()
+    assert [path.name for path in out.iterdir()] == ["flat"]
+
+
+def test_young_files_are_not_taken_for_abandoned(source: Path, out: Path) -> None:
+    young, old = out / ".flat.123456789abc.partial", out / ".flat.23456789abcd.partial"
+    other = out / ".flat2.123456789abc.partial"
+    for path in (young, old, other):
+        path.write_text("")
+    past = time.time() - 3600
+    os.utime(old, (past, past))
+    os.utime(other, (past, past))
+    convert(source, out / "flat")
+    assert {path.name for path in out.iterdir()} == {"flat", young.name, other.name}
+
+
+def test_the_digest_thread_reports_and_ends(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    def fail(*_: Any) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    before = threading.active_count()
+    monkeypatch.setattr("pythia_rt.convert.digests.SourceDigests._hash", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        convert(source, out / "flat")
+    assert not list(out.iterdir())
+    assert threading.active_count() == before
