@@ -1,7 +1,7 @@
 """The runtimes that are compared, behind one small interface.
 
 Each loads a model and can read a prompt and then write greedily, one token at a time. Which are at
-hand depends on what is installed: `load` raises UnavailableError, with a line to print, for the others.
+hand depends on what is installed: the others raise UnavailableError, with a line to print.
 """
 
 from __future__ import annotations
@@ -68,7 +68,6 @@ class Transformers:
         self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype)
         )
-        self._model.eval()
         self._state: Any = None
         self.name = f"transformers {transformers.__version__} {dtype}"
 

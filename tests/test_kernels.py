@@ -179,8 +179,8 @@ def test_layer_norm(count: int, width: int, offset: float, magnitude: float, see
     weight, bias = 1 + normal(seed + 1, width), normal(seed + 2, width)
     epsilon = float(np.float32(1e-5))
     reference = _testing.layer_norm("scalar", rows, weight, bias, epsilon)
-    doubles = [array.astype(np.float64) for array in (rows, weight, bias)]
-    assert_within(reference, *oracle.layer_norm(*doubles, epsilon))
+    x, gain, shift = (array.astype(np.float64) for array in (rows, weight, bias))
+    assert_within(reference, *oracle.layer_norm(x, gain, shift, epsilon))
     for isa in ISAS[:-1]:
         assert_same_bits(_testing.layer_norm(isa, rows, weight, bias, epsilon), reference, isa)
 

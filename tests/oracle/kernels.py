@@ -37,7 +37,8 @@ def gelu(x: Doubles) -> Doubles:
 
 def gelu_tanh(x: Doubles) -> Doubles:
     """The approximation of gelu by tanh (the same paper, section 2)."""
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    result: Doubles = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return result
 
 
 EPILOGUES = {"store": lambda y: y, "add": lambda y: y, "gelu": gelu, "gelu_tanh": gelu_tanh}
@@ -122,5 +123,7 @@ def squared_error(group: Doubles, scale: float, table: Doubles) -> float:
 def fit_scale(group: Doubles, table: Doubles) -> float:
     """Return the best of 400 scales for one row's group, tried one after another."""
     largest = float(np.abs(group).max())
-    candidates = [sign * largest / end for end in np.linspace(40, 80, 200) for sign in (-1, 1)]
+    candidates = [
+        sign * largest / float(end) for end in np.linspace(40, 80, 200) for sign in (-1, 1)
+    ]
     return min(candidates, key=lambda scale: squared_error(group, scale, table))
