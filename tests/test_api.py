@@ -53,14 +53,14 @@ def ids_of(model: Model, text: str) -> list[int]:
 # The package
 
 
-def test_importing_the_package_is_cheap() -> None:
+def test_importing_the_package_is_cheap(tmp_path: Path) -> None:
     script = (
         "import sys, pythia_rt; pythia_rt.__version__; dir(pythia_rt);"
         "heavy = {'numpy', 'tokenizers', 'click', 'huggingface_hub', 'pythia_rt._core'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout == "[]\n"
 

@@ -186,7 +186,10 @@ def test_two_processes_convert_once(folder: Path, cache: Path) -> None:
         "print(m.generate('The', temperature=0, max_new_tokens=5).tokens)"
     )
     command = [sys.executable, "-c", script, str(folder), str(cache)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cache.parent)
+        for _ in range(3)
+    ]
     outputs = [process.communicate(timeout=300)[0].splitlines() for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
     assert len({output[-1] for output in outputs}) == 1

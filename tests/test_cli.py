@@ -282,26 +282,30 @@ def test_version_and_help() -> None:
                 assert parameter.opts[-1] in shown
 
 
-def test_python_dash_m(model: Model) -> None:
-    done = subprocess.run([*COMMAND, "generate", "The", *GREEDY], capture_output=True, check=True)
+def test_python_dash_m(model: Model, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "generate", "The", *GREEDY], capture_output=True, check=True, cwd=tmp_path
+    )
     assert done.stdout == good("generate", "The", *GREEDY).stdout.encode()
 
 
-def test_utf8_whatever_the_locale(model: Model) -> None:
+def test_utf8_whatever_the_locale(model: Model, tmp_path: Path) -> None:
     assert model.tokenizer is not None
     [token] = model.tokenizer.encode("é")[-1:]
     bias = [f"--logit-bias={t}=1000" for t in (token,)]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
         [*COMMAND, "generate", "The", "--max-new-tokens=2", *bias],
-        capture_output=True, check=True, env=environment,
+        capture_output=True, check=True, env=environment, cwd=tmp_path,
     )  # fmt: skip
     assert done.stdout.decode("utf-8")
 
 
-def test_ctrl_c_is_status_130_without_a_traceback(model: Model) -> None:
+def test_ctrl_c_is_status_130_without_a_traceback(model: Model, tmp_path: Path) -> None:
     command = [*COMMAND, "generate", "The", "--max-new-tokens=2000", "--logit-bias=0=-inf"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    )
     assert process.stdout is not None
     process.stdout.read(20)
     process.send_signal(signal.SIGINT)
@@ -310,9 +314,11 @@ def test_ctrl_c_is_status_130_without_a_traceback(model: Model) -> None:
     assert errors.strip() == b""
 
 
-def test_a_broken_pipe_is_quiet(model: Model) -> None:
+def test_a_broken_pipe_is_quiet(model: Model, tmp_path: Path) -> None:
     command = [*COMMAND, "generate", "The", "--max-new-tokens=2000", "--logit-bias=0=-inf"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.read(20)

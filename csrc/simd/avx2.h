@@ -7,6 +7,8 @@
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
+inline void leave_vectors() { _mm256_zeroupper(); }
+
 constexpr int kRowTile = 1;
 constexpr int kTokenTile = 4;  // 8 integer accumulators of 16 registers; the float ones may spill
 

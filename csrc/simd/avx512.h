@@ -7,6 +7,8 @@
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
+inline void leave_vectors() { _mm256_zeroupper(); }
+
 constexpr int kRowTile = 2;
 constexpr int kTokenTile = 6;  // 12 integer and 12 float accumulators of 32 registers
 

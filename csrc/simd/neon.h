@@ -7,6 +7,8 @@
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
+inline void leave_vectors() {}
+
 constexpr int kRowTile = 1;
 constexpr int kTokenTile = 4;  // 16 integer accumulators of 32 registers; the float ones may spill
 

@@ -6,6 +6,8 @@
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
+inline void leave_vectors() {}
+
 constexpr int kRowTile = 1;  // row blocks and tokens of one register tile of a matrix product
 constexpr int kTokenTile = 4;
 

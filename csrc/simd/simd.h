@@ -46,6 +46,8 @@
 // Matrix unit: a header that defines PYTHIA_RT_MATRIX_UNIT multiplies whole blocks of tiles
 // (amx.h).
 //
+// leave_vectors(): at the end of a kernel, before code that does not know of wide registers.
+//
 // kRowTile, kTokenTile: the register tile of a matrix product that suits the ISA, in blocks of 16
 // output columns x rows of activations.
 #pragma once
