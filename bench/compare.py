@@ -1,97 +1,103 @@
-"""pythia_rt beside transformers: `python -m bench.compare FOLDER`.
-
-Converts the Hugging Face checkpoint FOLDER, loads it in every runtime that is installed and lets
-them take turns, so that a machine whose speed drifts drifts for all of them. Prints medians, the
-spread, and the ratio to the first of transformers' rows; JSON lines with --json.
-"""
+"""pythia_rt beside transformers, in turn, in one run: python -m bench.compare CHECKPOINT."""
 
 from __future__ import annotations
 
-import json
+import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import click
-import numpy as np
+from bench import measure, runners
+from pythia_rt import _core
+from pythia_rt.convert import convert
 
-from bench.measure import Rate, seconds
-from bench.runtimes import PythiaRt, Runtime, Transformers, UnavailableError
-
-
-@click.command(help=__doc__)
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--format", "formats", multiple=True, default=["q4", "q8"], show_default=True)
-@click.option("--dtype", "dtypes", multiple=True, default=["bfloat16"], show_default=True)
-@click.option("--threads", default=2, show_default=True)
-@click.option("--prompt", default=512, help="Tokens of the prompt.", show_default=True)
-@click.option("--new", default=32, help="Tokens decoded after 16.", show_default=True)
-@click.option("--repetitions", default=5, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="JSON lines instead of a table.")
-def main(
-    folder: Path,
-    formats: tuple[str, ...],
-    dtypes: tuple[str, ...],
-    threads: int,
-    prompt: int,
-    new: int,
-    repetitions: int,
-    as_json: bool,
-) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        runtimes: list[Runtime] = []
-        for dtype in dtypes:
-            try:
-                runtimes.append(Transformers(folder, threads, dtype))
-            except UnavailableError as reason:
-                click.echo(str(reason), err=True)
-        runtimes += [_converted(folder, Path(temporary), form, threads) for form in formats]
-        tokens = np.random.default_rng(0).integers(0, 1000, prompt, dtype=np.int32)
-        rates: dict[str, dict[str, list[float]]] = {
-            runtime.name: {"prefill": [], "decode": []} for runtime in runtimes
-        }
-        for turn in range(-1, repetitions):  # the first turn warms up and does not count
-            for runtime in runtimes:
-                prefill = prompt / seconds(_prefill(runtime, tokens))
-                runtime.prefill(tokens[:16])
-                decode = new / seconds(_decode(runtime, new))
-                if turn >= 0:
-                    rates[runtime.name]["prefill"].append(prefill)
-                    rates[runtime.name]["decode"].append(decode)
-    _report({name: {k: Rate.of(v) for k, v in r.items()} for name, r in rates.items()}, as_json)
+Load = Callable[[], runners.Runner]
 
 
-def _converted(folder: Path, temporary: Path, form: str, threads: int) -> PythiaRt:
-    from pythia_rt.convert.conversion import convert
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="a folder in Hugging Face layout")
+    parser.add_argument("--formats", nargs="+", choices=_core.format_names(), default=["q4", "q8"])
+    parser.add_argument(
+        "--peers", nargs="*", choices=("bfloat16", "float32"), default=["bfloat16", "float32"]
+    )
+    measure.add_text_options(parser)
+    measure.add_options(parser, repetitions=5)
+    options = parser.parse_args()
 
-    path = convert(folder, temporary / f"{form}.safetensors", format=form)
-    return PythiaRt(path, threads)
+    with tempfile.TemporaryDirectory() as folder:
+        loaders: dict[str, Load] = {}
+        for form in options.formats:
+            path = Path(folder) / form
+            loaders[f"pythia_rt {form}"] = _ours(options.checkpoint, path, form, options.threads)
+        for dtype in options.peers:
+            name = f"transformers {dtype}"
+            loaders[name] = _theirs(options.checkpoint, dtype, options.threads)
+        loaded = _load(loaders)
+        rates = _measure(loaded, options)
+    _print(rates, options)
 
 
-def _prefill(
-    runtime: Runtime, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]
-) -> Callable[[], None]:
-    return lambda: runtime.prefill(tokens)
+def _ours(checkpoint: Path, path: Path, form: str, threads: int | None) -> Load:
+    return lambda: runners.PythiaRt(convert(checkpoint, path, format=form), threads)
 
 
-def _decode(runtime: Runtime, count: int) -> Callable[[], None]:
-    return lambda: runtime.decode(count)
+def _theirs(checkpoint: Path, dtype: str, threads: int | None) -> Load:
+    return lambda: runners.Transformers(checkpoint, threads, dtype)
 
 
-def _report(rates: dict[str, dict[str, Rate]], as_json: bool) -> None:
-    base = next(iter(rates.values()))
-    if not as_json:
-        click.echo(
-            "tokens/s, median (lowest to highest), and the ratio of medians to the first row"
-        )
-    for name, row in rates.items():
-        if as_json:
-            click.echo(json.dumps({"runtime": name} | {k: v.to_json() for k, v in row.items()}))
-            continue
-        cells = [
-            f"{kind} {rate} {rate.median / base[kind].median:5.2f}x" for kind, rate in row.items()
-        ]
-        click.echo(f"{name:32} " + "   ".join(cells))
+def _load(loaders: dict[str, Load]) -> dict[str, runners.Runner]:
+    loaded = {}
+    for name, load in loaders.items():
+        try:
+            loaded[name] = load()
+        except ImportError as error:
+            print(f"{name} is skipped: {error}")
+    return loaded
+
+
+def _measure(
+    loaded: dict[str, runners.Runner], options: argparse.Namespace
+) -> dict[str, dict[str, measure.Rates]]:
+    """Return {kind: {runner: rates}}."""
+    vocab_size = min(runner.vocab_size for runner in loaded.values())
+    prompt = runners.random_tokens(options.prefill, vocab_size)
+    prefill = {name: runners.prefill_rate(runner, prompt) for name, runner in loaded.items()}
+    # After a short prompt: the time to write is mostly that of reading the weights.
+    decode = {
+        name: runners.decode_rate(runner, prompt[:32], options.decode)
+        for name, runner in loaded.items()
+    }
+    return {
+        "prefill": measure.alternate(prefill, options.repetitions),
+        "decode": measure.alternate(decode, options.repetitions),
+    }
+
+
+def _print(rates: dict[str, dict[str, measure.Rates]], options: argparse.Namespace) -> None:
+    threads = options.threads or _core.default_threads()
+    print(f"{options.checkpoint.name}, {threads} threads, {_core.selected_isa()}, tokens/s")
+    for kind, table in rates.items():
+        ours, *others = table
+        for name, rate in table.items():
+            ratio = table[ours].median / rate.median
+            versus = f"   {ours} is {ratio:.2f} times as fast" if name in others else ""
+            print(f"  {kind:8}{getattr(options, kind):4}  {name:22} {rate}{versus}")
+            measure.append_line(
+                options.json,
+                {
+                    "benchmark": "compare",
+                    "checkpoint": options.checkpoint.name,
+                    "runner": name,
+                    "kind": kind,
+                    "tokens": getattr(options, kind),
+                    "threads": threads,
+                    "isa": _core.selected_isa(),
+                    "median": rate.median,
+                    "values": rate.values,
+                },
+            )
 
 
 if __name__ == "__main__":

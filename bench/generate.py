@@ -1,45 +1,55 @@
-"""Speed of one flat file: `python -m bench.generate FILE`.
-
-Prefill and greedy decoding, several times each; a JSON line with the medians on standard output.
-"""
+"""Tokens per second of a flat file, reading and writing: python -m bench.generate FILE."""
 
 from __future__ import annotations
 
-import json
+import argparse
 from pathlib import Path
 
-import click
-import numpy as np
-
-from bench.measure import Rate, seconds
-from bench.runtimes import PythiaRt
+from bench import measure, runners
 
 
-@click.command(help=__doc__)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--threads", default=0, help="0 takes every physical core.", show_default=True)
-@click.option("--prompt", default=512, help="Tokens of the prompt.", show_default=True)
-@click.option("--context", default=16, help="Tokens before the decoded ones.", show_default=True)
-@click.option("--new", default=64, help="Tokens decoded.", show_default=True)
-@click.option("--repetitions", default=5, show_default=True)
-def main(file: Path, threads: int, prompt: int, context: int, new: int, repetitions: int) -> None:
-    runtime = PythiaRt(file, threads)
-    tokens = np.random.default_rng(0).integers(0, 1000, max(prompt, context), dtype=np.int32)
-    prefill, decode = [], []
-    runtime.prefill(tokens[:prompt])  # the first touch of the file's pages is not the speed
-    for _ in range(repetitions):
-        prefill.append(prompt / seconds(lambda: runtime.prefill(tokens[:prompt])))
-        runtime.prefill(tokens[:context])
-        decode.append(new / seconds(lambda: runtime.decode(new)))
-    speed = Rate.of(decode)
-    result = {
-        "runtime": runtime.name,
-        "file": file.name,
-        "prefill_tokens_per_second": Rate.of(prefill).to_json(),
-        "decode_tokens_per_second": speed.to_json(),
-        "decode_weight_gigabytes_per_second": speed.median * runtime.bytes_per_token / 1e9,
-    }
-    print(json.dumps(result))
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--kv-format", choices=("f16", "f32"), default="f16")
+    measure.add_text_options(parser)
+    measure.add_options(parser, repetitions=5)
+    options = parser.parse_args()
+
+    runner = runners.PythiaRt(options.file, options.threads, options.kv_format)
+    model = runner.model
+    prompt = runners.random_tokens(options.prefill, runner.vocab_size)
+    rates = measure.alternate(
+        {
+            "prefill": runners.prefill_rate(runner, prompt),
+            "decode": runners.decode_rate(runner, prompt, options.decode),
+        },
+        options.repetitions,
+    )
+    gigabytes = rates["decode"].median * model.bytes_per_token / 1e9
+    print(
+        f"{options.file.name}: {model.isa}, {model.threads} threads, KV cache {options.kv_format}"
+    )
+    print(f"  prefill of {options.prefill:5} tokens  {rates['prefill']} tokens/s")
+    print(f"  decode of {options.decode:6} tokens  {rates['decode']} tokens/s", end="")
+    print(f", {gigabytes:.1f} GB/s of weights")
+    for kind, rate in rates.items():
+        measure.append_line(
+            options.json,
+            {
+                "benchmark": "generate",
+                "file": options.file.name,
+                "kind": kind,
+                "tokens": getattr(options, kind),
+                "threads": model.threads,
+                "isa": model.isa,
+                "kv_format": options.kv_format,
+                "median": rate.median,
+                "values": rate.values,
+                "bytes_per_token": model.bytes_per_token,
+            },
+        )
 
 
 if __name__ == "__main__":

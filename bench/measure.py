@@ -1,36 +1,77 @@
-"""Repeated timings and their summary: medians, because the machines that measure are shared."""
+"""Repeats measurements in turn and prints them: a table for people, JSON lines for programs."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+PAUSE = 0.05  # seconds between runs: lets the threads of the one before stop spinning
 
 
 @dataclass(frozen=True)
-class Rate:
-    """Work per second over several repetitions."""
+class Rates:
+    """Repetitions of one measurement, in units per second."""
 
-    median: float
-    lowest: float
-    highest: float
-    repetitions: int
+    values: list[float]
 
-    @classmethod
-    def of(cls, rates: Sequence[float]) -> Rate:
-        return cls(statistics.median(rates), min(rates), max(rates), len(rates))
+    @property
+    def median(self) -> float:
+        """The middle value."""
+        return statistics.median(self.values)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the extremes, as a part of the median."""
+        return (max(self.values) - min(self.values)) / 2 / self.median
 
     def __str__(self) -> str:
-        return f"{self.median:8.1f} ({self.lowest:.1f} to {self.highest:.1f})"
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return f"{self.median:9.1f} ± {self.spread:4.0%}"
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return how long `work` takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def alternate(
+    measurements: Mapping[str, Callable[[], float]], repetitions: int
+) -> dict[str, Rates]:
+    """Run every measurement in turn, `repetitions` times after a warm-up, so that a change of the
+    machine's speed meets all of them. Each returns its rate.
+    """
+    values: dict[str, list[float]] = {name: [] for name in measurements}
+    for repetition in range(repetitions + 1):
+        for name, measure in measurements.items():
+            time.sleep(PAUSE)
+            rate = measure()
+            if repetition > 0:
+                values[name].append(rate)
+    return {name: Rates(rates) for name, rates in values.items()}
+
+
+def append_line(path: Path | None, record: Mapping[str, Any]) -> None:
+    """Append a record to a file of JSON lines, if there is one."""
+    if path is not None:
+        with path.open("a") as lines:
+            lines.write(json.dumps(record) + "\n")
+
+
+def add_options(parser: argparse.ArgumentParser, *, repetitions: int) -> None:
+    """Add the options that every benchmark has."""
+    parser.add_argument("--repetitions", type=_positive, default=repetitions)
+    parser.add_argument("--json", type=Path, help="a file of JSON lines to append the figures to")
+
+
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of benchmarks that generate."""
+    parser.add_argument("--threads", type=_positive, help="default: one per physical core")
+    parser.add_argument("--prefill", type=_positive, default=512, help="tokens of the prompt")
+    parser.add_argument("--decode", type=_positive, default=64, help="tokens to write after it")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value

@@ -12,7 +12,7 @@ die() {
 }
 
 step() {
-  printf '\n== %s\n' "$*"
+  printf '\n== %d:%02d %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*"
 }
 
 # can_install: whether this user may install Debian packages without being asked.
