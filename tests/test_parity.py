@@ -56,9 +56,8 @@ def one_thread() -> Iterator[None]:
 
 def load_reference(folder: Path) -> Any:
     """Return transformers' model of a checkpoint, in fp32 with its plain attention."""
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    maker: Any = transformers.AutoModelForCausalLM  # torch's own types hide what it returns
+    return maker.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 @torch.inference_mode()

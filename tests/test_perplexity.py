@@ -37,7 +37,8 @@ def dev_windows(shared: Path, load: Callable[[str], Model]) -> Windows:
     text = (shared / "text" / "dev.txt").read_text(encoding="utf-8")
     tokens = np.array(tokenizer.encode(text), np.int32)
     windows = tokens[: len(tokens) // WINDOW * WINDOW].reshape(-1, WINDOW)
-    return windows[np.linspace(0, len(windows) - 1, N_WINDOWS).astype(int)]
+    chosen: Windows = windows[np.linspace(0, len(windows) - 1, N_WINDOWS).astype(int)]
+    return chosen
 
 
 @pytest.fixture(scope="module")

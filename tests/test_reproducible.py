@@ -83,7 +83,7 @@ LONGEST = PROMPTS[-1]
 
 
 def make_model(file: FlatFile, threads: int = 1) -> _core.Model:
-    return _core.Model(file.spec, file.formats, file.tensors, threads=threads)
+    return _core.Model(dict(file.spec), file.formats, file.tensors, threads=threads)
 
 
 def session(model: _core.Model, kv_format: str) -> _core.Session:
