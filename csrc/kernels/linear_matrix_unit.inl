@@ -9,6 +9,7 @@
 namespace pythia_rt::PYTHIA_RT_ISA {
 
 constexpr int kUnitRows = 16;
+constexpr int kUnitBlocks = 2;
 
 // With fewer rows the unit's tiles stand half empty and the vectors are as fast.
 constexpr int64_t kMatrixUnitRows = 8;
@@ -33,55 +34,75 @@ inline void unpack_signed(const uint8_t* in, int64_t bytes, Table table, bool ni
   }
 }
 
-// One block of 16 outputs for 16 rows, of which the first n_rows count. The unit works on a group
-// while the vectors scale the one before: the two integer buffers take turns.
-inline void multiply_block(const LinearArguments& arguments, int64_t groups, int64_t block,
-                           int64_t row, int64_t n_rows) {
+// kBlocks blocks of 16 outputs for 16 rows, of which the first n_rows count. The unit works on a
+// group while the vectors scale the one before: the two integer buffers take turns.
+template <int kBlocks>
+inline void multiply_blocks(const LinearArguments& arguments, int64_t groups, int64_t block,
+                            int64_t row, int64_t n_rows) {
   const QuantisedRows& in = arguments.quantised;
   const int8_t* codes = in.codes + row * in.stride;
   const float* row_scales = in.scales + row * groups;
   const uint16_t* weight_scales = arguments.matrix->scales + block * groups * kRowBlock;
-  alignas(64) int32_t dots[2][kUnitRows * 16];
-  Vec sum[kUnitRows];
-  for (Vec& lanes : sum) lanes = zero();
-  unit_multiply(codes, in.stride, arguments.panel, dots[0]);
+  const int64_t panel_bytes = groups * kUnpackedGroup;  // of one block
+  alignas(64) int32_t dots[2][kBlocks][kUnitRows * 16];
+  Vec sum[kBlocks][kUnitRows];
+  for (auto& rows : sum) {
+    for (Vec& lanes : rows) lanes = zero();
+  }
+  unit_multiply<kBlocks>(codes, in.stride, arguments.panel, panel_bytes, dots[0][0]);
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t next = group + 1;
     if (next < groups) {
-      unit_multiply(codes + next * kColumnGroup, in.stride, arguments.panel + next * kUnpackedGroup,
-                    dots[next % 2]);
+      unit_multiply<kBlocks>(codes + next * kColumnGroup, in.stride,
+                             arguments.panel + next * kUnpackedGroup, panel_bytes,
+                             dots[next % 2][0]);
     }
-    const Vec weight_scale = load_f16(weight_scales + group * kRowBlock);
+    for (int b = 0; b < kBlocks; ++b) {
+      const Vec weight_scale = load_f16(weight_scales + (b * groups + group) * kRowBlock);
 #pragma GCC unroll 16
-    for (int r = 0; r < kUnitRows; ++r) {
-      const Vec scale = weight_scale * broadcast(row_scales[r * groups + group]);
-      sum[r] = fma(to_float(int_load(dots[group % 2] + 16 * r)), scale, sum[r]);
+      for (int r = 0; r < kUnitRows; ++r) {
+        const Vec scale = weight_scale * broadcast(row_scales[r * groups + group]);
+        sum[b][r] = fma(to_float(int_load(dots[group % 2][b] + 16 * r)), scale, sum[b][r]);
+      }
     }
   }
-  // Through memory: the sums stay in registers only while every index into them is a constant.
-  alignas(64) float sums[kUnitRows][16];
+  // Through memory: sums stay in registers only while every index into them is a constant. A row's
+  // blocks are finished together: they lie side by side, and the row is far from the next.
+  alignas(64) float sums[kBlocks][kUnitRows][16];
+  for (int b = 0; b < kBlocks; ++b) {
 #pragma GCC unroll 16
-  for (int r = 0; r < kUnitRows; ++r) store(sums[r], sum[r]);
+    for (int r = 0; r < kUnitRows; ++r) store(sums[b][r], sum[b][r]);
+  }
   for (int r = 0; r < kUnitRows && r < n_rows; ++r) {
-    finish(arguments, block, row + r, load(sums[r]));
+    for (int b = 0; b < kBlocks; ++b) finish(arguments, block + b, row + r, load(sums[b][r]));
+  }
+}
+
+// Unpacks kBlocks blocks and multiplies them with rows begin .. end.
+template <int kBlocks>
+inline void multiply_panel(const LinearArguments& arguments, int64_t groups, bool nibbles,
+                           int64_t block, int64_t begin, int64_t end) {
+  const int64_t block_bytes = groups * (nibbles ? NibbleGroup::kBytes : WideGroup::kBytes);
+  unpack_signed(block_weights(arguments, block, block_bytes), kBlocks * block_bytes,
+                table_of(arguments), nibbles, arguments.panel);
+  for (int64_t row = begin; row < end; row += kUnitRows) {
+    multiply_blocks<kBlocks>(arguments, groups, block, row, end - row);
   }
 }
 
 inline void linear_on_unit(const LinearArguments& arguments, bool nibbles) {
   const int64_t groups = count_groups(arguments);
-  const int64_t block_bytes = groups * (nibbles ? NibbleGroup::kBytes : WideGroup::kBytes);
-  const Table table = table_of(arguments);
   const int64_t fitting = kActivationBytes / (groups * kColumnGroup) / kUnitRows * kUnitRows;
   const int64_t chunk = fitting < kUnitRows ? kUnitRows : fitting;
   unit_begin();
   for (int64_t begin = arguments.row_begin; begin < arguments.row_end; begin += chunk) {
     const int64_t end = begin + chunk < arguments.row_end ? begin + chunk : arguments.row_end;
-    for (int64_t block = arguments.block_begin; block < arguments.block_end; ++block) {
-      unpack_signed(block_weights(arguments, block, block_bytes), block_bytes, table, nibbles,
-                    arguments.panel);
-      for (int64_t row = begin; row < end; row += kUnitRows) {
-        multiply_block(arguments, groups, block, row, end - row);
-      }
+    int64_t block = arguments.block_begin;
+    for (; block + kUnitBlocks <= arguments.block_end; block += kUnitBlocks) {
+      multiply_panel<kUnitBlocks>(arguments, groups, nibbles, block, begin, end);
+    }
+    for (; block < arguments.block_end; ++block) {
+      multiply_panel<1>(arguments, groups, nibbles, block, begin, end);
     }
   }
   unit_end();

@@ -28,7 +28,7 @@ inline void linear_q8(const LinearArguments& a) {
 inline void linear_q4(const LinearArguments& a) {
   uses_unit(a.row_end - a.row_begin) ? linear_on_unit(a, true) : linear_q4_vectors(a);
 }
-inline int64_t panel_blocks(bool, int64_t rows) { return uses_unit(rows) ? 1 : 0; }
+inline int64_t panel_blocks(bool, int64_t rows) { return uses_unit(rows) ? kUnitBlocks : 0; }
 
 #else
 

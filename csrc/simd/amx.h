@@ -4,8 +4,9 @@
 //
 // Matrix unit, beside the interface of simd.h:
 //   unit_begin() unit_end()      around any use, on the thread that uses it
-//   unit_multiply(a, stride, b, out)   out[16][16] = products of 16 rows of 64 signed bytes at a
-//                                      with 16 consecutive weight tiles of signed bytes at b
+//   unit_multiply<n>(a, stride, b, b_stride, out)
+//        out[block][16][16] = products of 16 rows of 64 signed bytes at a with, for each of n <= 2
+//        blocks, 16 consecutive weight tiles of signed bytes at b + block * b_stride
 #pragma once
 
 #define PYTHIA_RT_MATRIX_UNIT
@@ -35,12 +36,20 @@ inline void unit_begin() {
 
 inline void unit_end() { _tile_release(); }
 
-inline void unit_multiply(const int8_t* a, int64_t stride, const uint8_t* b, int32_t* out) {
-  _tile_loadd(1, a, stride);
-  _tile_loadd(2, b, 64);
+template <int kBlocks>
+inline void unit_multiply(const int8_t* a, int64_t stride, const uint8_t* b, int64_t b_stride,
+                          int32_t* out) {
+  _tile_loadd(2, a, stride);
+  _tile_loadd(3, b, 64);
   _tile_zero(0);
-  _tile_dpbssd(0, 1, 2);
+  _tile_dpbssd(0, 2, 3);
+  if constexpr (kBlocks > 1) {
+    _tile_loadd(4, b + b_stride, 64);
+    _tile_zero(1);
+    _tile_dpbssd(1, 2, 4);
+  }
   _tile_stored(0, out, 64);
+  if constexpr (kBlocks > 1) _tile_stored(1, out + 16 * 16, 64);
 }
 
 }  // namespace pythia_rt::PYTHIA_RT_ISA
