@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pythia_rt.convert as convert
     from pythia_rt.convert.errors import CheckpointError, FlatFileError
+    from pythia_rt.evaluation import Evaluation, evaluate
     from pythia_rt.generation import Generation, Stream, Timing
     from pythia_rt.model import Model
     from pythia_rt.sampling import Sampling
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "Evaluation",
     "FlatFileError",
     "Generation",
     "Model",
@@ -34,10 +36,12 @@ __all__ = [
     "Tokenizer",
     "__version__",
     "convert",
+    "evaluate",
 ]
 
 _HOMES = {
     "CheckpointError": "pythia_rt.convert.errors",
+    "Evaluation": "pythia_rt.evaluation",
     "FlatFileError": "pythia_rt.convert.errors",
     "Generation": "pythia_rt.generation",
     "Model": "pythia_rt.model",
@@ -45,6 +49,7 @@ _HOMES = {
     "Stream": "pythia_rt.generation",
     "Timing": "pythia_rt.generation",
     "Tokenizer": "pythia_rt.tokenizer",
+    "evaluate": "pythia_rt.evaluation",
 }
 
 

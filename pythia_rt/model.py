@@ -156,6 +156,11 @@ class Model:
         """The number format of the key-value cache, "f16" or "f32"."""
         return self._kv_format
 
+    @property
+    def file(self) -> FlatFile:
+        """The flat file it runs from: metadata, formats and packed tensors."""
+        return self._file
+
     def __repr__(self) -> str:
         about = self._file.metadata
         return (
@@ -197,7 +202,7 @@ class Model:
         """
         ids = token_ids(tokens, self._tokenizer, self._vocab_size)
         self._check_length(len(ids))
-        return self._session(len(ids)).logits(ids)
+        return self.new_session(len(ids)).logits(ids)
 
     def _start(self, prompt: Prompt, sampling: Sampling) -> Stream:
         spec = self._file.spec
@@ -228,7 +233,7 @@ class Model:
             seed=seed,
         )
         return Stream(
-            self._session(len(ids) + new_tokens),
+            self.new_session(len(ids) + new_tokens),
             sampler,
             ids,
             tokenizer=self._tokenizer,
@@ -242,7 +247,8 @@ class Model:
     def _vocab_size(self) -> int:
         return int(self._file.spec["vocab_size"])
 
-    def _session(self, capacity: int) -> _core.Session:
+    def new_session(self, capacity: int) -> _core.Session:
+        """An empty sequence of the core, with room for `capacity` tokens of key-value cache."""
         # No larger than this call needs: a full context costs hundreds of MB on the larger models.
         return _core.Session(self._core, capacity=capacity, kv_format=self._kv_format)
 

@@ -1,0 +1,57 @@
+"""A checkpoint as a temporary flat file in its own number type, which loses nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from . import architectures
+from .checkpoint import CONFIG_FILE, Checkpoint, read_json
+from .conversion import convert
+from .flatfile import FlatFile
+from .hub import resolve
+
+
+def open_exactly(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    activation: str | None = None,
+    cache_dir: str | Path | None = None,
+    threads: int | None = None,
+    progress: bool = False,
+) -> FlatFile:
+    """Convert the checkpoint `source` without loss and open the result.
+
+    The formats are f16 or bf16 where every matrix has that type in the checkpoint, else f32. The
+    file stands in the system's folder for temporary files until it is mapped into memory, and is
+    deleted before this returns, or when anything interrupts it: it ends with the FlatFile's arrays.
+
+    Raises what `convert` raises, with the same arguments.
+    """
+    folder, _ = resolve(source, revision, cache_dir, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="pythia_rt-") as temporary:
+        path = convert(
+            folder,
+            Path(temporary) / "reference.safetensors",
+            format=own_format(folder, activation),
+            activation=activation,
+            threads=threads,
+            progress=progress,
+        )
+        return FlatFile(path)
+
+
+def own_format(folder: Path, activation: str | None = None) -> str:
+    """The format that holds every matrix of the checkpoint in `folder` exactly."""
+    with Checkpoint(folder) as checkpoint:
+        config = read_json(folder / CONFIG_FILE)
+        plan = architectures.find(config).make_plan(
+            config, checkpoint.tensors, n_tokens=None, activation=activation
+        )
+        types = {
+            checkpoint.tensors[rows.tensor].dtype
+            for ranges in plan.linears.values()
+            for rows in ranges
+        }
+    return {"F16": "f16", "BF16": "bf16"}.get(types.pop(), "f32") if len(types) == 1 else "f32"

@@ -1,0 +1,110 @@
+"""The text to measure on becomes token ids, whether it comes as a str, as ids or as a file."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pythia_rt.prompt import token_ids
+from pythia_rt.tokenizer import Tokenizer
+
+Text = str | os.PathLike[str] | Iterable[int] | NDArray[np.integer[Any]]
+
+# What the tokenizer library takes while it encodes, measured: 190 bytes for each byte of text.
+MEMORY_PER_BYTE = 200
+_FIRST_BYTES_PER_TOKEN = 8  # more than most texts have; if it is not enough, more is read
+# Between two words: every tokenizer splits there, so the text before it has the same tokens
+# whatever follows.
+_BOUNDARY = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")
+
+
+def read_tokens(
+    text: Text, tokenizer: Tokenizer | None, vocab_size: int, max_tokens: int | None
+) -> NDArray[np.int32]:
+    """Token ids of `text`, the first `max_tokens` of them: int32 [n], n >= 2.
+
+    A str is text, a path object (not a str) a file of UTF-8, of which only as much is read as
+    `max_tokens` needs. Raises ValueError for ids out of range, for fewer than two tokens, for a
+    file that is not UTF-8 or too long for the memory, for text when there is no tokenizer; OSError
+    for a file that cannot be read.
+    """
+    where = "the text"
+    if isinstance(text, os.PathLike):
+        path = Path(text).expanduser()
+        where = str(path)
+        if tokenizer is None:
+            raise ValueError("this model has no tokenizer: give the text as token ids")
+        text = _read_file(path, tokenizer, max_tokens)
+        if not text:
+            raise ValueError(f"{where} is empty: give a text of at least two tokens")
+    ids = token_ids(text, tokenizer, vocab_size)[:max_tokens]
+    if len(ids) < 2:
+        raise ValueError(f"{where} has only one token, which predicts nothing: give a longer one")
+    return ids
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping, as far as the system says."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _read_file(path: Path, tokenizer: Tokenizer, max_tokens: int | None) -> str:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give a text file")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: give a text file")
+    with path.open("rb") as file:
+        if max_tokens is not None:
+            return _read_start(path, file, tokenizer, max_tokens)
+        size = os.fstat(file.fileno()).st_size
+        _check_memory(path, size)
+        return _decode(path, file.read(), complete=True)
+
+
+def _read_start(path: Path, file: BinaryIO, tokenizer: Tokenizer, max_tokens: int) -> str:
+    """The start of a file that has `max_tokens` tokens, or all of it."""
+    content = b""
+    wanted = max_tokens * _FIRST_BYTES_PER_TOKEN
+    while True:
+        _check_memory(path, min(wanted, os.fstat(file.fileno()).st_size))
+        content += file.read(wanted - len(content))
+        if len(content) < wanted:
+            return _decode(path, content, complete=True)
+        text = _decode(path, content, complete=False)
+        end = max((match.start() for match in _BOUNDARY.finditer(text)), default=0)
+        if end and len(tokenizer.encode(text[:end])) >= max_tokens:
+            return text[:end]
+        wanted *= 2
+
+
+def _decode(path: Path, content: bytes, *, complete: bool) -> str:
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(content, final=complete)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start} is "
+            "wrong, so convert it first"
+        ) from None
+
+
+def _check_memory(path: Path, size: int) -> None:
+    available = available_memory()
+    if size * MEMORY_PER_BYTE > available:
+        raise ValueError(
+            f"{path} has {size / 1e6:.0f} MB of text to read, which takes up to {MEMORY_PER_BYTE} "
+            f"times as much memory, and {available / 1e6:.0f} MB are free: choose a smaller "
+            "number of tokens with --max-tokens (max_tokens)"
+        )
