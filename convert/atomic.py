@@ -45,6 +45,11 @@ class AtomicFile:
             ) from None
         _lock(self.descriptor)
 
+    @property
+    def hidden(self) -> Path:
+        """Where it stands until it has its name."""
+        return self._hidden
+
     def publish(self) -> None:
         """Flush to the disk, give the file its name, close it.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from .atomic import check_destination
 from .checkpoint import CONFIG_FILE, Checkpoint, read_json
 from .digests import SourceDigests
 from .errors import CheckpointError, quote
-from .flatfile import VERSION, metadata_entries, to_json
+from .flatfile import REPORT, VERSION, FlatFile, metadata_entries, to_json
 from .hub import identify, resolve
 from .layout import TOKENIZER_FILES, VECTOR_MULTIPLE, Linear, linears, stored_tensors, vectors
 from .plan import Plan
@@ -27,6 +28,10 @@ from .writer import FlatFileWriter
 
 PRODUCER = "pythia_rt 0.1.0"
 _NO_DIGEST = "0" * 64  # as long as any, so the header keeps its length
+
+# Measures a new file; is given the file, its source's folder and the activation that was asked for.
+Reporter = Callable[[FlatFile, Path, str | None], Mapping[str, Any]]
+_REPORT_BYTES, _REPORT_BYTES_PER_MATRIX = 8192, 64  # the most that a report takes in the header
 
 
 def convert(
@@ -42,6 +47,7 @@ def convert(
     cache_dir: str | Path | None = None,
     threads: int | None = None,
     progress: bool = False,
+    report: Reporter | None = None,
 ) -> Path:
     """Convert the checkpoint `source` into the flat file `destination` and return its path.
 
@@ -51,6 +57,10 @@ def convert(
     config's. `threads` (default: one per core) pack. An existing destination is replaced only with
     `force`. The weights are streamed: memory does not grow with the model. The destination appears
     complete or, after any exception or kill, not at all.
+
+    `report`, for example `pythia_rt.evaluation.reporter()`, is called when all is written and
+    before the destination has its name: with the new file, the source's folder and `activation`.
+    The JSON object that it returns is kept in the file. Its exceptions leave no file.
 
     Raises CheckpointError for a source that cannot be converted, ValueError for a bad argument,
     FileExistsError for an existing destination, other OSErrors when reading or writing fails.
@@ -67,6 +77,11 @@ def convert(
     with Checkpoint(folder) as checkpoint:
         config = read_json(folder / CONFIG_FILE)
         files = read_tokenizer_files(folder)
+        if report is not None and TOKENIZER_FILES[0] not in files:
+            raise CheckpointError(
+                f"{folder} has no {TOKENIZER_FILES[0]}, and a report is measured on text: add it, "
+                "or convert without a report"
+            )
         plan = architectures.find(config).make_plan(
             config, checkpoint.tensors, n_tokens=_count_ids(files), activation=activation
         )
@@ -88,7 +103,13 @@ def convert(
         }
         stored = stored_tensors(plan.spec, formats, {n: len(data) for n, data in files.items()})
         with (
-            FlatFileWriter(target, stored, metadata_entries(values), force=force) as writer,
+            FlatFileWriter(
+                target,
+                stored,
+                metadata_entries(values),
+                force=force,
+                reserve=_REPORT_BYTES + _REPORT_BYTES_PER_MATRIX * len(matrices) if report else 0,
+            ) as writer,
             SourceDigests(inputs) as digests,
         ):
             _write_weights(writer, checkpoint, plan, formats, threads or 0, progress)
@@ -97,6 +118,9 @@ def convert(
                     writer.write(name, [files[name]])
             values["source_digests"] = to_json(digests.result())
             values["data_sha256"] = writer.data_sha256
+            if report is not None:
+                made = FlatFile(writer.write_header(metadata_entries(values)))
+                values[REPORT] = to_json(report(made, folder, activation))
             writer.finish(metadata_entries(values))
     return target
 

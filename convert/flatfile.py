@@ -39,6 +39,8 @@ KEYS = (
     "data_sha256",  # of everything after the header
     "producer",  # program and version
 )
+REPORT = "report"  # JSON: how the file was measured against its source; most files have none
+MAX_REPORT_BYTES = 1 << 20
 PREFIX = "pythia_rt."
 
 
@@ -47,7 +49,8 @@ class FlatFile:
 
     `spec`, `formats` and `tensors` are what the core's Model takes. `tensors` maps names to uint8
     arrays of their bytes. `tokenizer` and `tokenizer_config` are the bytes of the source's files,
-    or None. `metadata` has the keys of KEYS, `entries` dtype and shape of every tensor.
+    or None. `metadata` has the keys of KEYS, `entries` dtype and shape of every tensor. `report` is
+    the JSON object in which its conversion recorded how good it is, or None.
     The mapping lives as long as any of the arrays does.
     """
 
@@ -66,6 +69,7 @@ class FlatFile:
         try:
             header = read_header(file, FlatFileError)
             self.metadata = self._read_metadata(header)
+            self.report = self._read_report(header)
             self.spec, self.formats = self._read_model()
             self.entries = self._check_tensors(header)
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -116,6 +120,16 @@ class FlatFile:
             lack = f"lacks {missing[0]}" if missing else "has version 0"
             raise FlatFileError(f"{self.path} {lack}: convert its source again")
         return {key: header.metadata[PREFIX + key] for key in KEYS}
+
+    def _read_report(self, header: Header) -> dict[str, Any] | None:
+        text = header.metadata.get(PREFIX + REPORT)
+        if text is None:
+            return None
+        if len(text) > MAX_REPORT_BYTES:
+            raise FlatFileError(
+                f"{self._where(REPORT)} is longer than any real one: convert its source again"
+            )
+        return parse_json(text, self._where(REPORT), FlatFileError)
 
     def _read_model(self) -> tuple[Spec, dict[str, str]]:
         where = self._where("spec")
@@ -173,8 +187,9 @@ class FlatFile:
 
 
 def metadata_entries(values: Mapping[str, str]) -> dict[str, str]:
-    """Return `values`, which has exactly the keys of KEYS, as the metadata of a flat file."""
-    return {PREFIX + key: values[key] for key in KEYS}
+    """Return `values`, which has the keys of KEYS and maybe REPORT, as a flat file's metadata."""
+    keys = (*KEYS, REPORT) if REPORT in values else KEYS
+    return {PREFIX + key: values[key] for key in keys}
 
 
 def _string_map(text: str, where: str) -> dict[str, str]:

@@ -36,16 +36,19 @@ class FlatFileWriter:
         metadata: Mapping[str, str],
         *,
         force: bool,
+        reserve: int = 0,
     ) -> None:
         """Reserve the header and create the file.
 
-        `metadata` has every entry of the final header: `finish` may change values but not their
-        lengths. Raises OSError, with a sentence, when the destination exists, cannot be written or
-        its disk has too little space.
+        `metadata` has the entries of the final header in their final lengths, but for `reserve`
+        bytes by which `finish` may lengthen it. Raises OSError, with a sentence, when the
+        destination exists, cannot be written or its disk has too little space.
         """
         self._entries = _place(tensors)
         self._pending = list(self._entries)
-        self._header_bytes = len(_encode(self._entries, metadata))
+        self._header_bytes = (
+            len(_encode(self._entries, metadata)) + -(-reserve // ALIGNMENT) * ALIGNMENT
+        )
         self._digest = hashlib.sha256()
         self._file = AtomicFile(destination, force=force)
         try:
@@ -63,12 +66,20 @@ class FlatFileWriter:
             padding = self._pending[0]
             self._write_tensor(padding, [bytes(self._entries[padding]["shape"][0])])
 
-    def finish(self, metadata: Mapping[str, str]) -> None:
-        """Write the header with the final `metadata`, flush, and give the file its name."""
-        header = _encode(self._entries, metadata)
+    def write_header(self, metadata: Mapping[str, str]) -> Path:
+        """Write the header, so that the file can be opened before it has its name.
+
+        Returns the path where it stands until then. All tensors must have been written.
+        """
+        header = _encode(self._entries, metadata, self._header_bytes)
         if self._pending or len(header) != self._header_bytes:
             raise RuntimeError("the flat file differs from its plan: please report this")
         self._checked(lambda: os.pwrite(self._file.descriptor, header, 0))
+        return self._file.hidden
+
+    def finish(self, metadata: Mapping[str, str]) -> None:
+        """Write the header with the final `metadata`, flush, and give the file its name."""
+        self.write_header(metadata)
         self._checked(self._file.publish)
 
     @property
@@ -143,8 +154,11 @@ def _place(tensors: Mapping[str, Stored]) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _encode(entries: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    """Return the length and the JSON header, padded with spaces to the alignment of the data."""
+def _encode(entries: Mapping[str, Any], metadata: Mapping[str, str], length: int = 0) -> bytes:
+    """Return the length and the JSON header, padded with spaces to the alignment of the data.
+
+    Where `length` bytes are more than that, they are filled.
+    """
     text = json.dumps({"__metadata__": dict(metadata), **entries}, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    text += b" " * max(-(8 + len(text)) % ALIGNMENT, length - 8 - len(text))
     return len(text).to_bytes(8, "little") + text

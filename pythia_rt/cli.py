@@ -139,11 +139,28 @@ def generate_text(
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")
 @click.option("--threads", type=int, help="Threads to pack with.  [default: physical cores]")
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
+@click.option("--report", is_flag=True, help="Measure the result and store that in it, for info.")
+@click.option(
+    "--report-text",
+    type=click.Path(path_type=Path),
+    help="UTF-8 file to measure on, implies --report.  [default: a short one of ours]",
+)
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def convert_checkpoint(source: str, destination: Path, quiet: bool, **options: Any) -> None:
+def convert_checkpoint(
+    source: str,
+    destination: Path,
+    report: bool,
+    report_text: Path | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Convert SOURCE, a hub id or a local folder, to the flat file DESTINATION."""
     from pythia_rt.convert import convert
 
+    if report or report_text is not None:
+        from pythia_rt.evaluation import reporter
+
+        options["report"] = reporter(report_text, threads=options["threads"], progress=not quiet)
     path = convert(source, destination, progress=not quiet, **options)
     if not quiet:
         click.echo(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB", err=True)

@@ -9,6 +9,9 @@ from typing import Any
 from pythia_rt import _core
 from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.convert.layout import linears, vectors
+from pythia_rt.evaluation.reporter import stored_report
+from pythia_rt.evaluation.result import Evaluation
+from pythia_rt.evaluation.table import lines as report_lines
 
 
 def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
@@ -21,6 +24,7 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
     if verify:
         file.verify()
     metadata = file.metadata
+    report = stored_report(file)
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
@@ -38,6 +42,7 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
         "bits_per_weight": _bits_per_weight(file),
         "tokenizer": file.tokenizer is not None,
         "isa": _core.selected_isa(),
+        "report": None if report is None else report.to_dict(),
     }
 
 
@@ -56,6 +61,10 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     yield "spec"
     for name, value in facts["spec"].items():
         yield f"  {name:<16}{value}"
+    if facts["report"] is not None:
+        yield "report of its conversion"
+        for line in report_lines(Evaluation.from_dict(facts["report"])):
+            yield f"  {line}".rstrip()
     yield "SHA-256"
     yield f"  {facts['data_sha256']}  data{' (verified)' if facts['verified'] else ''}"
     for name, digest in facts["source_digests"].items():

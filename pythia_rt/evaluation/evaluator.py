@@ -140,29 +140,28 @@ def _open_reference(
 def _check_same(model: Model, reference: Model, window: int) -> None:
     """Raise ValueError where the two are not the same model in different formats."""
     for key in _SAME:
-        ours, theirs = model.spec[key], reference.spec[key]
-        if ours != theirs:
+        if model.spec[key] != reference.spec[key]:
             raise ValueError(
-                f"the reference is another model, its {key} is {theirs} and not {ours}: give the "
-                "checkpoint that the file was made from, or another file of it"
+                f"the reference is another model, its {key} is {reference.spec[key]} and not "
+                f"{model.spec[key]}: give the checkpoint that the file was made from, or another "
+                "file of it"
             )
     if window > reference.context:
         raise ValueError(
             f"window {window} is longer than the reference's context of {reference.context} "
             "tokens: choose a shorter one"
         )
-    if _vocabulary(model.file) != _vocabulary(reference.file):
+    ours, theirs = model.file.tokenizer, reference.file.tokenizer
+    if ours and theirs and _vocabulary(ours) != _vocabulary(theirs):
         raise ValueError(
             "the reference has another tokenizer, so the same ids are other texts to it: give the "
             "checkpoint that the file was made from, or another file of it"
         )
 
 
-def _vocabulary(file: FlatFile) -> object:
+def _vocabulary(tokenizer: bytes) -> object:
     """What a tokenizer's ids stand for: files of different versions may say it differently."""
-    if file.tokenizer is None:
-        return None
-    content = json.loads(file.tokenizer)
+    content = json.loads(tokenizer)
     added = {token["id"]: token["content"] for token in content.get("added_tokens") or []}
     return content["model"]["vocab"], added
 

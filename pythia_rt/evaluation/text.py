@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +41,19 @@ def read_tokens(
         where = str(path)
         if tokenizer is None:
             raise ValueError("this model has no tokenizer: give the text as token ids")
-        text = _read_file(path, tokenizer, max_tokens)
-        if not text:
-            raise ValueError(f"{where} is empty: give a text of at least two tokens")
+        text = read_text(path) if max_tokens is None else _read_start(path, tokenizer, max_tokens)
     ids = token_ids(text, tokenizer, vocab_size)[:max_tokens]
     if len(ids) < 2:
         raise ValueError(f"{where} has only one token, which predicts nothing: give a longer one")
     return ids
+
+
+def read_text(path: Path) -> str:
+    """The whole text of a file; raises as `read_tokens` does."""
+    _check_file(path)
+    with path.open("rb") as file:
+        _check_memory(path, os.fstat(file.fileno()).st_size)
+        return _not_empty(path, _decode(path, file.read(), complete=True))
 
 
 def available_memory() -> int:
@@ -61,33 +67,36 @@ def available_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _read_file(path: Path, tokenizer: Tokenizer, max_tokens: int | None) -> str:
+def _read_start(path: Path, tokenizer: Tokenizer, max_tokens: int) -> str:
+    """The start of a file that has `max_tokens` tokens, or all of it."""
+    _check_file(path)
+    content = b""
+    wanted = max_tokens * _FIRST_BYTES_PER_TOKEN
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while True:
+            _check_memory(path, min(wanted, size))
+            content += file.read(wanted - len(content))
+            if len(content) < wanted:
+                return _not_empty(path, _decode(path, content, complete=True))
+            text = _decode(path, content, complete=False)
+            end = max((match.start() for match in _BOUNDARY.finditer(text)), default=0)
+            if end and len(tokenizer.encode(text[:end])) >= max_tokens:
+                return text[:end]
+            wanted *= 2
+
+
+def _check_file(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give a text file")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: give a text file")
-    with path.open("rb") as file:
-        if max_tokens is not None:
-            return _read_start(path, file, tokenizer, max_tokens)
-        size = os.fstat(file.fileno()).st_size
-        _check_memory(path, size)
-        return _decode(path, file.read(), complete=True)
 
 
-def _read_start(path: Path, file: BinaryIO, tokenizer: Tokenizer, max_tokens: int) -> str:
-    """The start of a file that has `max_tokens` tokens, or all of it."""
-    content = b""
-    wanted = max_tokens * _FIRST_BYTES_PER_TOKEN
-    while True:
-        _check_memory(path, min(wanted, os.fstat(file.fileno()).st_size))
-        content += file.read(wanted - len(content))
-        if len(content) < wanted:
-            return _decode(path, content, complete=True)
-        text = _decode(path, content, complete=False)
-        end = max((match.start() for match in _BOUNDARY.finditer(text)), default=0)
-        if end and len(tokenizer.encode(text[:end])) >= max_tokens:
-            return text[:end]
-        wanted *= 2
+def _not_empty(path: Path, text: str) -> str:
+    if not text:
+        raise ValueError(f"{path} is empty: give a text of at least two tokens")
+    return text
 
 
 def _decode(path: Path, content: bytes, *, complete: bool) -> str:
@@ -105,6 +114,6 @@ def _check_memory(path: Path, size: int) -> None:
     if size * MEMORY_PER_BYTE > available:
         raise ValueError(
             f"{path} has {size / 1e6:.0f} MB of text to read, which takes up to {MEMORY_PER_BYTE} "
-            f"times as much memory, and {available / 1e6:.0f} MB are free: choose a smaller "
-            "number of tokens with --max-tokens (max_tokens)"
+            f"times as much memory, and {available / 1e6:.0f} MB are free: give a shorter text, or "
+            "take its start with --max-tokens (max_tokens)"
         )
