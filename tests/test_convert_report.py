@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,15 @@ def test_a_report_measures_the_formats_alone(tmp_path: Path) -> None:
     assert other.divergence_max > stored.comparison.divergence_max
 
 
+@pytest.mark.parametrize("name", ["\n" * 200, "\u2028é" * 50, "é" * 120, "\x1b[2J"])
+def test_strange_names(tmp_path: Path, name: str) -> None:
+    shutil.copytree(DEMO_FOLDER, tmp_path / name)
+    path = convert(tmp_path / name, tmp_path / "flat", report=reporter(TEXT))
+    stored = stored_report(FlatFile(path))
+    assert stored is not None
+    assert all(line.isprintable() for line in lines(stored))
+
+
 # Failures
 
 
@@ -127,7 +137,7 @@ def test_a_failure_leaves_no_file(
     (tmp_path / "out").mkdir()
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    seen = []
+    seen: list[Path] = []
 
     def fail(*_: object) -> None:
         seen.extend((tmp_path / "out").iterdir())

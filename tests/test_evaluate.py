@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -296,6 +297,18 @@ def test_two_tokens_have_no_error(q4: Model, tokens: NDArray[np.int32]) -> None:
     result = evaluate(q4, tokens[:2])
     assert result.predicted == 1
     assert result.perplexity.error is None
+
+
+def test_memory_does_not_grow_with_the_vocabulary() -> None:
+    """A piece of 256 tokens of Pythia's vocabulary is measured in a fraction of its own size."""
+    ours = np.random.default_rng(0).standard_normal((256, 50304), np.float32)
+    truth = ours[::-1].copy()
+    tracemalloc.start()
+    try:
+        Tally(256).add(ours, truth, np.zeros(255, np.int32), 0, 0)
+        assert tracemalloc.get_traced_memory()[1] < ours.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_logits_that_are_not_finite() -> None:

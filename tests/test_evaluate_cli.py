@@ -55,7 +55,8 @@ def refused(*arguments: str | Path, status: int = 1) -> str:
 
 
 def test_json(file: Path, text: Path) -> None:
-    arguments = [file, "--text", text, "--reference", DEMO_FOLDER, "--window=32", "--stride=20"]
+    arguments = [str(file), "--text", str(text), "--reference", str(DEMO_FOLDER)]
+    arguments += ["--window=32", "--stride=20"]
     shown = good(*arguments, "--max-tokens=90", "--threads=1", "--json", "--quiet")
     assert shown.stderr == ""
     options: dict[str, Any] = {"window": 32, "stride": 20, "max_tokens": 90}
@@ -140,8 +141,8 @@ def test_options_that_would_be_ignored(file: Path, text: Path, option: str) -> N
     name = option.partition("=")[0]
     assert f"{name} is for --reference" in refused(file, "--text", text, option, status=2)
     if "kv" not in name:
-        arguments = [file, "--text", text, "--reference", DEMO_FOLDER, option]
-        assert f"{name} is for hub models" in refused(*arguments, status=2)
+        arguments = ["--text", str(text), "--reference", str(DEMO_FOLDER), option]
+        assert f"{name} is for hub models" in refused(file, *arguments, status=2)
 
 
 # Pictures

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,25 @@ def test_a_file_larger_than_the_disk_is_read_only_at_its_start(
     path.write_text("The kernel reads a file. " * 100)
     os.truncate(path, 1 << 40)  # a hole of a terabyte
     assert evaluate(model, path, max_tokens=50).tokens == 50
+    assert "--max-tokens" in refuse(model, path, max_tokens=1 << 60)
     assert "--max-tokens" in refuse(model, path)
+
+
+def test_more_tokens_than_there_are(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_text(TEXT)
+    assert evaluate(model, path, max_tokens=1 << 60) == evaluate(model, TEXT)
+
+
+def test_a_pipe(model: Model, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for max_tokens in (None, 1 << 60, 5):
+        writer = threading.Thread(target=pipe.write_text, args=(TEXT,))
+        writer.start()
+        result = evaluate(model, pipe, max_tokens=max_tokens)
+        assert result == evaluate(model, TEXT, max_tokens=max_tokens)
+        writer.join()
 
 
 def test_available_memory_is_plausible() -> None:

@@ -17,7 +17,7 @@ from pythia_rt.convert.errors import quote
 from pythia_rt.convert.exact import open_exactly
 from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.evaluation.measures import NotFiniteError, Tally
-from pythia_rt.evaluation.result import Comparison, Estimate, Evaluation, Side
+from pythia_rt.evaluation.result import MAX_TEXT, Comparison, Estimate, Evaluation, Side
 from pythia_rt.evaluation.text import Text, read_tokens
 from pythia_rt.evaluation.weights import relative_errors
 from pythia_rt.evaluation.windows import Window, check_max_tokens, choose, cut
@@ -291,4 +291,4 @@ def _side(model: Model) -> Side:
 
 
 def _shown(text: str) -> str:
-    return text if text.isprintable() and len(text) <= 120 else quote(text)
+    return text if text.isprintable() and len(text) <= 120 else quote(text)[:MAX_TEXT]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 Logits = NDArray[np.float32]  # [n, vocabulary]
 Floats = NDArray[np.float64]
 
-# Values of one block of rows in float64: a few of these are all the memory that measuring takes.
-_BLOCK_VALUES = 1 << 19
+# Values of one block of rows, whose few copies in float64 stay in a cache of megabytes.
+_BLOCK_VALUES = 1 << 17
 
 
 class NotFiniteError(ValueError):

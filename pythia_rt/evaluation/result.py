@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pythia_rt.convert.errors import quote
 
-_MAX_TEXT = 200  # characters of a name in a report
+MAX_TEXT = 200  # characters of a name in a report
 _ARRAYS = {"token_divergences", "position_losses"}
 
 
@@ -186,6 +186,6 @@ def _number(value: Any, what: str) -> float:
 
 def _text(value: Any, what: str) -> str:
     # A report may come from anybody's file, and is shown on terminals.
-    if not isinstance(value, str) or len(value) > _MAX_TEXT or not value.isprintable():
-        raise ValueError(f"{what} is no printable text of at most {_MAX_TEXT} characters")
+    if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
+        raise ValueError(f"{what} is no printable text of at most {MAX_TEXT} characters")
     return value

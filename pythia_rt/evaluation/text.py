@@ -20,6 +20,7 @@ Text = str | os.PathLike[str] | Iterable[int] | NDArray[np.integer[Any]]
 # What the tokenizer library takes while it encodes, measured: 190 bytes for each byte of text.
 MEMORY_PER_BYTE = 200
 _FIRST_BYTES_PER_TOKEN = 8  # more than most texts have; if it is not enough, more is read
+_FIRST_BYTES_OF_PIPE = 1 << 20
 # Between two words: every tokenizer splits there, so the text before it has the same tokens
 # whatever follows.
 _BOUNDARY = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")
@@ -71,9 +72,10 @@ def _read_start(path: Path, tokenizer: Tokenizer, max_tokens: int) -> str:
     """The start of a file that has `max_tokens` tokens, or all of it."""
     _check_file(path)
     content = b""
-    wanted = max_tokens * _FIRST_BYTES_PER_TOKEN
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+        size = os.fstat(file.fileno()).st_size  # 0 for a pipe
+        # read() reserves what it is asked for, so never much more than there is.
+        wanted = min(max_tokens * _FIRST_BYTES_PER_TOKEN, max(size + 1, _FIRST_BYTES_OF_PIPE))
         while True:
             _check_memory(path, min(wanted, size))
             content += file.read(wanted - len(content))
