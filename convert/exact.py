@@ -24,8 +24,9 @@ def open_exactly(
     """Convert the checkpoint `source` without loss and open the result.
 
     The formats are f16 or bf16 where every matrix has that type in the checkpoint, else f32. The
-    file stands in the system's folder for temporary files until it is mapped into memory, and is
-    deleted before this returns, or when anything interrupts it: it ends with the FlatFile's arrays.
+    file stands in the system's folder for temporary files ($TMPDIR) until it is mapped into memory,
+    and is deleted before this returns, or when anything interrupts it: its space is free again when
+    the FlatFile's arrays are gone.
 
     Raises what `convert` raises, with the same arguments.
     """
