@@ -104,7 +104,7 @@ def _draw_divergences(axes: Axes, result: Evaluation, compared: Comparison) -> N
     axes.set_xlim(edges[0], edges[-1])
     axes.margins(y=0.2)  # room for the legend
     axes.xaxis.set_minor_formatter("")  # labels between the decades would touch each other
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="y", integer=True)
     mean, p99 = compared.divergence.value, compared.divergence_p99
     for place, color, style, name in (
         (mean, _MARKS[0], "-", "mean"),
