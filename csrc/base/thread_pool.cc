@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/futex.h"
 
 namespace pythia_rt {
 
@@ -14,6 +15,8 @@ namespace {
 // Some tens of microseconds: longer than the gap between two regions of one token, shorter than
 // anybody notices in a profile of an idle process.
 constexpr int kSpins = 1000;
+// Who waits for the others to finish first gives its processor away as often as this.
+constexpr int kYields = 1000;
 constexpr int kMaxThreads = 1024;
 
 void pause() {
@@ -42,6 +45,7 @@ ThreadPool::ThreadPool(int n_threads) {
   }
   count_forks();
   forks_at_start_ = n_forks.load(std::memory_order_relaxed);
+  threads_.reserve(static_cast<size_t>(n_threads - 1));
   try {
     for (int worker = 1; worker < n_threads; ++worker) {
       threads_.emplace_back([this, worker] { work(worker); });
@@ -60,15 +64,16 @@ bool ThreadPool::is_alone() const {
 }
 
 void ThreadPool::stop() {
+  if (threads_.empty()) return;
   if (is_alone()) {
-    for (std::thread& thread : threads_) thread.detach();
+    // Handles of threads that a fork left behind can neither be joined nor detached: the memory
+    // that they name may by now belong to a thread that the child started. They are leaked.
+    static_cast<void>(new std::vector<std::thread>(std::move(threads_)));
     return;
   }
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  wake_.notify_all();
+  stopping_.store(true);
+  region_.fetch_add(1);
+  futex_wake_all(region_);
   for (std::thread& thread : threads_) thread.join();
 }
 
@@ -80,19 +85,11 @@ void ThreadPool::run(int64_t n_tasks, Task task) {
   task_ = &task;
   n_tasks_ = n_tasks;
   next_task_.store(0, std::memory_order_relaxed);
-  n_busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
-  region_.fetch_add(1);        // sequentially consistent with n_asleep_ below: either the worker
-  if (n_asleep_.load() > 0) {  // sees the new region before it sleeps, or we see that it sleeps
-    {
-      const std::lock_guard lock(mutex_);
-    }
-    wake_.notify_all();
-  }
+  n_busy_.store(static_cast<uint32_t>(threads_.size()), std::memory_order_relaxed);
+  region_.fetch_add(1);  // sequentially consistent with n_asleep_: either the worker sees the new
+  if (n_asleep_.load() > 0) futex_wake_all(region_);  // region before it sleeps, or we see it sleep
   take_tasks(0);
-  for (int spins = 0; n_busy_.load(std::memory_order_acquire) > 0; ++spins) {
-    // A worker may have lost its processor: after a while give ours away instead of burning it.
-    spins < kSpins ? pause() : std::this_thread::yield();
-  }
+  wait_for_workers();
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
@@ -110,22 +107,38 @@ void ThreadPool::take_tasks(int worker) {
   }
 }
 
-bool ThreadPool::wait_for_region(uint64_t seen) {
+void ThreadPool::wait_for_workers() {
   for (int spins = 0; spins < kSpins; ++spins) {
-    if (region_.load(std::memory_order_acquire) != seen) return true;
+    if (n_busy_.load(std::memory_order_acquire) == 0) return;
     pause();
   }
-  std::unique_lock lock(mutex_);
+  // A worker may have lost its processor: we must not keep it from ours.
+  for (int yields = 0; yields < kYields; ++yields) {
+    if (n_busy_.load(std::memory_order_acquire) == 0) return;
+    std::this_thread::yield();
+  }
+  is_waiting_.store(true);
+  while (const uint32_t busy = n_busy_.load()) futex_wait(n_busy_, busy);
+  is_waiting_.store(false);
+}
+
+bool ThreadPool::wait_for_region(uint32_t seen) {
+  for (int spins = 0; spins < kSpins; ++spins) {
+    if (region_.load(std::memory_order_acquire) != seen) return !stopping_.load();
+    pause();
+  }
   n_asleep_.fetch_add(1);
-  wake_.wait(lock, [&] { return stopping_.load() || region_.load() != seen; });
+  while (region_.load() == seen) futex_wait(region_, seen);
   n_asleep_.fetch_sub(1);
   return !stopping_.load();
 }
 
 void ThreadPool::work(int worker) {
-  for (uint64_t seen = 0; wait_for_region(seen); ++seen) {
+  for (uint32_t seen = 0; wait_for_region(seen); ++seen) {
     take_tasks(worker);
-    n_busy_.fetch_sub(1, std::memory_order_release);
+    // As in run(): the last one sees that the caller sleeps, or the caller sees the zero. The pool
+    // outlives this: its destructor joins us.
+    if (n_busy_.fetch_sub(1) == 1 && is_waiting_.load()) futex_wake_all(n_busy_);
   }
 }
 
