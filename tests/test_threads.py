@@ -1,4 +1,4 @@
-"""A child made by fork() has the parent's models but none of their threads."""
+"""Pools of threads come and go, and a child made by fork() has none of its parent's threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from pythia_rt import Model
 
 SCRIPT = """
 import gc, os, signal, sys, warnings
@@ -46,3 +49,13 @@ def test_models_work_in_a_child_and_can_be_dropped_there(demo_file: Callable[[st
         timeout=150,
     )
     assert done.stdout.strip() == "fine", done.stderr
+
+
+def test_pools_come_and_go(demo_file: Callable[[str], Path]) -> None:
+    tokens = list(range(30))
+    expected = Model.load(demo_file("q4"), threads=1).logits(tokens)
+    for threads in (2, 16, 3, 9, 5, 16, 2):
+        models = [Model.load(demo_file("q4"), threads=threads) for _ in range(3)]
+        for model in models:
+            assert model.threads == threads
+            np.testing.assert_array_equal(model.logits(tokens), expected)
