@@ -4,8 +4,6 @@
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include <climits>
 #else
 #include <chrono>
 #include <thread>
@@ -22,8 +20,8 @@ void futex_wait(const std::atomic<uint32_t>& word, uint32_t value) {
   syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
 }
 
-void futex_wake_all(const std::atomic<uint32_t>& word) {
-  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+void futex_wake(const std::atomic<uint32_t>& word, int64_t count) {
+  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, static_cast<int>(count), nullptr, nullptr, 0);
 }
 
 #else
@@ -33,7 +31,7 @@ void futex_wait(const std::atomic<uint32_t>& word, uint32_t value) {
   if (word.load() == value) std::this_thread::sleep_for(std::chrono::microseconds(100));
 }
 
-void futex_wake_all(const std::atomic<uint32_t>&) {}
+void futex_wake(const std::atomic<uint32_t>&, int64_t) {}
 
 #endif
 

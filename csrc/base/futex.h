@@ -13,7 +13,7 @@ namespace pythia_rt {
 // Returns when woken, at once if the word is not `value`, or for no reason: check in a loop.
 void futex_wait(const std::atomic<uint32_t>& word, uint32_t value);
 
-// Wakes everybody who sleeps on the word. Change it first.
-void futex_wake_all(const std::atomic<uint32_t>& word);
+// Wakes up to `count` threads that sleep on the word. Change it first.
+void futex_wake(const std::atomic<uint32_t>& word, int64_t count);
 
 }  // namespace pythia_rt

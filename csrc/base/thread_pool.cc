@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <system_error>
 #include <utility>
 
@@ -18,6 +19,9 @@ constexpr int kSpins = 1000;
 // Who waits for the others to finish first gives its processor away as often as this.
 constexpr int kYields = 1000;
 constexpr int kMaxThreads = 1024;
+
+// The door's highest bit: workers may enter. Below it, how many are inside.
+constexpr uint32_t kOpen = 0x80000000u;
 
 void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -73,7 +77,7 @@ void ThreadPool::stop() {
   }
   stopping_.store(true);
   region_.fetch_add(1);
-  futex_wake_all(region_);
+  futex_wake(region_, static_cast<int64_t>(threads_.size()));
   for (std::thread& thread : threads_) thread.join();
 }
 
@@ -82,13 +86,16 @@ void ThreadPool::run(int64_t n_tasks, Task task) {
     for (int64_t index = 0; index < n_tasks; ++index) task(index, 0);
     return;
   }
-  task_ = &task;
+  task_ = &task;  // nobody reads these while the door is closed
   n_tasks_ = n_tasks;
   next_task_.store(0, std::memory_order_relaxed);
-  n_busy_.store(static_cast<uint32_t>(threads_.size()), std::memory_order_relaxed);
+  door_.store(kOpen, std::memory_order_release);
   region_.fetch_add(1);  // sequentially consistent with n_asleep_: either the worker sees the new
-  if (n_asleep_.load() > 0) futex_wake_all(region_);  // region before it sleeps, or we see it sleep
+                         // region before it sleeps, or we see it sleep
+  if (n_asleep_.load() > 0)
+    futex_wake(region_, std::min(n_tasks - 1, static_cast<int64_t>(threads_.size())));
   take_tasks(0);
+  door_.fetch_and(~kOpen);
   wait_for_workers();
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
@@ -109,36 +116,54 @@ void ThreadPool::take_tasks(int worker) {
 
 void ThreadPool::wait_for_workers() {
   for (int spins = 0; spins < kSpins; ++spins) {
-    if (n_busy_.load(std::memory_order_acquire) == 0) return;
+    if (door_.load(std::memory_order_acquire) == 0) return;
     pause();
   }
   // A worker may have lost its processor: we must not keep it from ours.
   for (int yields = 0; yields < kYields; ++yields) {
-    if (n_busy_.load(std::memory_order_acquire) == 0) return;
+    if (door_.load(std::memory_order_acquire) == 0) return;
     std::this_thread::yield();
   }
   is_waiting_.store(true);
-  while (const uint32_t busy = n_busy_.load()) futex_wait(n_busy_, busy);
+  while (const uint32_t inside = door_.load()) futex_wait(door_, inside);
   is_waiting_.store(false);
 }
 
-bool ThreadPool::wait_for_region(uint32_t seen) {
-  for (int spins = 0; spins < kSpins; ++spins) {
-    if (region_.load(std::memory_order_acquire) != seen) return !stopping_.load();
-    pause();
+bool ThreadPool::enter() {
+  uint32_t door = door_.load(std::memory_order_relaxed);
+  while ((door & kOpen) != 0) {
+    if (door_.compare_exchange_weak(door, door + 1, std::memory_order_acquire)) return true;
   }
-  n_asleep_.fetch_add(1);
-  while (region_.load() == seen) futex_wait(region_, seen);
-  n_asleep_.fetch_sub(1);
+  return false;
+}
+
+void ThreadPool::leave() {
+  // As in run(): either the last one sees that the caller sleeps, or the caller sees the zero. The
+  // pool outlives this: its destructor joins us.
+  if (door_.fetch_sub(1) == 1 && is_waiting_.load()) futex_wake(door_, 1);
+}
+
+bool ThreadPool::wait_for_region(uint32_t* seen) {
+  bool is_new = false;
+  for (int spins = 0; spins < kSpins && !is_new; ++spins) {
+    is_new = region_.load(std::memory_order_acquire) != *seen;
+    if (!is_new) pause();
+  }
+  if (!is_new) {
+    n_asleep_.fetch_add(1);
+    while (region_.load() == *seen) futex_wait(region_, *seen);
+    n_asleep_.fetch_sub(1);
+  }
+  *seen = region_.load();
   return !stopping_.load();
 }
 
 void ThreadPool::work(int worker) {
-  for (uint32_t seen = 0; wait_for_region(seen); ++seen) {
+  uint32_t seen = 0;
+  while (wait_for_region(&seen)) {
+    if (!enter()) continue;  // too late
     take_tasks(worker);
-    // As in run(): the last one sees that the caller sleeps, or the caller sees the zero. The pool
-    // outlives this: its destructor joins us.
-    if (n_busy_.fetch_sub(1) == 1 && is_waiting_.load()) futex_wake_all(n_busy_);
+    leave();
   }
 }
 
