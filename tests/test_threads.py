@@ -59,3 +59,34 @@ def test_pools_come_and_go(demo_file: Callable[[str], Path]) -> None:
         for model in models:
             assert model.threads == threads
             np.testing.assert_array_equal(model.logits(tokens), expected)
+
+
+PINNED_SCRIPT = """
+import os, sys, time
+import pythia_rt
+
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+seconds = []
+for threads in (1, 16):
+    model = pythia_rt.Model.load(sys.argv[1], threads=threads)
+    best = 1e9
+    for _ in range(6):
+        start = time.perf_counter()
+        model.generate([5, 7], max_new_tokens=20, temperature=0, logit_bias={0: -1e9})
+        best = min(best, time.perf_counter() - start)
+    seconds.append(best)
+print(seconds[1] / seconds[0])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be pinned here")
+def test_nobody_waits_for_threads_without_a_processor(demo_file: Callable[[str], Path]) -> None:
+    """16 threads on one processor: 5 times slower than one, and 46 when all had to take part."""
+    done = subprocess.run(
+        [sys.executable, "-c", PINNED_SCRIPT, str(demo_file("q4"))],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=True,
+    )
+    assert float(done.stdout) < 20
