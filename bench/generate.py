@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 from bench import measure, runners
+from pythia_rt import _core
 
 
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--kv-format", choices=("f16", "f32"), default="f16")
+    parser.add_argument("--kv-format", choices=_core.kv_format_names(), default="f16")
     measure.add_text_options(parser)
     measure.add_options(parser, repetitions=5)
     options = parser.parse_args()

@@ -19,6 +19,7 @@ __all__: list[str] = [
     "format_names",
     "forward",
     "isa_names",
+    "kv_format_names",
     "log_probability",
     "pack",
     "packed_layout",
@@ -103,7 +104,8 @@ class Session:
     """
     def __init__(self, model: Model, *, capacity: int = 0, kv_format: str = "f16") -> None:
         """
-        Room for `capacity` tokens (0: the model's context), cached as 'f16' or 'f32'.
+        Room for `capacity` tokens (0: the model's context), cached in one of
+        kv_format_names().
         """
     def logits(
         self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]
@@ -173,6 +175,11 @@ def forward(
 def isa_names() -> list[str]:
     """
     Names of the instruction sets that this processor runs, best first.
+    """
+
+def kv_format_names() -> list[str]:
+    """
+    Names of the formats of the KV cache.
     """
 
 def log_probability(

@@ -22,7 +22,7 @@ from pythia_rt.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-KV_FORMATS = ("f16", "f32")
+KV_FORMATS = tuple(_core.kv_format_names())
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
 
@@ -63,7 +63,8 @@ class Model:
         in the cache (`cache_dir`, else $PYTHIA_RT_CACHE, else ~/.cache/pythia_rt), so the next
         call loads at once. With `local_files_only` nothing is downloaded. `threads` defaults to
         the number of physical cores this process may use. `kv_format` is that of the key-value
-        cache, "f16" or "f32"; by default "f32" for a file of f32 weights, else "f16".
+        cache, "f16", "f32" or "q8" (8 bits and scales, half the memory of "f16"); by default
+        "f32" for a file of f32 weights, else "f16".
 
         Raises CheckpointError for a checkpoint that cannot be converted, ValueError for a bad
         argument, OSError for files that cannot be fetched, read or written.
@@ -153,7 +154,7 @@ class Model:
 
     @property
     def kv_format(self) -> str:
-        """The number format of the key-value cache, "f16" or "f32"."""
+        """The number format of the key-value cache: one of `_core.kv_format_names()`."""
         return self._kv_format
 
     @property
@@ -270,5 +271,5 @@ def _checked_threads(threads: int | None) -> int:
 
 def _checked_kv_format(kv_format: str | None) -> str | None:
     if kv_format is not None and kv_format not in KV_FORMATS:
-        raise ValueError(f"kv_format must be {' or '.join(KV_FORMATS)}, not {kv_format!r}")
+        raise ValueError(f"kv_format must be one of {', '.join(KV_FORMATS)}, not {kv_format!r}")
     return kv_format

@@ -353,7 +353,7 @@ def test_bad_thread_counts(cache: Path, threads: Any) -> None:
 
 @pytest.mark.parametrize("kv_format", ["f8", "", 16, "F16"])
 def test_bad_cache_formats(cache: Path, kv_format: Any) -> None:
-    with pytest.raises(ValueError, match="kv_format must be f16 or f32, not"):
+    with pytest.raises(ValueError, match="kv_format must be one of f16, f32, q8, not"):
         Model.demo(cache_dir=cache, kv_format=kv_format)
 
 

@@ -101,6 +101,24 @@ def test_dev_text(
     assert divergence(scores, dev_reference) <= MOST_DIVERGENCE[recipe]
 
 
+# Weight format and the bounds with a q8 cache.
+WITH_Q8_CACHE = {"f32": (2.5e-4, 7e-5), "q8": (1e-3, 4e-4)}
+
+
+@pytest.mark.parametrize("recipe", WITH_Q8_CACHE)
+def test_dev_text_with_a_q8_cache(
+    recipe: str,
+    demo_file: Callable[[str], Path],
+    dev_windows: Windows,
+    dev_reference: LogProbabilities,
+) -> None:
+    scores = log_probabilities(Model.load(demo_file(recipe), kv_format="q8"), dev_windows)
+    change = perplexity(scores, dev_windows) / perplexity(dev_reference, dev_windows) - 1
+    most_perplexity, most_divergence = WITH_Q8_CACHE[recipe]
+    assert abs(change) <= most_perplexity
+    assert divergence(scores, dev_reference) <= most_divergence
+
+
 @pytest.mark.parametrize("recipe", MOST_DIVERGENCE)
 def test_text_of_its_own(
     recipe: str,

@@ -183,14 +183,15 @@ def test_the_batch_does_not_matter(
 def test_threads_do_not_matter(
     isa: str,
     weight_format: str,
+    kv_format: str,
     threads: int,
     flat_file: Callable[[str], FlatFile],
     answer: Callable[[str, str], list[Logits]],
 ) -> None:
     model = make_model(flat_file(weight_format), threads)
     assert model.threads == threads
-    expected = answer(weight_format, "f16")
-    for ours, theirs in zip(run_batch(model, "f16", [0, 5, 3, 65, 200]), expected, strict=True):
+    expected = answer(weight_format, kv_format)
+    for ours, theirs in zip(run_batch(model, kv_format, [0, 5, 3, 65, 200]), expected, strict=True):
         assert_same(ours, theirs)
 
 
@@ -200,6 +201,7 @@ def test_threads_do_not_matter(
 @given(
     isa_name=st.sampled_from(_core.isa_names()),
     form=st.sampled_from(_core.format_names()),
+    cache_form=st.sampled_from(_core.kv_format_names()),
     threads=st.integers(1, 8),
     start=st.integers(0, LENGTHS[-1] - 1),
     cuts=st.tuples(*(st.integers(0, length) for length in LENGTHS)),
@@ -211,6 +213,7 @@ def test_nothing_matters_in_any_combination(
     answer: Callable[[str, str], list[Logits]],
     isa_name: str,
     form: str,
+    cache_form: str,
     threads: int,
     start: int,
     cuts: tuple[int, ...],
@@ -218,10 +221,10 @@ def test_nothing_matters_in_any_combination(
 ) -> None:
     monkeypatch.setenv("PYTHIA_RT_ISA", isa_name)
     model = make_model(flat_file(form), threads)
-    expected = answer(form, "f16")
-    for ours, theirs in zip(run_batch(model, "f16", list(cuts)), expected, strict=True):
+    expected = answer(form, cache_form)
+    for ours, theirs in zip(run_batch(model, cache_form, list(cuts)), expected, strict=True):
         assert_same(ours, theirs)
-    running = session(model, "f16")
+    running = session(model, cache_form)
     running.prefill(LONGEST[::-1].copy())
     running.rewind(0)  # nothing of what was there before may remain
     if start:

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <mutex>
@@ -15,8 +14,10 @@ namespace pythia_rt {
 
 // run(n, task) calls task(i, worker) once for each i in [0, n) and returns when all are done.
 // The calling thread works too, so a pool of 1 has no thread of its own. Tasks are handed out one
-// by one from a counter: a thread that was held up takes fewer. After a region the workers spin
-// for some tens of microseconds, so that regions in a row cost no system call, and then sleep.
+// by one from a counter: a thread that was held up takes fewer, and one that comes when all have
+// been taken is not waited for. After a region the workers spin for some tens of microseconds, so
+// that regions in a row cost no system call, and then sleep. In a child made by fork() the pool
+// works alone, and may be destroyed.
 // One region at a time: calls from several threads must be serialised by the owner.
 class ThreadPool {
  public:
@@ -37,19 +38,22 @@ class ThreadPool {
   void take_tasks(int worker);
   void stop();
   bool is_alone() const;  // no workers, or a forked child that has lost them
-  bool wait_for_region(uint64_t seen);
+  void wait_for_workers();
+  bool enter();  // false: the region is over
+  void leave();
+  bool wait_for_region(uint32_t* seen);  // false: the pool stops
 
   std::vector<std::thread> threads_;
   int forks_at_start_ = 0;
   const Task* task_ = nullptr;
   int64_t n_tasks_ = 0;
   alignas(64) std::atomic<int64_t> next_task_{0};
-  alignas(64) std::atomic<uint64_t> region_{0};  // number of regions started so far
-  alignas(64) std::atomic<int> n_busy_{0};       // workers that have not left the region
+  alignas(64) std::atomic<uint32_t> region_{0};  // number of regions started so far, modulo 2^32
+  std::atomic<uint32_t> n_asleep_{0};            // workers that wait for the next
+  alignas(64) std::atomic<uint32_t> door_{0};    // of the region: open or not, workers inside
+  std::atomic<bool> is_waiting_{false};          // the caller, asleep, for the last of them
   std::atomic<bool> stopping_{false};
-  std::atomic<int> n_asleep_{0};
-  std::mutex mutex_;
-  std::condition_variable wake_;
+  std::mutex mutex_;  // of error_
   std::exception_ptr error_;
 };
 

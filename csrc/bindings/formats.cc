@@ -10,6 +10,7 @@
 #include "base/thread_pool.h"
 #include "bindings/arrays.h"
 #include "bindings/module.h"
+#include "formats/kv_formats.h"
 #include "kernels/dispatch.h"
 
 namespace pythia_rt {
@@ -93,6 +94,7 @@ void bind_formats(py::module_& module) {
         return names;
       },
       "Names of the weight formats.");
+  module.def("kv_format_names", &kv_format_names, "Names of the formats of the KV cache.");
   module.def(
       "bits_per_weight",
       [](const std::string& format) { return bits_per_weight(format_from_name(format)); },

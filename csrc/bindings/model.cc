@@ -11,6 +11,7 @@
 #include "bindings/arrays.h"
 #include "bindings/module.h"
 #include "formats/formats.h"
+#include "formats/kv_formats.h"
 #include "kernels/dispatch.h"
 #include "session.h"
 
@@ -66,12 +67,6 @@ Spec spec_of(const py::dict& fields) {
   choice<int>(fields, "mlp", {{"plain", 0}});
   choice<int>(fields, "rope", {{"half", 0}});
   return spec;
-}
-
-KvFormat kv_format_from_name(const std::string& name) {
-  if (name == "f16") return KvFormat::f16;
-  if (name == "f32") return KvFormat::f32;
-  throw_invalid("there is no KV cache format '", name, "'; there are f16, f32");
 }
 
 // A model and the Python buffers that hold its weights.
@@ -182,7 +177,8 @@ void bind_model(py::module_& module) {
              return std::make_unique<BoundSession>(model, capacity, kv_format_from_name(kv_format));
            }),
            py::arg("model"), py::kw_only(), py::arg("capacity") = 0, py::arg("kv_format") = "f16",
-           "Room for `capacity` tokens (0: the model's context), cached as 'f16' or 'f32'.")
+           "Room for `capacity` tokens (0: the model's context), cached in one "
+           "of\nkv_format_names().")
       .def_property_readonly(
           "position", [](BoundSession& self) { return self.session().position(); },
           "Tokens so far.")

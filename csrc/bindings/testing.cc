@@ -14,6 +14,7 @@
 #include "base/thread_pool.h"
 #include "bindings/arrays.h"
 #include "formats/formats.h"
+#include "formats/kv_formats.h"
 #include "kernels/dispatch.h"
 
 namespace pythia_rt {
@@ -199,34 +200,69 @@ FloatArray rotate(const std::string& isa, const Floats& heads, const Floats& cos
   return without_padding(row, count, head_dim, head_dim);
 }
 
-// One head: keys and values [positions, head_dim] go into a cache, queries [n, head_dim], the last
-// n positions, attend to it, `together` at a time. Returns [n, head_dim].
-FloatArray attention(const std::string& isa, const std::string& kv_format, const Floats& queries,
-                     const Floats& keys, const Floats& values, float scale, int64_t together) {
-  check(queries.ndim() == 2 && keys.ndim() == 2 && values.ndim() == 2, "not two dimensions");
-  check(kv_format == "f16" || kv_format == "f32", "there is no such cache format");
-  const KernelTable& table = kernels_for(isa);
-  const auto format = static_cast<size_t>(kv_format == "f16" ? KvFormat::f16 : KvFormat::f32);
-  const int64_t rows = queries.shape(0), dim = queries.shape(1), positions = keys.shape(0);
-  check(keys.shape(1) == dim && values.shape(1) == dim && values.shape(0) == positions &&
-            rows <= positions && together > 0,
-        "queries, keys and values do not fit each other");
-  const int64_t capacity = round_up(positions, 16);
-  const int64_t size = kv_format == "f16" ? 2 : 4;
-  std::vector<uint8_t> key_cache(static_cast<size_t>(capacity * dim * size), uint8_t{0});
-  std::vector<uint8_t> value_cache(static_cast<size_t>(capacity * round_up(dim, kRowBlock) * size),
-                                   uint8_t{0});
-  const KvHead cache{key_cache.data(), value_cache.data()};
-  for (int64_t position = 0; position < positions; ++position) {
-    table.append[format](
-        {keys.data() + position * dim, values.data() + position * dim, cache, dim, position});
+// The parts of a KvHead with room for `capacity` positions: keys, values and both scales.
+std::vector<Bytes> empty_head(KvFormat format, int64_t dim, int64_t capacity) {
+  const KvSizes sizes = kv_sizes(format, dim, capacity);
+  std::vector<Bytes> parts;
+  for (const int64_t bytes : {sizes.keys, sizes.values, sizes.scales, sizes.scales}) {
+    parts.emplace_back(bytes);
+    std::fill_n(parts.back().mutable_data(), bytes, uint8_t{0xff});  // NaN, or the code -1
   }
+  return parts;
+}
+
+// Parts that a test gave, if they have the sizes.
+KvHead head_of(std::vector<Bytes>& parts, KvFormat format, int64_t dim, int64_t capacity) {
+  const KvSizes sizes = kv_sizes(format, dim, capacity);
+  check(parts.size() == 4 && parts[0].size() == sizes.keys && parts[1].size() == sizes.values &&
+            parts[2].size() == sizes.scales && parts[3].size() == sizes.scales,
+        "the parts of a cache have wrong sizes");
+  return {parts[0].mutable_data(), parts[1].mutable_data(),
+          reinterpret_cast<uint16_t*>(parts[2].mutable_data()),
+          reinterpret_cast<uint16_t*>(parts[3].mutable_data())};
+}
+
+// One head: keys and values [n, head_dim] go into its cache from position `first` on. Returns the
+// cache's parts, new ones unless some are given; those are changed.
+std::vector<Bytes> append(const std::string& isa, const std::string& kv_format, const Floats& keys,
+                          const Floats& values, int64_t first, int64_t capacity,
+                          std::optional<std::vector<Bytes>> given) {
+  check(keys.ndim() == 2 && values.ndim() == 2 && keys.size() == values.size() &&
+            keys.shape(1) == values.shape(1),
+        "keys and values must be two equal matrices");
+  const int64_t count = keys.shape(0), dim = keys.shape(1);
+  capacity = round_up(capacity, 16);
+  check(first >= 0 && first + count <= capacity, "no room for as many positions");
+  const KvFormat format = kv_format_from_name(kv_format);
+  std::vector<Bytes> parts = given ? *given : empty_head(format, dim, capacity);
+  const KvHead cache = head_of(parts, format, dim, capacity);
+  for (int64_t i = 0; i < count; ++i) {
+    kernels_for(isa).append[static_cast<size_t>(format)](
+        {keys.data() + i * dim, values.data() + i * dim, cache, dim, first + i});
+  }
+  return parts;
+}
+
+// Queries [n, head_dim], the last n of `positions`, attend to a cache of append(), `together` at a
+// time. Returns [n, head_dim].
+FloatArray attention(const std::string& isa, const std::string& kv_format, const Floats& queries,
+                     std::vector<Bytes> parts, int64_t positions, int64_t capacity, float scale,
+                     int64_t together) {
+  check(queries.ndim() == 2, "not two dimensions");
+  const KernelTable& table = kernels_for(isa);
+  const KvFormat format = kv_format_from_name(kv_format);
+  const int64_t rows = queries.shape(0), dim = queries.shape(1);
+  capacity = round_up(capacity, 16);
+  check(rows <= positions && positions <= capacity && together > 0,
+        "queries and cache do not fit each other");
+  const KvHead cache = head_of(parts, format, dim, capacity);
   std::vector<float> scores(static_cast<size_t>(kQueryTile * capacity));
   FloatArray out({rows, dim});
   for (int64_t row = 0; row < rows; row += together) {
-    table.attention[format]({queries.data() + row * dim, dim, cache, dim, positions - rows + row,
-                             std::min(together, rows - row), scale, scores.data(), capacity,
-                             out.mutable_data() + row * dim, dim});
+    table.attention[static_cast<size_t>(format)](
+        {queries.data() + row * dim, dim, cache, dim, positions - rows + row,
+         std::min(together, rows - row), scale, scores.data(), capacity,
+         out.mutable_data() + row * dim, dim});
   }
   return out;
 }
@@ -275,8 +311,13 @@ PYBIND11_MODULE(_testing, module) {
              py::arg("bias"), py::arg("epsilon"));
   module.def("rotate", &rotate, py::arg("isa"), py::arg("heads"), py::arg("cosines"),
              py::arg("sines"));
+  module.def("kv_format_names", &kv_format_names);
+  module.def("append", &append, py::arg("isa"), py::arg("kv_format"), py::arg("keys"),
+             py::arg("values"), py::kw_only(), py::arg("first") = 0, py::arg("capacity"),
+             py::arg("parts") = py::none());
   module.def("attention", &attention, py::arg("isa"), py::arg("kv_format"), py::arg("queries"),
-             py::arg("keys"), py::arg("values"), py::arg("scale"), py::arg("together"));
+             py::arg("parts"), py::kw_only(), py::arg("positions"), py::arg("capacity"),
+             py::arg("scale"), py::arg("together"));
   module.def("softmax_sum", &softmax_sum, py::arg("isa"), py::arg("logits"));
   module.def("fit_scales", &fit_scales, py::arg("isa"), py::arg("values"), py::arg("table"));
 }

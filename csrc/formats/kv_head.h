@@ -1,16 +1,34 @@
 // How keys and values are cached.
 #pragma once
 
+#include <cstdint>
+
 namespace pythia_rt {
 
-enum class KvFormat : int { f16, f32 };
+enum class KvFormat : int {
+#define PYTHIA_RT_KV_FORMAT(cache, name, code_type, is_scaled) name,
+#include "formats/kv_formats.inc"
+#undef PYTHIA_RT_KV_FORMAT
+};
 
-// The cache of one sequence, one layer, one head. Keys lie transposed in tiles of 16 positions,
-// like the weights of a matrix product, so that a score needs no sum across lanes; values lie
-// position by position.
+constexpr int kKvFormatCount = 0
+#define PYTHIA_RT_KV_FORMAT(cache, name, code_type, is_scaled) +1
+#include "formats/kv_formats.inc"
+#undef PYTHIA_RT_KV_FORMAT
+    ;
+
+// Dimensions of a head that share a scale: one vector. The rotated ones, the first 16 or 32 of
+// most models, so have scales of their own.
+constexpr int kKvGroup = 16;
+
+// The cache of one sequence, one layer, one head, in codes of the format. Keys lie transposed in
+// tiles of 16 positions, like the weights of a matrix product, so that a score needs no sum across
+// lanes; values lie position by position. Scales, bf16, stand in tiles like the keys.
 struct KvHead {
-  void* keys;    // [capacity / 16][head_dim][16 positions]
-  void* values;  // [capacity][head_dim padded to 16]
+  void* keys;              // [capacity / 16][head_dim][16 positions]
+  void* values;            // [capacity][head_dim padded to 16]
+  uint16_t* key_scales;    // [capacity / 16][groups][16 positions], or unused
+  uint16_t* value_scales;  // likewise
 };
 
 }  // namespace pythia_rt

@@ -1,44 +1,40 @@
 // Causal attention of one head over its cache (Vaswani et al. 2017), scores and softmax in f32.
 //
 // Up to four queries share one pass over the keys and one over the values. Each query's arithmetic
-// depends on its own position alone: a score adds its head_dim products in order; the softmax sums
-// in 16 lanes by position modulo 16; the output adds positions in order. So neither the number of
-// queries in a pass nor how the prompt was cut can change a bit.
+// depends on its own position alone: a score adds its head_dim products in order, where the cache
+// has scales within each group and then the groups; the softmax sums in 16 lanes by position modulo
+// 16; the output adds positions in order. So neither the number of queries in a pass nor how the
+// prompt was cut can change a bit.
 #pragma once
 
+#include "kernels/kv_caches.inl"
 #include "kernels/table.h"
 #include "simd/math.h"
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
-struct HalfCache {
-  using Value = uint16_t;
-  static Vec load_values(const Value* p) { return load_f16(p); }
-  static void store_values(Value* p, Vec v) { store_f16(p, v); }
-};
-struct FloatCache {
-  using Value = float;
-  static Vec load_values(const Value* p) { return load(p); }
-  static void store_values(Value* p, Vec v) { store(p, v); }
-};
-
-constexpr int64_t padded_to_lanes(int64_t n) { return (n + 15) / 16 * 16; }
-
-// Writes one position: the key as a column of its tile of 16 positions, the value as a row.
+// Writes one position: the key as a column of its tile of 16 positions, the value as a row. Nothing
+// else is touched, so what stood there before, after a rewind, leaves no trace.
 template <typename Cache>
 inline void append(const AppendArguments& arguments) {
-  using Value = typename Cache::Value;
+  using Code = typename Cache::Code;
   const int64_t dim = arguments.head_dim;
-  const int64_t position = arguments.position;
-  Value* keys =
-      static_cast<Value*>(arguments.cache.keys) + position / 16 * dim * 16 + position % 16;
-  Value* values = static_cast<Value*>(arguments.cache.values) + position * padded_to_lanes(dim);
-  for (int64_t i = 0; i < dim; i += 16) {
+  const int64_t tile = arguments.position / 16, lane = arguments.position % 16;
+  Code* keys = static_cast<Code*>(arguments.cache.keys) + tile * dim * 16 + lane;
+  Code* values =
+      static_cast<Code*>(arguments.cache.values) + arguments.position * kv_groups(dim) * 16;
+  for (int64_t group = 0; group < kv_groups(dim); ++group) {
+    const int64_t i = group * 16;
     const int64_t n = dim - i < 16 ? dim - i : 16;
-    Value column[16];
-    Cache::store_values(column, load_first(arguments.key + i, n));
+    Code column[16];
+    const uint16_t key_scale = Cache::store_codes(column, load_first(arguments.key + i, n));
     for (int64_t j = 0; j < n; ++j) keys[(i + j) * 16] = column[j];
-    Cache::store_values(values + i, load_first(arguments.value + i, n));
+    const uint16_t value_scale = Cache::store_codes(values + i, load_first(arguments.value + i, n));
+    if constexpr (Cache::kIsScaled) {
+      const int64_t index = scale_index(tile, group, dim) + lane;
+      arguments.cache.key_scales[index] = key_scale;
+      arguments.cache.value_scales[index] = value_scale;
+    }
   }
 }
 
@@ -46,24 +42,41 @@ inline void append(const AppendArguments& arguments) {
 template <typename Cache, int kQueries, int kTiles>
 inline void score_tiles(const AttentionArguments& arguments, int64_t row, int64_t tile) {
   const int64_t dim = arguments.head_dim;
+  const int64_t step = Cache::kIsScaled ? kKvGroup : dim;
   const auto* keys =
-      static_cast<const typename Cache::Value*>(arguments.cache.keys) + tile * dim * 16;
+      static_cast<const typename Cache::Code*>(arguments.cache.keys) + tile * dim * 16;
   const float* query = arguments.queries + row * arguments.query_stride;
-  Vec sum[kQueries][kTiles];
-  for (auto& tiles : sum) {
+  Vec total[kQueries][kTiles];
+  for (auto& tiles : total) {
     for (Vec& lanes : tiles) lanes = zero();
   }
-  for (int64_t i = 0; i < dim; ++i) {
+  for (int64_t begin = 0; begin < dim; begin += step) {
+    const int64_t end = begin + step < dim ? begin + step : dim;
+    Vec sum[kQueries][kTiles];
+    for (auto& tiles : sum) {
+      for (Vec& lanes : tiles) lanes = zero();
+    }
+    for (int64_t i = begin; i < end; ++i) {
+      for (int t = 0; t < kTiles; ++t) {
+        const Vec key = Cache::load_codes(keys + (t * dim + i) * 16);
+        for (int q = 0; q < kQueries; ++q) {
+          sum[q][t] = fma(key, broadcast(query[q * arguments.query_stride + i]), sum[q][t]);
+        }
+      }
+    }
     for (int t = 0; t < kTiles; ++t) {
-      const Vec key = Cache::load_values(keys + (t * dim + i) * 16);
-      for (int q = 0; q < kQueries; ++q) {
-        sum[q][t] = fma(key, broadcast(query[q * arguments.query_stride + i]), sum[q][t]);
+      if constexpr (Cache::kIsScaled) {
+        const Vec scales =
+            load_bf16(arguments.cache.key_scales + scale_index(tile + t, begin / kKvGroup, dim));
+        for (int q = 0; q < kQueries; ++q) total[q][t] = fma(sum[q][t], scales, total[q][t]);
+      } else {
+        for (int q = 0; q < kQueries; ++q) total[q][t] = sum[q][t];
       }
     }
   }
   for (int q = 0; q < kQueries; ++q) {
     float* out = arguments.scores + q * arguments.scores_stride + tile * 16;
-    for (int t = 0; t < kTiles; ++t) store(out + 16 * t, sum[q][t] * broadcast(arguments.scale));
+    for (int t = 0; t < kTiles; ++t) store(out + 16 * t, total[q][t] * broadcast(arguments.scale));
   }
 }
 
@@ -85,24 +98,43 @@ inline float soften(float* scores, int64_t n) {
   return reduce_add(sum);
 }
 
-// out[q] = sum over positions of weight * value, for kWidth vectors of the head. Queries of one
-// pass see kQueries - 1 positions more, one by one, after those that all of them see.
+// out[q] = sum over positions of weight * value, for kWidth vectors of the head. A value's scale
+// goes into the weight, 16 positions at once. Queries of one pass see kQueries - 1 positions more,
+// one by one, after those that all of them see.
 template <typename Cache, int kQueries, int kWidth>
 inline void mix_values(const AttentionArguments& arguments, int64_t row, int64_t column,
                        const float* sums) {
-  const int64_t stride = padded_to_lanes(arguments.head_dim);
-  const auto* values = static_cast<const typename Cache::Value*>(arguments.cache.values) + column;
+  const int64_t dim = arguments.head_dim;
+  const int64_t stride = kv_groups(dim) * 16;
+  const int64_t first_group = column / kKvGroup;
+  const auto* values = static_cast<const typename Cache::Code*>(arguments.cache.values) + column;
+  const uint16_t* scales = arguments.cache.value_scales;
   const int64_t common = arguments.first_position + row + 1;
+  const int64_t step = Cache::kIsScaled ? 16 : common;
   Vec mixed[kQueries][kWidth];
   for (auto& vectors : mixed) {
     for (Vec& lanes : vectors) lanes = zero();
   }
-  for (int64_t position = 0; position < common; ++position) {
-    for (int w = 0; w < kWidth; ++w) {
-      const Vec value = Cache::load_values(values + position * stride + 16 * w);
-      for (int q = 0; q < kQueries; ++q) {
-        const float weight = arguments.scores[q * arguments.scores_stride + position];
-        mixed[q][w] = fma(broadcast(weight), value, mixed[q][w]);
+  for (int64_t begin = 0; begin < common; begin += step) {
+    [[maybe_unused]] float scaled[kQueries][kWidth][16];
+    if constexpr (Cache::kIsScaled) {
+      for (int w = 0; w < kWidth; ++w) {
+        const Vec scale = load_bf16(scales + scale_index(begin / 16, first_group + w, dim));
+        for (int q = 0; q < kQueries; ++q) {
+          store(scaled[q][w], load(arguments.scores + q * arguments.scores_stride + begin) * scale);
+        }
+      }
+    }
+    const int64_t end = begin + step < common ? begin + step : common;
+    for (int64_t position = begin; position < end; ++position) {
+      for (int w = 0; w < kWidth; ++w) {
+        const Vec value = Cache::load_codes(values + position * stride + 16 * w);
+        for (int q = 0; q < kQueries; ++q) {
+          const float weight = Cache::kIsScaled
+                                   ? scaled[q][w][position - begin]
+                                   : arguments.scores[q * arguments.scores_stride + position];
+          mixed[q][w] = fma(broadcast(weight), value, mixed[q][w]);
+        }
       }
     }
   }
@@ -110,14 +142,18 @@ inline void mix_values(const AttentionArguments& arguments, int64_t row, int64_t
     const float* weights = arguments.scores + q * arguments.scores_stride;
     for (int64_t position = common; position < common + q; ++position) {
       for (int w = 0; w < kWidth; ++w) {
-        const Vec value = Cache::load_values(values + position * stride + 16 * w);
-        mixed[q][w] = fma(broadcast(weights[position]), value, mixed[q][w]);
+        float weight = weights[position];
+        if constexpr (Cache::kIsScaled) {
+          const int64_t index = scale_index(position / 16, first_group + w, dim) + position % 16;
+          weight = weight * scale_value(scales[index]);
+        }
+        const Vec value = Cache::load_codes(values + position * stride + 16 * w);
+        mixed[q][w] = fma(broadcast(weight), value, mixed[q][w]);
       }
     }
     float* out = arguments.out + (row + q) * arguments.out_stride + column;
     for (int w = 0; w < kWidth; ++w) {
-      store_first(out + 16 * w, mixed[q][w] / broadcast(sums[q]),
-                  arguments.head_dim - column - 16 * w);
+      store_first(out + 16 * w, mixed[q][w] / broadcast(sums[q]), dim - column - 16 * w);
     }
   }
 }
@@ -137,7 +173,7 @@ inline void attend(const AttentionArguments& arguments, int64_t row) {
     sums[q] = soften(arguments.scores + q * arguments.scores_stride, longest - kQueries + q + 1);
   }
   constexpr int kWidth = kQueries == 1 ? 4 : 2;
-  const int64_t width = padded_to_lanes(arguments.head_dim);
+  const int64_t width = kv_groups(arguments.head_dim) * 16;
   int64_t column = 0;
   for (; column + 16 * kWidth <= width; column += 16 * kWidth) {
     mix_values<Cache, kQueries, kWidth>(arguments, row, column, sums);

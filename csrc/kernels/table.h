@@ -94,8 +94,8 @@ struct KernelTable {
   void (*quantise)(const QuantiseArguments&);
   void (*layer_norm)(const NormArguments&);
   void (*rotate)(const RopeArguments&);
-  void (*append[2])(const AppendArguments&);        // by KvFormat
-  void (*attention[2])(const AttentionArguments&);  // by KvFormat
+  void (*append[kKvFormatCount])(const AppendArguments&);        // by KvFormat
+  void (*attention[kKvFormatCount])(const AttentionArguments&);  // by KvFormat
   FitScales fit_scales;
   void (*softmax_sum)(const float* logits, int64_t n, float* largest, float* sum);
 };

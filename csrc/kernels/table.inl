@@ -73,8 +73,16 @@ const KernelTable kTable = {
     Entry<quantise>::call,
     Entry<layer_norm>::call,
     Entry<rotate>::call,
-    {Entry<append<HalfCache>>::call, Entry<append<FloatCache>>::call},
-    {Entry<attention<HalfCache>>::call, Entry<attention<FloatCache>>::call},
+    {
+#define PYTHIA_RT_KV_FORMAT(cache, name, code_type, is_scaled) Entry<append<cache>>::call,
+#include "formats/kv_formats.inc"
+#undef PYTHIA_RT_KV_FORMAT
+    },
+    {
+#define PYTHIA_RT_KV_FORMAT(cache, name, code_type, is_scaled) Entry<attention<cache>>::call,
+#include "formats/kv_formats.inc"
+#undef PYTHIA_RT_KV_FORMAT
+    },
     Entry<fit_scales>::call,
     Entry<softmax_sum>::call,
 };

@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "backend/backend.h"
-#include "formats/kv_head.h"
+#include "formats/kv_formats.h"
 #include "model/spec.h"
 
 namespace pythia_rt {
@@ -26,12 +26,12 @@ class KvCache {
 
  private:
   int64_t n_kv_heads_;
-  int64_t key_bytes_;    // of one head: [capacity / 16][head_dim][16]
-  int64_t value_bytes_;  // of one head: [capacity][head_dim padded to 16]
-  int64_t capacity_;     // a multiple of 16
+  int64_t capacity_;    // a multiple of 16
+  KvSizes head_;        // of one head's parts
+  int64_t head_bytes_;  // of one head, a multiple of 64
   KvFormat format_;
   int64_t length_ = 0;
-  std::unique_ptr<DeviceBuffer> buffer_;  // [layer][kv_head][keys | values]
+  std::unique_ptr<DeviceBuffer> buffer_;  // [layer][kv_head][keys | values | scales of both]
 };
 
 }  // namespace pythia_rt

@@ -1,5 +1,6 @@
 #include "model/weights.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -84,6 +85,20 @@ class Binder {
   size_t n_matrices_ = 0;
 };
 
+// The bias of queries, keys and values, less what it adds to those dimensions of the keys that are
+// not rotated. There it moves all scores of a query alike, which softmax does not see; but where it
+// is far larger than the keys it would cost the cache their digits.
+std::unique_ptr<float[]> without_constant_keys(const Spec& spec, const Matrix& qkv) {
+  const auto size = static_cast<size_t>(qkv.row_blocks() * kRowBlock);
+  auto bias = std::make_unique<float[]>(size);
+  std::copy_n(qkv.bias, size, bias.get());
+  for (int64_t head = 0; head < spec.n_kv_heads; ++head) {
+    float* keys = bias.get() + spec.query_size() + head * spec.head_dim;
+    std::fill(keys + spec.rotary_dim, keys + spec.head_dim, 0.0f);
+  }
+  return bias;
+}
+
 }  // namespace
 
 Weights bind_weights(const Spec& spec, const std::map<std::string, Format>& formats,
@@ -99,6 +114,10 @@ Weights bind_weights(const Spec& spec, const std::map<std::string, Format>& form
     layer.attn_norm = binder.norm(prefix + "attn_norm", hidden);
     layer.mlp_norm = binder.norm(prefix + "mlp_norm", hidden);
     layer.qkv = binder.matrix(prefix + "qkv", spec.qkv_size(), hidden, spec.attention_bias);
+    if (layer.qkv.bias != nullptr) {
+      weights.own_biases.push_back(without_constant_keys(spec, layer.qkv));
+      layer.qkv.bias = weights.own_biases.back().get();
+    }
     layer.attn_out =
         binder.matrix(prefix + "attn_out", hidden, spec.query_size(), spec.attention_bias);
     layer.mlp_up = binder.matrix(prefix + "mlp_up", spec.mlp_size, hidden, spec.mlp_bias);

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,9 @@ struct Weights {
   std::vector<LayerWeights> layers;
   NormWeights final_norm;
   Matrix head;  // [vocab_size][hidden_size]; the embedding itself where the two are tied
+
+  // Memory of the biases that are not those of the file: [layer][qkv rows padded to 16].
+  std::vector<std::unique_ptr<float[]>> own_biases;
 
   // Bytes of weights that one token reads: everything but the embedding.
   int64_t bytes_per_token = 0;

@@ -133,6 +133,10 @@ inline Vec to_float(IntVec v) { return {_mm256_cvtepi32_ps(v.low), _mm256_cvtepi
 inline IntVec round_to_int(Vec v) {
   return {_mm256_cvtps_epi32(v.low), _mm256_cvtps_epi32(v.high)};
 }
+inline __m256i widen_eight_i8(const int8_t* p) {
+  return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+inline IntVec load_i8(const int8_t* p) { return {widen_eight_i8(p), widen_eight_i8(p + 8)}; }
 inline void store_i8(int8_t* p, IntVec v) {
   // The packs saturate, which changes nothing in range; the first works within 128-bit lanes, so
   // its quarters come out in the order 0, 2, 1, 3.

@@ -96,6 +96,9 @@ inline Vec to_float(IntVec v) { return {_mm512_cvtepi32_ps(v.value)}; }
 inline IntVec round_to_int(Vec v) {
   return {_mm512_cvt_roundps_epi32(v.value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
+inline IntVec load_i8(const int8_t* p) {
+  return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
 inline void store_i8(int8_t* p, IntVec v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v.value));
 }

@@ -141,6 +141,12 @@ inline Vec to_float(IntVec v) {
 inline IntVec round_to_int(Vec v) {
   return each_quarter<IntVec>([&](int q) { return vcvtnq_s32_f32(v.quarter[q]); });
 }
+inline IntVec load_i8(const int8_t* p) {
+  const int8x16_t bytes = vld1q_s8(p);
+  const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
+  return {{vmovl_s16(vget_low_s16(low)), vmovl_s16(vget_high_s16(low)),
+           vmovl_s16(vget_low_s16(high)), vmovl_s16(vget_high_s16(high))}};
+}
 inline void store_i8(int8_t* p, IntVec v) {
   const int16x8_t low = vcombine_s16(vmovn_s32(v.quarter[0]), vmovn_s32(v.quarter[1]));
   const int16x8_t high = vcombine_s16(vmovn_s32(v.quarter[2]), vmovn_s32(v.quarter[3]));

@@ -159,6 +159,9 @@ inline Vec to_float(IntVec v) {
 inline IntVec round_to_int(Vec v) {
   return each_lane<IntVec>([&](int i) { return static_cast<int32_t>(__builtin_rintf(v.lane[i])); });
 }
+inline IntVec load_i8(const int8_t* p) {
+  return each_lane<IntVec>([&](int i) { return p[i]; });
+}
 inline void store_i8(int8_t* p, IntVec v) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(v.lane[i]);
 }

@@ -25,6 +25,7 @@
 //   int_zero() int_broadcast(x) int_load(p) int_store(p, v) a + b
 //   to_float(v)                                     exact below 2^24
 //   round_to_int(v)                                 ties to even; |v| < 2^31
+//   load_i8(p)                                      16 signed bytes
 //   store_i8(p, v)                                  16 bytes; lanes must lie in [-128, 127]
 //   int_reduce_add(v)
 //

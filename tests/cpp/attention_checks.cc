@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/half.h"
+#include "formats/kv_formats.h"
 #include "guarded.h"
 #include "kernel_checks.h"
 #include "random.h"
@@ -26,7 +27,6 @@ class HeadCase {
         shape_(shape),
         positions_(shape.first_position + shape.rows),
         capacity_(round_up(positions_, 16)),
-        padded_(round_up(shape.head_dim, 16)),
         keys_(positions_ * shape.head_dim),
         values_(positions_ * shape.head_dim),
         queries_(shape.rows * shape.head_dim) {
@@ -38,12 +38,15 @@ class HeadCase {
 
   // Appends all positions, then attends with `together` rows at a time.
   std::vector<float> run(const KernelTable& table, int64_t together) const {
-    const int64_t size = format_ == KvFormat::f16 ? 2 : 4;
-    const Guarded<uint8_t> key_memory(capacity_ * shape_.head_dim * size);
-    const Guarded<uint8_t> value_memory(capacity_ * padded_ * size);
-    std::memset(key_memory.data(), 0xff, static_cast<size_t>(key_memory.size()));
-    std::memset(value_memory.data(), 0xff, static_cast<size_t>(value_memory.size()));
-    const KvHead cache{key_memory.data(), value_memory.data()};
+    const KvSizes sizes = kv_sizes(format_, shape_.head_dim, capacity_);
+    const Guarded<uint8_t> key_codes(sizes.keys), value_codes(sizes.values);
+    const Guarded<uint16_t> key_scales(sizes.scales / 2), value_scales(sizes.scales / 2);
+    std::memset(key_codes.data(), 0xff, static_cast<size_t>(sizes.keys));
+    std::memset(value_codes.data(), 0xff, static_cast<size_t>(sizes.values));
+    std::memset(key_scales.data(), 0xff, static_cast<size_t>(sizes.scales));
+    std::memset(value_scales.data(), 0xff, static_cast<size_t>(sizes.scales));
+    const KvHead cache{key_codes.data(), value_codes.data(), key_scales.data(),
+                       value_scales.data()};
     const auto format = static_cast<int>(format_);
     for (int64_t position = 0; position < positions_; ++position) {
       const int64_t offset = position * shape_.head_dim;
@@ -73,20 +76,46 @@ class HeadCase {
 
  private:
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(shape_.head_dim)); }
-  double cached(float value) const {
-    return format_ == KvFormat::f16 ? float_from_half(half_from_float(value)) : value;
-  }
+  std::vector<double> cached(const Guarded<float>& rows) const;
 
   KvFormat format_;
   HeadShape shape_;
-  int64_t positions_, capacity_, padded_;
+  int64_t positions_, capacity_;
   Guarded<float> keys_, values_, queries_;
 };
+
+// What the cache makes of rows [positions][head_dim]: scale = largest / 127 rounded up to a bf16
+// for each 16 values of q8.
+std::vector<double> HeadCase::cached(const Guarded<float>& rows) const {
+  std::vector<double> result(rows.data(), rows.end());
+  if (format_ == KvFormat::f32) return result;
+  if (format_ == KvFormat::f16) {
+    for (double& value : result) {
+      value = float_from_half(half_from_float(static_cast<float>(value)));
+    }
+    return result;
+  }
+  for (int64_t position = 0; position < positions_; ++position) {
+    for (int64_t begin = 0; begin < shape_.head_dim; begin += 16) {
+      double* group = result.data() + position * shape_.head_dim + begin;
+      const int64_t n = std::min<int64_t>(16, shape_.head_dim - begin);
+      float largest = 0;
+      for (int64_t i = 0; i < n; ++i) largest = std::fmax(largest, std::fabs(group[i]));
+      const uint32_t bits = float_bits(largest / 127);
+      const double scale = float_from_bfloat(static_cast<uint16_t>((bits + 0xffff) >> 16));
+      for (int64_t i = 0; i < n; ++i) {
+        group[i] = scale == 0 ? 0 : std::nearbyint(static_cast<float>(group[i] / scale)) * scale;
+      }
+    }
+  }
+  return result;
+}
 
 // The bound: an error e in every score changes each weight by a factor e^(+-2e) at most; scores
 // err by head_dim roundings of their terms' magnitudes, sums over n positions by n.
 std::string HeadCase::compare_with_truth(const std::vector<float>& found) const {
   const int64_t dim = shape_.head_dim;
+  const std::vector<double> keys = cached(keys_), values = cached(values_);
   for (int64_t row = 0; row < shape_.rows; ++row) {
     const int64_t n = shape_.first_position + row + 1;
     std::vector<double> weights(static_cast<size_t>(n));
@@ -94,7 +123,8 @@ std::string HeadCase::compare_with_truth(const std::vector<float>& found) const 
     for (int64_t position = 0; position < n; ++position) {
       double score = 0, terms = 0;
       for (int64_t i = 0; i < dim; ++i) {
-        const double product = cached(keys_[position * dim + i]) * queries_[row * dim + i];
+        const double product =
+            keys[static_cast<size_t>(position * dim + i)] * queries_[row * dim + i];
         score += product;
         terms += std::fabs(product);
       }
@@ -108,7 +138,7 @@ std::string HeadCase::compare_with_truth(const std::vector<float>& found) const 
     for (int64_t i = 0; i < dim; ++i) {
       double truth = 0, largest = 0;
       for (int64_t position = 0; position < n; ++position) {
-        const double value = cached(values_[position * dim + i]);
+        const double value = values[static_cast<size_t>(position * dim + i)];
         truth += weights[static_cast<size_t>(position)] / sum * value;
         largest = std::fmax(largest, std::fabs(value));
       }
@@ -125,7 +155,7 @@ void check_cache_format(KvFormat format, const KernelTable& table, const KernelT
   static constexpr HeadShape kShapes[] = {
       {64, 0, 1, 1.0f},   {64, 15, 1, 1.0f},  {64, 130, 1, 30.0f}, {32, 0, 21, 1.0f},
       {80, 5, 12, 1.0f},  {128, 63, 4, 1.0f}, {256, 30, 3, 1.0f},  {20, 17, 9, 100.0f},
-      {16, 255, 6, 1.0f}, {1, 3, 5, 1.0f}};
+      {16, 255, 6, 1.0f}, {1, 3, 5, 1.0f},    {40, 33, 6, 1.0f},   {72, 14, 5, 10.0f}};
   std::string equality, truth, parts;
   uint64_t seed = 8;
   for (const HeadShape& shape : kShapes) {
@@ -146,7 +176,7 @@ void check_cache_format(KvFormat format, const KernelTable& table, const KernelT
     }
   }
   const std::string name =
-      text("append and attention, ", format == KvFormat::f16 ? "f16" : "f32", " cache");
+      text("append and attention, ", kv_format_names()[static_cast<size_t>(format)], " cache");
   checks.report(name + ", equal scalar", equality);
   checks.report(name + ", are accurate", truth);
   checks.report(name + ", do not depend on how the rows are cut", parts);
@@ -155,8 +185,9 @@ void check_cache_format(KvFormat format, const KernelTable& table, const KernelT
 }  // namespace
 
 void check_attention(const KernelTable& table, const KernelTable& scalar, Checks& checks) {
-  check_cache_format(KvFormat::f16, table, scalar, checks);
-  check_cache_format(KvFormat::f32, table, scalar, checks);
+  for (int format = 0; format < kKvFormatCount; ++format) {
+    check_cache_format(static_cast<KvFormat>(format), table, scalar, checks);
+  }
 }
 
 }  // namespace pythia_rt::conformance

@@ -63,6 +63,7 @@ inline void keep(SimdResult* result, Tile tile) {
   OPERATION(to_float, true, to_float(int_load(given.integers)))                                  \
   OPERATION(round_to_int, false, round_to_int(load(given.rounding)))                             \
   OPERATION(int_reduce_add, false, int_reduce_add(int_load(given.integers)))                     \
+  OPERATION(load_i8, false, load_i8(to_edge(edge, given.activations, 16)))                       \
   OPERATION(load_tile, false, load_tile(to_edge(edge, given.narrow, 64)))                        \
   OPERATION(subtract_offset, false, subtract_offset(load_tile(given.codes), given.table[0]))     \
   OPERATION(low_nibbles, false, low_nibbles(load_tile(given.codes), table))                      \

@@ -1,0 +1,92 @@
+"""Pools of threads come and go, and a child made by fork() has none of its parent's threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pythia_rt import Model
+
+SCRIPT = """
+import gc, os, signal, sys, warnings
+import numpy as np
+import pythia_rt
+
+warnings.simplefilter("ignore")  # of Python, that forking with threads is dangerous
+tokens = list(range(40))
+model = pythia_rt.Model.load(sys.argv[1], threads=4)
+expected = model.logits(tokens)
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # a hang ends the child, and is seen
+        assert np.array_equal(model.logits(tokens), expected)
+        new = pythia_rt.Model.load(sys.argv[1], threads=4)  # may get the memory of lost threads
+        del model
+        gc.collect()
+        assert np.array_equal(new.logits(tokens), expected)
+        del new
+        gc.collect()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert np.array_equal(model.logits(tokens), expected)
+print("fine")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_models_work_in_a_child_and_can_be_dropped_there(demo_file: Callable[[str], Path]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(demo_file("q4"))],
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.stdout.strip() == "fine", done.stderr
+
+
+def test_pools_come_and_go(demo_file: Callable[[str], Path]) -> None:
+    tokens = list(range(30))
+    expected = Model.load(demo_file("q4"), threads=1).logits(tokens)
+    for threads in (2, 16, 3, 9, 5, 16, 2):
+        models = [Model.load(demo_file("q4"), threads=threads) for _ in range(3)]
+        for model in models:
+            assert model.threads == threads
+            np.testing.assert_array_equal(model.logits(tokens), expected)
+
+
+PINNED_SCRIPT = """
+import os, sys, time
+import pythia_rt
+
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+seconds = []
+for threads in (1, 16):
+    model = pythia_rt.Model.load(sys.argv[1], threads=threads)
+    best = 1e9
+    for _ in range(6):
+        start = time.perf_counter()
+        model.generate([5, 7], max_new_tokens=20, temperature=0, logit_bias={0: -1e9})
+        best = min(best, time.perf_counter() - start)
+    seconds.append(best)
+print(seconds[1] / seconds[0])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be pinned here")
+def test_nobody_waits_for_threads_without_a_processor(demo_file: Callable[[str], Path]) -> None:
+    """16 threads on one processor: 5 times slower than one, and 46 when all had to take part."""
+    done = subprocess.run(
+        [sys.executable, "-c", PINNED_SCRIPT, str(demo_file("q4"))],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=True,
+    )
+    assert float(done.stdout) < 20
