@@ -11,8 +11,15 @@ from pythia_rt import _core
 # one in the MLP, and attention is a third of a layer (docs/quantisation.md has the figures). The
 # embedding is read one row at a time and may be large; the head is most of a small model's work.
 RECIPES = {
-    "q4": {"embed": "q8", "qkv": "q5", "attn_out": "q5", "mlp_up": "q4", "mlp_down": "q4", "head": "q6"},
-}  # fmt: skip
+    "q4": {
+        "embed": "q8",
+        "qkv": "q5",
+        "attn_out": "q5",
+        "mlp_up": "q4",
+        "mlp_down": "q4",
+        "head": "q6",
+    },
+}
 
 
 def choose_formats(

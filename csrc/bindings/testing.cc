@@ -277,10 +277,10 @@ std::tuple<float, float> softmax_sum(const std::string& isa, const Floats& logit
 
 // The scales [16] for one group of a block of 16 rows [16, 64]: over a rising table of 16 bytes, or
 // without one over the whole numbers from -offset on.
-FloatArray fit_scales(const std::string& isa, const Floats& values,
-                      const std::optional<Bytes>& table, int offset,
-                      const std::optional<Floats>& importance, float first_factor,
-                      float last_factor) {
+FloatArray fit_group(const std::string& isa, const Floats& values,
+                     const std::optional<Bytes>& table, int offset,
+                     const std::optional<Floats>& importance, float first_factor,
+                     float last_factor) {
   check(values.ndim() == 2 && values.shape(0) == kRowBlock && values.shape(1) == kColumnGroup,
         "a group has 16 x 64 values");
   check(!table || table->size() == 16, "a table has 16 entries");
@@ -327,7 +327,7 @@ PYBIND11_MODULE(_testing, module) {
              py::arg("parts"), py::kw_only(), py::arg("positions"), py::arg("capacity"),
              py::arg("scale"), py::arg("together"));
   module.def("softmax_sum", &softmax_sum, py::arg("isa"), py::arg("logits"));
-  module.def("fit_scales", &fit_scales, py::arg("isa"), py::arg("values"), py::kw_only(),
+  module.def("fit_scales", &fit_group, py::arg("isa"), py::arg("values"), py::kw_only(),
              py::arg("table") = py::none(), py::arg("offset"), py::arg("importance") = py::none(),
              py::arg("first_factor"), py::arg("last_factor"));
 }
