@@ -56,9 +56,9 @@ def convert(
     `source` is a folder in Hugging Face layout or a hub id, which is downloaded at `revision` into
     `cache_dir`. `format` (f32, f16, bf16, q8, q6, q5 or q4) is a recipe of recipe.py; `embed`,
     `head`, `attention` and `mlp` override what it says about these. `activation` ("gelu",
-    "gelu_tanh") overrides the config's. `threads` (default: one per core) pack. An existing destination is replaced only with
-    `force`. The weights are streamed: memory does not grow with the model. The destination appears
-    complete or, after any exception or kill, not at all.
+    "gelu_tanh") overrides the config's. `threads` (default: one per core) pack. An existing
+    destination is replaced only with `force`. The weights are streamed: memory does not grow with
+    the model. The destination appears complete or, after any exception or kill, not at all.
 
     `report`, for example `pythia_rt.evaluation.reporter()`, is called when all is written and
     before the destination has its name: with the new file, the source's folder and `activation`.
