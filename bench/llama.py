@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("llama_cpp", "gguf")
 
 
-def missing_packages() -> list[str]:
+def missing(*packages: str) -> list[str]:
     """Which of the packages are not installed."""
-    return [name for name in PACKAGES if find_spec(name) is None]
+    return [name for name in packages if find_spec(name) is None]
 
 
 class LlamaCpp:
