@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 def missing(*packages: str) -> list[str]:
     """Which of the packages are not installed."""
     return [name for name in packages if find_spec(name) is None]
+
+
+def installed_version() -> str | None:
+    """Of llama-cpp-python."""
+    try:
+        return version("llama-cpp-python")
+    except PackageNotFoundError:
+        return None
 
 
 class LlamaCpp:

@@ -28,6 +28,7 @@ from pythia_rt.convert import CheckpointError, FlatFile, FlatFileError
 from pythia_rt.evaluation.result import Side
 from pythia_rt.evaluation.summary import compare, perplexity
 from pythia_rt.evaluation.text import read_tokens
+from pythia_rt.evaluation.windows import check_max_tokens, choose
 from pythia_rt.tokenizer import Tokenizer
 
 Tokens = NDArray[np.int32]
@@ -88,10 +89,12 @@ def _run(options: argparse.Namespace, temporary: Path) -> list[Row]:
     ours = our_files(
         checkpoint, temporary, options.recipes, options.files, calibrate=options.calibrate_text
     )
-    tokenizer, vocab_size = _tokenizer(ours["f32"])
+    tokenizer, spec = _tokenizer(ours["f32"])
+    choose(options.window, None, spec["max_positions"])
+    check_max_tokens(options.max_tokens)
 
     def read(path: Path, max_tokens: int | None) -> Tokens:
-        return read_tokens(path, tokenizer, vocab_size, max_tokens)
+        return read_tokens(path, tokenizer, spec["vocab_size"], max_tokens)
 
     tokens = read(options.text, options.max_tokens)
     text = options.imatrix_text or options.calibrate_text
@@ -99,9 +102,10 @@ def _run(options: argparse.Namespace, temporary: Path) -> list[Row]:
     theirs = their_files(
         checkpoint, temporary, options.peers, calibration, options.window, options.threads
     )
+    peer = f", llama-cpp-python {llama.installed_version()}" if theirs else ""
     print(
         f"{options.checkpoint.name} on {options.text.name}: {len(tokens):,} tokens in windows of "
-        f"{options.window}, {_core.selected_isa()}",
+        f"{options.window}, {_core.selected_isa()}{peer}",
         flush=True,
     )
     rows = []
@@ -112,11 +116,11 @@ def _run(options: argparse.Namespace, temporary: Path) -> list[Row]:
     return rows
 
 
-def _tokenizer(path: Path) -> tuple[Tokenizer, int]:
+def _tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
     file = FlatFile(path)
     if file.tokenizer is None:
         raise ValueError("the checkpoint has no tokenizer: name a folder that has with --tokenizer")
-    return Tokenizer(file.tokenizer), int(file.spec["vocab_size"])
+    return Tokenizer(file.tokenizer), dict(file.spec)
 
 
 def _measure(
@@ -155,6 +159,7 @@ def _facts(options: argparse.Namespace, tokens: Tokens) -> dict[str, Any]:
         "calibrate_text": None if calibrate is None else calibrate.name,
         "imatrix_text": None if imatrix is None else imatrix.name,
         "imatrix_tokens": options.imatrix_tokens,
+        "llama_cpp_python": llama.installed_version(),
         "isa": _core.selected_isa(),
         "threads": options.threads,
     }
