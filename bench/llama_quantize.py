@@ -21,7 +21,10 @@ def quantise(
 ) -> None:
     """Write `destination`; `importance` is {GGUF name of a matrix: a weight for each column}."""
     parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{form}")
+    number = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{form}", None)
+    if number is None:
+        raise SystemExit(f"{form!r} is no format of this llama.cpp")
+    parameters.ftype = number
     if importance:
         # An entry without a name ends the list.
         entries = (llama_cpp.llama_model_imatrix_data * (len(importance) + 1))()
