@@ -31,10 +31,12 @@ END_NAMES = {
     "embed_out": "output",
     "lm_head": "output",  # what transformers 5 calls the module
 }
+# What old checkpoints store besides the weights.
+BUFFERS = (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
 
 
 def write_gguf(folder: Path, destination: Path) -> None:
-    """Write the checkpoint in `folder` (one safetensors file, untied head) to `destination`."""
+    """Write the checkpoint in `folder` (safetensors, no bfloat16, untied head) to `destination`."""
     config = read_json(folder / CONFIG_FILE)
     rope = config.get("rope_parameters", config)
     fraction = rope.get("partial_rotary_factor", config.get("rotary_pct", 0.25))
@@ -68,8 +70,15 @@ def gguf_name(name: str) -> str:
 
 
 def _tensors(folder: Path) -> list[tuple[str, NDArray[np.float32]]]:
-    with safe_open(folder / "model.safetensors", framework="numpy") as file:
-        return [(name, file.get_tensor(name).astype(np.float32)) for name in file.keys()]  # noqa: SIM118
+    found = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            found += [
+                (name, file.get_tensor(name).astype(np.float32))
+                for name in file.keys()  # noqa: SIM118
+                if not name.endswith(BUFFERS)
+            ]
+    return found
 
 
 def _straightened(name: str, values: NDArray[np.float32], heads: int) -> NDArray[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from pythia_rt.convert.errors import quote
 from pythia_rt.convert.exact import open_exactly
 from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.evaluation.measures import NotFiniteError, Tally
-from pythia_rt.evaluation.result import MAX_TEXT, Comparison, Estimate, Evaluation, Side
+from pythia_rt.evaluation.result import MAX_TEXT, Comparison, Evaluation, Side
+from pythia_rt.evaluation.summary import compare, perplexity
 from pythia_rt.evaluation.text import Text, read_tokens
 from pythia_rt.evaluation.weights import relative_errors
 from pythia_rt.evaluation.windows import Window, check_max_tokens, choose, cut
@@ -213,7 +213,7 @@ def _gather(
     comparison, divergences = None, None
     if reference is not None:
         divergences = np.concatenate(tally.divergences)
-        comparison = _compare(tally, model, reference, losses, divergences, weights=weights)
+        comparison = _compare(tally, model, reference, weights=weights)
     counts = tally.position_count
     with np.errstate(invalid="ignore"):
         position_losses = tally.position_loss / counts
@@ -225,58 +225,16 @@ def _gather(
         stride=stride,
         predicted=len(losses),
         compared=0 if divergences is None else len(divergences),
-        perplexity=_perplexity(losses),
+        perplexity=perplexity(losses),
         comparison=comparison,
         token_divergences=divergences,
         position_losses=position_losses,
     )
 
 
-def _compare(
-    tally: Tally,
-    model: Model,
-    reference: Model,
-    losses: NDArray[np.float64],
-    divergences: NDArray[np.float64],
-    *,
-    weights: bool,
-) -> Comparison:
-    true_losses = np.concatenate(tally.reference_losses)
-    # Paired: both models predict the same tokens, so most of the spread is common to them.
-    ratio = _perplexity(losses - true_losses)
-    relative = None
-    if tally.largest_logit > 0:
-        relative = tally.largest_difference / tally.largest_logit
-    return Comparison(
-        reference=_side(reference),
-        perplexity=_perplexity(true_losses),
-        perplexity_change=Estimate(ratio.value - 1, ratio.error),
-        divergence=_mean(divergences),
-        divergence_p99=float(np.percentile(divergences, 99)),
-        divergence_max=float(divergences.max()),
-        top1_agreement=tally.agreements / len(divergences),
-        logit_difference=tally.largest_difference,
-        relative_logit_difference=relative,
-        weight_errors=relative_errors(model.file, reference.file) if weights else None,
-    )
-
-
-def _mean(values: NDArray[np.float64]) -> Estimate:
-    n = len(values)
-    error = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None
-    return Estimate(float(values.mean()), error)
-
-
-def _perplexity(losses: NDArray[np.float64]) -> Estimate:
-    """exp of the mean; its error is that of the mean times the slope there (the delta method)."""
-    mean = _mean(losses)
-    if mean.value > 700:
-        raise ValueError(
-            f"the mean loss is {mean.value:.0f} nats per token, so the perplexity is no number: "
-            "the weights are damaged, fetch them again"
-        )
-    value = math.exp(mean.value)
-    return Estimate(value, None if mean.error is None else mean.error * value)
+def _compare(tally: Tally, model: Model, reference: Model, *, weights: bool) -> Comparison:
+    errors = relative_errors(model.file, reference.file) if weights else None
+    return compare(tally, _side(reference), errors)
 
 
 def _side(model: Model) -> Side:
