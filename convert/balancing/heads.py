@@ -31,13 +31,15 @@ class Heads:
 
     def spread_values(self, values: Doubles) -> Doubles:
         """What attn_out's columns see of something per row of the values."""
-        heads = np.repeat(values.reshape(self._kv_heads, 1, self._dim), self._group, axis=1)
-        return heads.reshape(-1)
+        heads = values.reshape(self._kv_heads, 1, self._dim)
+        spread: Doubles = np.repeat(heads, self._group, axis=1).reshape(-1)
+        return spread
 
     def gather_values(self, columns: Doubles) -> Doubles:
         """The mean, per row of the values, over attn_out's columns that read it."""
         heads = columns.reshape(self._kv_heads, self._group, self._dim)
-        return heads.mean(axis=1).reshape(-1)
+        mean: Doubles = heads.mean(axis=1)
+        return mean.reshape(-1)
 
     def clear_constant_keys(self, bias: Doubles) -> None:
         """Set what the bias [rows of qkv] adds to the keys' unrotated dimensions to 0, in place.
@@ -68,7 +70,7 @@ class Heads:
     def _pairs(self, squares: Doubles) -> Doubles:
         """[heads, dimensions] with both dimensions of each rotated pair at their mean."""
         half = self._rotary_dim // 2
-        result = squares.copy()
+        result: Doubles = squares.copy()
         mean = (squares[:, :half] + squares[:, half : self._rotary_dim]) / 2
         result[:, :half] = mean
         result[:, half : self._rotary_dim] = mean
