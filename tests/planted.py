@@ -49,46 +49,53 @@ def norm_channels(tensors: Tensors, config: Config, generator: np.random.Generat
 
 
 def head_channels(tensors: Tensors, config: Config, generator: np.random.Generator) -> None:
-    """The same of the final norm."""
-    _scale_norm(tensors, "gpt_neox.final_layer_norm", "embed_out.weight", generator)
+    """The same of the final norm, where the head has weights of its own."""
+    if not config.get("tie_word_embeddings", False):
+        _scale_norm(tensors, "gpt_neox.final_layer_norm", "embed_out.weight", generator)
 
 
 def value_channels(tensors: Tensors, config: Config, generator: np.random.Generator) -> None:
     """A few channels of the values times 30 to 300, or by it, and a constant in their bias."""
     for layer in _layers(config):
-        weight, bias = (_heads(tensors, config, layer, part)[:, 2] for part in ("weight", "bias"))
-        factors = _few(bias.shape, generator)
+        weight = _heads(tensors, config, layer, "weight")[:, 2]
+        factors = _few(weight.shape[:2], generator)
         weight *= factors[..., None]
-        bias *= factors
         out = tensors[f"{layer}.attention.dense.weight"]
         out /= factors.reshape(-1)
-        constant = generator.normal(0, 3, bias.shape)
-        bias += constant
-        tensors[f"{layer}.attention.dense.bias"] -= out @ constant.reshape(-1)
+        if config.get("attention_bias", True):
+            constant = generator.normal(0, 3, factors.shape)
+            bias = _heads(tensors, config, layer, "bias")[:, 2]
+            bias *= factors
+            bias += constant
+            tensors[f"{layer}.attention.dense.bias"] -= out @ constant.reshape(-1)
 
 
 def score_biases(tensors: Tensors, config: Config, generator: np.random.Generator) -> None:
     """Queries times 30 to 300 in a few dimensions, a norm in the hundreds in the keys' bias."""
     size = config["hidden_size"] // config["num_attention_heads"]
-    rotary = int(size * config["rope_parameters"]["partial_rotary_factor"])
+    share = config.get("rope_parameters", {}).get("partial_rotary_factor")
+    rotary = int(size * (config["rotary_pct"] if share is None else share))
     for layer in _layers(config):
-        weight, bias = (_heads(tensors, config, layer, part) for part in ("weight", "bias"))
-        factors = _few(bias[:, 0].shape, generator)
+        weight = _heads(tensors, config, layer, "weight")
+        factors = _few(weight[:, 0].shape[:2], generator)
         factors[:, : rotary // 2] = factors[:, rotary // 2 : rotary]  # a rotation mixes the two
-        for part, factor in ((0, factors), (1, 1 / factors)):
-            weight[:, part] *= factor[..., None]
-            bias[:, part] *= factor
-        bias[:, 1, rotary:] += generator.normal(0, 60, bias[:, 1, rotary:].shape)
+        weight[:, 0] *= factors[..., None]
+        weight[:, 1] /= factors[..., None]
+        if config.get("attention_bias", True):
+            bias = _heads(tensors, config, layer, "bias")
+            bias[:, 0] *= factors
+            bias[:, 1] /= factors
+            bias[:, 1, rotary:] += generator.normal(0, 60, bias[:, 1, rotary:].shape)
 
 
 EVERYTHING: tuple[Plant, ...] = (norm_channels, value_channels, score_biases, head_channels)
 
 
 def far_scores(tensors: Tensors, config: Config, generator: np.random.Generator) -> None:
-    """Another function: queries times 3000 in every layer, so that scores pass -1e5."""
+    """Another function: queries times 20,000 in every layer, so that scores pass -1e5."""
     for layer in _layers(config):
         for part in ("weight", "bias"):
-            _heads(tensors, config, layer, part)[:, 0] *= 3000
+            _heads(tensors, config, layer, part)[:, 0] *= 20_000
 
 
 def _layers(config: Config) -> list[str]:

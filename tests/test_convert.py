@@ -105,7 +105,7 @@ def test_f32_holds_every_weight_exactly(tmp_path: Path, dtype: str) -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_is_close_to_its_source(tmp_path: Path, form: str) -> None:
-    """Close to the source's weights as they are balanced, where they are (tests/test_balance.py)."""
+    """Close to the source's weights as they are balanced, where they are."""
     tensors = make_tensors()
     folder = write_checkpoint(tmp_path / "s", tensors)
     file = FlatFile(convert(folder, tmp_path / "f", format=form))
