@@ -66,6 +66,6 @@ def scale_chunks(chunks: Iterator[Chunk], matrix: Linear, balance: Balance) -> I
         for start in range(0, chunk.rows, _ROWS):
             piece = values[start : start + _ROWS]
             raw = chunk.data[start * row_bytes : (start + len(piece)) * row_bytes]
-            piece[...] = to_float32(raw, chunk.dtype).reshape(piece.shape)
-            balance.scale(matrix.name, chunk.first + start, piece)
+            source = to_float32(raw, chunk.dtype).reshape(piece.shape)
+            balance.scale(matrix.name, chunk.first + start, source, out=piece)
         yield Chunk(chunk.first, chunk.rows, "F32", values.reshape(-1).view(np.uint8))

@@ -281,3 +281,13 @@ def test_progress_counts_bytes_and_tensors(
     assert "100%" in error
     assert f"{tensors}/{tensors} tensors" in error
     assert "B/s" in error
+
+
+def test_every_half_as_a_float() -> None:
+    """With numbers alone, and with Inf and NaN among them."""
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    for some in (halves, halves[np.isfinite(halves)], halves[:0]):
+        floats = weights.to_float32(some.view(np.uint8), "F16")
+        np.testing.assert_array_equal(
+            floats.view(np.uint32), some.astype(np.float32).view(np.uint32)
+        )

@@ -44,10 +44,20 @@ class Balance:
         """Whether any factor of `matrix` is recorded."""
         return matrix in self._rows or matrix in self._columns
 
-    def scale(self, matrix: str, first: int, values: Floats) -> None:
-        """Multiply `values`, the rows of `matrix` from `first` on, by their factors, in place."""
+    def scale(self, matrix: str, first: int, values: Floats, out: Floats | None = None) -> None:
+        """Multiply `values`, the rows of `matrix` from `first` on, by their factors.
+
+        The result goes to `out`, of the same shape, or back into `values`.
+        """
+        target = values if out is None else out
         rows, columns = self.factors(matrix)
-        if columns is not None:
-            values *= columns
-        if rows is not None:
-            values *= rows[first : first + len(values), None]
+        # What overflows is refused when it is packed.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if columns is not None:
+                np.multiply(values, columns, out=target)
+                values = target
+            if rows is not None:
+                np.multiply(values, rows[first : first + len(values), None], out=target)
+                values = target
+        if values is not target:
+            target[...] = values
