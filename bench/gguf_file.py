@@ -69,7 +69,7 @@ def gguf_name(name: str) -> str:
 
 def _tensors(folder: Path) -> list[tuple[str, NDArray[np.float32]]]:
     with safe_open(folder / "model.safetensors", framework="numpy") as file:
-        return [(name, file.get_tensor(name).astype(np.float32)) for name in file.keys()]
+        return [(name, file.get_tensor(name).astype(np.float32)) for name in file.keys()]  # noqa: SIM118
 
 
 def _straightened(name: str, values: NDArray[np.float32], heads: int) -> NDArray[Any]:

@@ -44,6 +44,8 @@ def convert(
     revision: str | None = None,
     embed: str | None = None,
     head: str | None = None,
+    attention: str | None = None,
+    mlp: str | None = None,
     activation: str | None = None,
     force: bool = False,
     cache_dir: str | Path | None = None,
@@ -54,11 +56,11 @@ def convert(
     """Convert the checkpoint `source` into the flat file `destination` and return its path.
 
     `source` is a folder in Hugging Face layout or a hub id, which is downloaded at `revision` into
-    `cache_dir`. `format` (f32, f16, bf16, q8 or q4) is that of the layers; `embed` and `head`
-    override what it implies for the two ends. `activation` ("gelu", "gelu_tanh") overrides the
-    config's. `threads` (default: one per core) pack. An existing destination is replaced only with
-    `force`. The weights are streamed: memory does not grow with the model. The destination appears
-    complete or, after any exception or kill, not at all.
+    `cache_dir`. `format` (f32, f16, bf16, q8, q6, q5 or q4) is a recipe of recipe.py; `embed`,
+    `head`, `attention` and `mlp` override what it says about these. `activation` ("gelu",
+    "gelu_tanh") overrides the config's. `threads` (default: one per core) pack. An existing
+    destination is replaced only with `force`. The weights are streamed: memory does not grow with
+    the model. The destination appears complete or, after any exception or kill, not at all.
 
     `report`, for example `pythia_rt.evaluation.reporter()`, is called when all is written and
     before the destination has its name: with the new file, the source's folder and `activation`.
@@ -73,7 +75,8 @@ def convert(
         raise ValueError(f"activation {activation!r} is unknown: choose one of {known}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}: leave it out for all cores")
-    choose_formats(format, ["embed", "head"], embed=embed, head=head)
+    parts = {"embed": embed, "head": head, "attention": attention, "mlp": mlp}
+    choose_formats(format, ["embed", "head"], **parts)
     check_destination(target, force=force)
     folder, _ = resolve(source, revision, cache_dir, progress=progress)
     with Checkpoint(folder) as checkpoint:
@@ -88,7 +91,7 @@ def convert(
             config, checkpoint.tensors, n_tokens=_count_ids(files), activation=activation
         )
         matrices = [matrix.name for matrix in linears(plan.spec)]
-        formats = choose_formats(format, matrices, embed=embed, head=head)
+        formats = choose_formats(format, matrices, **parts)
         inputs = [folder / name for name in (CONFIG_FILE, *files)] + checkpoint.files
         _check_not_input(target, inputs)
         origin, commit = identify(folder)
@@ -96,7 +99,7 @@ def convert(
             "version": str(VERSION),
             "spec": to_json(plan.spec),
             "formats": to_json(formats),
-            "recipe": describe(format, embed, head),
+            "recipe": describe(format, **parts),
             "source": origin,
             "revision": commit,
             "source_digests": to_json({path.name: _NO_DIGEST for path in inputs}),

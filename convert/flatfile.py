@@ -26,7 +26,7 @@ from .safetensors_header import Header, TensorEntry, read_header
 from .spec import Spec, validate_spec
 from .writer import ALIGNMENT, PADDING_PREFIX
 
-VERSION = 1
+VERSION = 2  # 2: formats below 8 bits have 8-bit scales
 # Metadata keys, without their prefix; every value is a string.
 KEYS = (
     "version",  # of the file format, a decimal number
@@ -58,7 +58,7 @@ class FlatFile:
         """Open and validate the file at `path`.
 
         Raises FileNotFoundError when there is none, and FlatFileError, with a sentence, when the
-        file is damaged, truncated, foreign, newer than this reader or contradicts itself.
+        file is damaged, truncated, foreign, older or newer than this reader or contradicts itself.
         """
         self.path = Path(path)
         if not self.path.exists():
@@ -113,12 +113,16 @@ class FlatFile:
         if int(version) > VERSION:
             raise FlatFileError(
                 f"{self.path} was written by a newer pythia_rt (file format {version}, this one "
-                f"reads up to {VERSION}): upgrade with pip install -U pythia_rt"
+                f"reads {VERSION}): upgrade with pip install -U pythia_rt"
+            )
+        if int(version) < VERSION:
+            raise FlatFileError(
+                f"{self.path} was written by an older pythia_rt (file format {version}, this one "
+                f"reads {VERSION}): convert its source again"
             )
         missing = [key for key in KEYS if PREFIX + key not in header.metadata]
-        if missing or int(version) < 1:
-            lack = f"lacks {missing[0]}" if missing else "has version 0"
-            raise FlatFileError(f"{self.path} {lack}: convert its source again")
+        if missing:
+            raise FlatFileError(f"{self.path} lacks {missing[0]}: convert its source again")
         return {key: header.metadata[PREFIX + key] for key in KEYS}
 
     def _read_report(self, header: Header) -> dict[str, Any] | None:

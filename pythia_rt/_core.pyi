@@ -16,12 +16,16 @@ __all__: list[str] = [
     "bits_per_weight",
     "compiled_isa_names",
     "default_threads",
+    "encode",
+    "fit_scales",
     "format_names",
     "forward",
     "isa_names",
     "kv_format_names",
+    "levels",
     "log_probability",
     "pack",
+    "pack_codes",
     "packed_layout",
     "selected_isa",
     "unpack",
@@ -158,6 +162,27 @@ def default_threads() -> int:
     Physical cores that this process may use, its affinity and cgroup quota respected.
     """
 
+def encode(
+    format: str,
+    values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    The nearest code of each value, uint8 [rows, columns], given scales of fit_scales.
+    """
+
+def fit_scales(
+    format: str,
+    values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    importance: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
+    threads: int = 0,
+) -> tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.float32]]:
+    """
+    Scales [rows, groups of 64 columns] that suit float32 values [rows, columns], rounded to
+    what the format stores, and units [row_blocks]. `importance` [columns] weighs the squared
+    errors. Quantised formats only: ValueError for others.
+    """
+
 def format_names() -> list[str]:
     """
     Names of the weight formats.
@@ -182,6 +207,11 @@ def kv_format_names() -> list[str]:
     Names of the formats of the KV cache.
     """
 
+def levels(format: str) -> list[int]:
+    """
+    What each code of a quantised format stands for: value = level * scale.
+    """
+
 def log_probability(
     logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], token: int
 ) -> float:
@@ -203,6 +233,17 @@ def pack(
     Rows may be packed in chunks whose sizes are multiples of 16, and each part's bytes
     joined. Raises ValueError that names the place of a value that is not finite or too
     large for the format.
+    """
+
+def pack_codes(
+    format: str,
+    codes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    units: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+) -> list[numpy.typing.NDArray[numpy.uint8]]:
+    """
+    Packs codes [rows, columns] with scales and units of fit_scales: the bytes of each
+    part, as `pack` gives them.
     """
 
 def packed_layout(format: str, rows: int, columns: int) -> list[tuple[str, str, list[int]]]:

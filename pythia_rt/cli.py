@@ -134,6 +134,8 @@ def generate_text(
 @click.option("--format", "format", default="q4", show_default=True, help="Weight format.")
 @click.option("--embed", help="Format of the embeddings.  [default: the recipe's]")
 @click.option("--head", help="Format of the output head.  [default: the recipe's]")
+@click.option("--attention", help="Format of the attention layers.  [default: the recipe's]")
+@click.option("--mlp", help="Format of the MLP layers.  [default: the recipe's]")
 @click.option("--activation", help="Use this activation in place of the config's, as gelu_tanh.")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")

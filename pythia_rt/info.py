@@ -77,7 +77,8 @@ def _bits_per_weight(file: FlatFile) -> dict[str, float]:
     stored = dict.fromkeys(weights, 0)
     for name in file.tensors:
         is_matrix = (
-            name.endswith((".weight", ".scales")) and name.rpartition(".")[0] in file.formats
+            name.endswith((".weight", ".scales", ".units"))
+            and name.rpartition(".")[0] in file.formats
         )
         stored[_group(name) if is_matrix else "vectors"] += file.entries[name].nbytes
     bits = {group: 8 * stored[group] / weights[group] for group in weights}

@@ -358,8 +358,8 @@ def test_bad_cache_formats(cache: Path, kv_format: Any) -> None:
 
 
 def test_an_unknown_format(cache: Path) -> None:
-    with pytest.raises(ValueError, match=r"format 'q5' is unknown: choose one of .*q4"):
-        Model.demo(cache_dir=cache, format="q5")
+    with pytest.raises(ValueError, match=r"format 'q3' is unknown: choose one of .*q4"):
+        Model.demo(cache_dir=cache, format="q3")
 
 
 def test_files_that_are_no_flat_files(tmp_path: Path) -> None:

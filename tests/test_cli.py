@@ -160,7 +160,7 @@ def test_threads_format_and_cache_format(tmp_path: Path) -> None:
         (["--logit-bias", "1=nan"], "logit_bias"),
         (["--threads", "0"], "threads must be"),
         (["--kv-format", "f8"], "kv_format must be one of f16, f32, q8"),
-        (["--format", "q5"], "format 'q5' is unknown"),
+        (["--format", "q3"], "format 'q3' is unknown"),
         (["--model", "no such model!"], "is no folder and no hub id"),
         (["--model", str(DEMO_FOLDER / "README.md")], "README.md"),
     ],

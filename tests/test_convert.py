@@ -32,7 +32,7 @@ from pythia_rt.convert.architectures import gpt_neox
 from pythia_rt.convert.balanced import balance_checkpoint
 from pythia_rt.convert.balancing import Balance
 
-FORMATS = ("f32", "f16", "bf16", "q8", "q4")
+FORMATS = ("f32", "f16", "bf16", "q8", "q6", "q5", "q4")
 SOURCES = {
     "attn_norm": "input_layernorm",
     "mlp_norm": "post_attention_layernorm",
@@ -112,7 +112,9 @@ def test_every_format_is_close_to_its_source(tmp_path: Path, form: str) -> None:
     balance = balance_of(folder, file.formats)
     assert bool(balance.vectors) == (form in ("q8", "q4"))
     expected = expected_weights(tensors)
-    limit = {"f32": 0, "f16": 0, "bf16": 2**-8, "q8": 0.006, "q4": 0.15}
+    limit = {"f32": 0, "f16": 0, "bf16": 2**-8, "q8": 0.006}
+    # Below 8 bits the search may cut off a group's largest value, by a tenth or so.
+    limit |= {"q6": 0.08, "q5": 0.15, "q4": 0.2}
     for matrix in layout.linears(file.spec):
         values = expected[f"{matrix.name}.weight"].copy()
         balance.scale(matrix.name, 0, values)
@@ -188,7 +190,7 @@ def test_the_metadata_says_what_it_is(tmp_path: Path) -> None:
     assert file.metadata["revision"] == ""
     assert file.metadata["recipe"] == "q4 embed=f16 head=q4"
     assert file.formats["embed"] == "f16"
-    assert file.formats["head"] == file.formats["layers.0.qkv"] == "q4"
+    assert file.formats["head"] == file.formats["layers.0.mlp_up"] == "q4"
     digests = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
     assert file.source_digests == digests
     assert file.tokenizer == (folder / "tokenizer.json").read_bytes()
@@ -210,11 +212,21 @@ def test_the_safetensors_library_reads_a_flat_file(tmp_path: Path) -> None:
     assert all(entry.offset % 64 == 0 for entry in file.entries.values())
 
 
-def test_q4_keeps_the_ends_at_8_bits(tmp_path: Path) -> None:
+def test_q4_spends_its_bits_on_attention_and_the_ends(tmp_path: Path) -> None:
     file = FlatFile(convert(write_checkpoint(tmp_path / "source"), tmp_path / "flat"))
-    assert file.formats.pop("embed") == file.formats.pop("head") == "q8"
-    assert set(file.formats.values()) == {"q4"}
+    assert (file.formats.pop("embed"), file.formats.pop("head")) == ("q8", "q6")
+    for name, form in file.formats.items():
+        assert form == ("q5" if name.endswith(("qkv", "attn_out")) else "q4")
     assert file.metadata["recipe"] == "q4"
+
+
+def test_parts_of_a_recipe_can_be_chosen(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source")
+    file = FlatFile(convert(source, tmp_path / "flat", attention="q8", mlp="q6", head="f16"))
+    assert file.metadata["recipe"] == "q4 head=f16 attention=q8 mlp=q6"
+    assert (file.formats.pop("embed"), file.formats.pop("head")) == ("q8", "f16")
+    for name, form in file.formats.items():
+        assert form == ("q8" if name.endswith(("qkv", "attn_out")) else "q6")
 
 
 @pytest.mark.parametrize("head", ["absent", "equal"])

@@ -228,7 +228,7 @@ def test_a_flat_file_is_no_source(source: Path, out: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"format": "q5"}, "format 'q5' is unknown: choose one of .*q4"),
+        ({"format": "q3"}, "format 'q3' is unknown: choose one of .*q4"),
         ({"embed": ""}, "embed '' is unknown"),
         ({"head": "int8"}, "head 'int8' is unknown"),
         ({"activation": "relu"}, "activation 'relu' is unknown: choose one of gelu, gelu_tanh"),

@@ -116,19 +116,27 @@ def test_other_safetensors_files_are_told_apart(tmp_path: Path) -> None:
     assert "no flat file: convert its folder first" in refuse(path)
 
 
-@pytest.mark.parametrize("version", ["2", "10", "999999999"])
+@pytest.mark.parametrize("version", ["3", "10", "999999999"])
 def test_a_newer_version_is_refused(flat: Path, tmp_path: Path, version: str) -> None:
     header, data = split(flat)
     header["__metadata__"] = {"pythia_rt.version": version}  # whatever else it may mean by then
     sentence = refuse(join(tmp_path / "new", header, data))
-    assert (
-        f"was written by a newer pythia_rt (file format {version}, this one reads up to 1)"
-        in sentence
-    )
+    assert f"was written by a newer pythia_rt (file format {version}, this one reads 2)" in sentence
     assert "upgrade with pip install -U pythia_rt" in sentence
 
 
-@pytest.mark.parametrize("version", ["", "0", "-1", "1.0", "one", "²", "9" * 5000])
+@pytest.mark.parametrize("version", ["0", "1"])
+def test_an_older_version_is_refused(flat: Path, tmp_path: Path, version: str) -> None:
+    header, data = split(flat)
+    header["__metadata__"] = {"pythia_rt.version": version}
+    sentence = refuse(join(tmp_path / "old", header, data))
+    assert (
+        f"was written by an older pythia_rt (file format {version}, this one reads 2)" in sentence
+    )
+    assert "convert its source again" in sentence
+
+
+@pytest.mark.parametrize("version", ["", "-1", "1.0", "one", "²", "9" * 5000])
 def test_a_senseless_version_is_refused(flat: Path, tmp_path: Path, version: str) -> None:
     header, data = split(flat)
     header["__metadata__"]["pythia_rt.version"] = version
@@ -221,13 +229,14 @@ CONTRADICTIONS: list[tuple[Callable[[Header], None], str]] = [
     (metadata_change(source_digests="3"), "source_digests"),
     (metadata_change(data_sha256=None), "lacks data_sha256"),
     (metadata_change(source=None), "lacks source"),
-    (formats_change(embed="q5"), "weights in 'q5', unknown to this version"),
+    (formats_change(embed="q3"), "weights in 'q3', unknown to this version"),
     (formats_change(embed="f32"), "instead of"),
     (formats_change(embed="q4"), "instead of"),
     (formats_change(embed=None), "formats"),
     (formats_change(surprise="q4"), "formats"),
     (rename("embed.weight", "embed.wait"), "'embed.weight' is missing"),
     (rename("head.scales", "head.scale"), "'head.scales' is missing"),
+    (rename("head.units", "head.unit"), "'head.units' is missing"),
     (rename("final_norm.bias", "final_norm.gain"), "'final_norm.bias' is missing"),
     (rename("tokenizer.json", "notes.txt"), "'notes.txt' does not belong there"),
     (rename("tokenizer.json", "padding.x"), "longer than any padding"),

@@ -44,7 +44,6 @@ ISAS: list[str] = _testing.isa_names()
 FORMATS: list[str] = _testing.format_names()
 KV_FORMATS: list[str] = _testing.kv_format_names()
 LINEAR_EPILOGUES = sorted(oracle.EPILOGUES)
-Q4_TABLE_BYTES = (format_oracle.Q4_TABLE + 64).astype(np.uint8)
 
 sizes = st.integers(1, 200)
 counts = st.integers(1, 40)
@@ -151,7 +150,7 @@ def test_linear(
             assert_same_bits(run(isa, rows[-1:]), reference[-1:], isa)
 
 
-@pytest.mark.parametrize("form", ["q8", "q4"])
+@pytest.mark.parametrize("form", format_oracle.BITS)
 @given(sign=st.sampled_from([1, -1]), alternating=st.booleans(), columns=sizes)
 @settings(deadline=None, max_examples=20)
 def test_linear_at_the_ends_of_the_integers(
@@ -375,32 +374,43 @@ def test_softmax_sum(n: int, offset: float, seed: int) -> None:
         assert_same_bits(found, reference, isa)
 
 
-@settings(max_examples=15, deadline=None)  # the oracle's search is slow
+@pytest.mark.parametrize("form", ["q4", "q5", "q6"])
+@settings(max_examples=8, deadline=None)  # the oracle's search is slow
 @given(
     seed=seeds,
     magnitude=st.sampled_from([1.0, 1e-4, 1e3]),
     outlier=st.sampled_from([1.0, 5.0, 50.0]),
+    weighted=st.booleans(),
 )
-def test_fit_scales(seed: int, magnitude: float, outlier: float) -> None:
+def test_fit_scales(form: str, seed: int, magnitude: float, outlier: float, weighted: bool) -> None:
     values = normal(seed, 16, 64, magnitude=magnitude)
     values[::3, seed % 64] *= np.float32(outlier)
     values[5] = 0
-    reference = _testing.fit_scales("scalar", values, Q4_TABLE_BYTES)
+    levels = format_oracle.LEVELS[form]
+    importance = np.random.default_rng(seed).random(64, np.float32) if weighted else None
+    options = {
+        "table": (levels + 64).astype(np.uint8) if form == "q4" else None,
+        "offset": 64 if form == "q4" else -int(levels[0]),
+        "importance": importance,
+        "first_factor": 0.85,
+        "last_factor": 1.05,
+    }
+    reference = _testing.fit_scales("scalar", values, **options)
     assert reference[5] == 0
-    table = format_oracle.Q4_TABLE.astype(np.float64)
-    rows = values.astype(np.float64)
+    rows, grid = values.astype(np.float64), levels.astype(np.float64)
+    weights = np.ones(64) if importance is None else importance.astype(np.float64)
+    pairs = zip(rows, reference, strict=True)
     found_error = np.array(
-        [
-            oracle.squared_error(row, float(scale), table)
-            for row, scale in zip(rows, reference, strict=True)
-        ]
+        [oracle.squared_error(row, float(scale), grid, weights) for row, scale in pairs]
     )
     best_error = np.array(
-        [oracle.squared_error(row, oracle.fit_scale(row, table), table) for row in rows]
+        [
+            oracle.squared_error(row, oracle.fit_scale(row, grid, weights), grid, weights)
+            for row in rows
+        ]
     )
     # The search tries 16 candidates where the oracle tries 400.
-    assert (found_error <= 1.3 * best_error).all()
-    assert found_error.sum() <= 1.1 * best_error.sum()
+    assert (found_error <= 1.5 * best_error).all()
+    assert found_error.sum() <= 1.2 * best_error.sum()
     for isa in ISAS[:-1]:
-        found = _testing.fit_scales(isa, values, Q4_TABLE_BYTES)
-        assert_same_bits(found, reference, isa)
+        assert_same_bits(_testing.fit_scales(isa, values, **options), reference, isa)

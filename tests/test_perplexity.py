@@ -19,9 +19,9 @@ WINDOW = 256
 N_WINDOWS = 60
 
 # Perplexity, against that of f32: at most this part of it away, in either direction.
-MOST_PERPLEXITY = {"bf16": 1e-3, "f16": 2e-4, "q8": 1e-3, "q4": 1.5e-2}
+MOST_PERPLEXITY = {"bf16": 1e-3, "f16": 2e-4, "q8": 5e-4, "q6": 3e-3, "q5": 8e-3, "q4": 8e-3}
 # Mean KL divergence from f32, in nats per token.
-MOST_DIVERGENCE = {"bf16": 1e-4, "f16": 1e-5, "q8": 2e-4, "q4": 1.1e-2}
+MOST_DIVERGENCE = {"bf16": 1e-4, "f16": 1e-5, "q8": 2e-4, "q6": 1.6e-3, "q5": 5.5e-3, "q4": 6.1e-3}
 
 
 @pytest.fixture(scope="module")

@@ -141,8 +141,9 @@ FloatArray linear(const std::string& isa, const std::string& format,
   for (size_t i = 0; i < parts.size(); ++i) {
     check(static_cast<size_t>(parts[i].size()) == layout[i].bytes, "a part has the wrong size");
   }
-  matrix.weight = parts[0].data();
-  if (parts.size() > 1) matrix.scales = reinterpret_cast<const uint16_t*>(parts[1].data());
+  std::vector<const void*> pointers;
+  for (const Bytes& part : parts) pointers.push_back(part.data());
+  bind_parts(layout, pointers, matrix);
   std::vector<float> padded_bias;
   if (bias) {
     padded_bias = padded_vector(*bias, rows);
@@ -274,11 +275,16 @@ std::tuple<float, float> softmax_sum(const std::string& isa, const Floats& logit
   return {largest, sum};
 }
 
-// The scales [16] for one group of a block of 16 rows [16, 64], over a rising table of 16 bytes.
-FloatArray fit_scales(const std::string& isa, const Floats& values, const Bytes& table) {
+// The scales [16] for one group of a block of 16 rows [16, 64]: over a rising table of 16 bytes, or
+// without one over the whole numbers from -offset on.
+FloatArray fit_group(const std::string& isa, const Floats& values,
+                     const std::optional<Bytes>& table, int offset,
+                     const std::optional<Floats>& importance, float first_factor,
+                     float last_factor) {
   check(values.ndim() == 2 && values.shape(0) == kRowBlock && values.shape(1) == kColumnGroup,
         "a group has 16 x 64 values");
-  check(table.size() == 16, "a table has 16 entries");
+  check(!table || table->size() == 16, "a table has 16 entries");
+  check(!importance || importance->size() == kColumnGroup, "a group has 64 columns");
   std::vector<float> transposed(static_cast<size_t>(values.size()));
   for (int64_t row = 0; row < kRowBlock; ++row) {
     for (int64_t column = 0; column < kColumnGroup; ++column) {
@@ -287,7 +293,9 @@ FloatArray fit_scales(const std::string& isa, const Floats& values, const Bytes&
     }
   }
   FloatArray scales(static_cast<py::ssize_t>(kRowBlock));
-  kernels_for(isa).fit_scales({transposed.data(), table.data(), scales.mutable_data()});
+  kernels_for(isa).fit_scales({transposed.data(), importance ? importance->data() : nullptr,
+                               table ? table->data() : nullptr, offset, first_factor, last_factor,
+                               scales.mutable_data()});
   return scales;
 }
 
@@ -319,7 +327,9 @@ PYBIND11_MODULE(_testing, module) {
              py::arg("parts"), py::kw_only(), py::arg("positions"), py::arg("capacity"),
              py::arg("scale"), py::arg("together"));
   module.def("softmax_sum", &softmax_sum, py::arg("isa"), py::arg("logits"));
-  module.def("fit_scales", &fit_scales, py::arg("isa"), py::arg("values"), py::arg("table"));
+  module.def("fit_scales", &fit_group, py::arg("isa"), py::arg("values"), py::kw_only(),
+             py::arg("table") = py::none(), py::arg("offset"), py::arg("importance") = py::none(),
+             py::arg("first_factor"), py::arg("last_factor"));
 }
 
 }  // namespace pythia_rt

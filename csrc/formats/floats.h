@@ -12,11 +12,11 @@ namespace pythia_rt {
 template <typename Stored, Stored (*kEncode)(float), float (*kDecode)(Stored)>
 struct FloatFormat {
   static constexpr bool kQuantised = false;
+  static constexpr const uint8_t* kTable = nullptr;
   static constexpr int64_t kGroupBytes = kRowBlock * kColumnGroup * sizeof(Stored);
 
   // values: [16][stride] f32, `groups` whole groups of columns, zero-padded.
-  static void pack_row_block(const float* values, int64_t stride, int64_t groups, void* weight,
-                             uint16_t* /*scales*/, FitScales /*fit_scales*/) {
+  static void pack_row_block(const float* values, int64_t stride, int64_t groups, void* weight) {
     auto* out = static_cast<Stored*>(weight);
     for (int64_t column = 0; column < groups * kColumnGroup; ++column) {
       for (int64_t row = 0; row < kRowBlock; ++row) *out++ = kEncode(values[row * stride + column]);

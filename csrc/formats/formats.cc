@@ -9,6 +9,7 @@
 #include "formats/floats.h"
 #include "formats/q4.h"
 #include "formats/q8.h"
+#include "formats/uniform.h"
 
 namespace pythia_rt {
 
@@ -82,12 +83,15 @@ bool is_quantised(Format format) {
 double bits_per_weight(Format format) {
   return with_format(format, [](auto type) {
     using Type = decltype(type);
-    const double scale_bits = Type::kQuantised ? 16.0 * kRowBlock : 0.0;
-    return (8.0 * Type::kGroupBytes + scale_bits) / (kRowBlock * kColumnGroup);
+    double bits = 8.0 * Type::kGroupBytes / (kRowBlock * kColumnGroup);
+    if constexpr (Type::kQuantised) bits += (Type::kSquareScales ? 8.0 : 16.0) / kColumnGroup;
+    return bits;
   });
 }
 
-const uint8_t* format_table(Format format) { return format == Format::q4 ? Q4::kTable : nullptr; }
+const uint8_t* format_table(Format format) {
+  return with_format(format, [](auto type) -> const uint8_t* { return decltype(type)::kTable; });
+}
 
 SourceType source_type_from_name(const std::string& name) {
   if (name == "F32") return SourceType::f32;
@@ -112,14 +116,17 @@ std::vector<PackedPart> packed_layout(Format format, int64_t rows, int64_t colum
     const auto bytes = static_cast<size_t>(blocks * shape.groups() * Type::kGroupBytes);
     std::vector<PackedPart> parts;
     if constexpr (Type::kQuantised) {
-      parts.push_back({"weight",
-                       Type::kType,
-                       {blocks, shape.padded_columns() / Type::kTileColumns, 64},
-                       bytes});
+      const int64_t scales = blocks * shape.groups() * kRowBlock;
+      const bool square = Type::kSquareScales;
+      parts.push_back(
+          {"weight", Type::kType, {blocks, shape.groups(), Type::kGroupBytes / 64, 64}, bytes});
       parts.push_back({"scales",
-                       "F16",
+                       square ? "I8" : "F16",
                        {blocks, shape.groups(), kRowBlock},
-                       static_cast<size_t>(blocks * shape.groups() * kRowBlock * 2)});
+                       static_cast<size_t>(square ? scales : 2 * scales)});
+      if (square) {
+        parts.push_back({"units", "F32", {blocks}, static_cast<size_t>(blocks) * sizeof(float)});
+      }
     } else {
       parts.push_back({"weight", Type::kType, {blocks, shape.padded_columns(), kRowBlock}, bytes});
     }
@@ -127,36 +134,204 @@ std::vector<PackedPart> packed_layout(Format format, int64_t rows, int64_t colum
   });
 }
 
-void pack(Format format, SourceType source_type, const void* source, int64_t rows, int64_t columns,
-          const std::vector<void*>& parts, FitScales fit_scales, ThreadPool& pool) {
+void bind_parts(const std::vector<PackedPart>& layout, const std::vector<const void*>& parts,
+                Matrix& matrix) {
+  for (size_t i = 0; i < layout.size(); ++i) {
+    const std::string name = layout[i].name;
+    if (name == "scales") {
+      matrix.scales = parts[i];
+    } else if (name == "units") {
+      matrix.units = static_cast<const float*>(parts[i]);
+    } else {
+      matrix.weight = parts[i];
+    }
+  }
+}
+
+namespace {
+
+// One block of 16 rows of a matrix, as f32 [16][stride], zero-padded.
+class RowBlock {
+ public:
+  RowBlock(SourceType type, const void* source, const Matrix& shape, int64_t block)
+      : stride_(shape.padded_columns()), values_(static_cast<size_t>(kRowBlock * stride_), 0.0f) {
+    for (int64_t row = 0; row < kRowBlock && block * kRowBlock + row < shape.rows; ++row) {
+      read_row(type, source, block * kRowBlock + row, shape.columns,
+               values_.data() + row * stride_);
+    }
+  }
+  const float* data() const { return values_.data(); }
+  int64_t stride() const { return stride_; }
+
+ private:
+  int64_t stride_;
+  std::vector<float> values_;
+};
+
+template <typename Type>
+PackedBlock packed_block(const std::vector<void*>& parts, int64_t groups, int64_t block) {
+  PackedBlock out{static_cast<uint8_t*>(parts[0]) + block * groups * Type::kGroupBytes, nullptr,
+                  nullptr};
+  if constexpr (Type::kQuantised) {
+    const int64_t scale_bytes = Type::kSquareScales ? 1 : 2;
+    out.scales = static_cast<uint8_t*>(parts[1]) + block * groups * kRowBlock * scale_bytes;
+    if (Type::kSquareScales) out.unit = static_cast<float*>(parts[2]) + block;
+  }
+  return out;
+}
+
+// The scales of a row block [groups][16], rounded to what the format stores; returns their unit.
+template <typename Type>
+float fit_row_block(const RowBlock& values, int64_t groups, const float* importance,
+                    FitScales fit_scales, int64_t first_row, float* scales) {
+  Type::fit(values.data(), values.stride(), groups, importance, fit_scales, scales);
+  const float unit = Type::unit(scales, groups);
+  Type::round_scales(scales, groups, unit);
+  for (int64_t i = 0; i < groups * kRowBlock; ++i) {
+    if (!(std::fabs(scales[i]) <= 3.402823466e38f)) {
+      throw_invalid("the weights hold a value too large for the format near row ",
+                    first_row + i % kRowBlock);
+    }
+  }
+  return unit;
+}
+
+// Calls function(FormatType{}) for a quantised format; throws for any other.
+template <typename Function>
+void with_quantised(Format format, Function function) {
+  with_format(format, [&](auto type) {
+    if constexpr (decltype(type)::kQuantised) {
+      function(type);
+    } else {
+      throw_invalid("the format ", format_name(format), " has no scales and no codes");
+    }
+  });
+}
+
+Matrix shape_of(int64_t rows, int64_t columns) {
   Matrix shape;
   shape.rows = rows;
   shape.columns = columns;
+  return shape;
+}
+
+}  // namespace
+
+void pack(Format format, SourceType source_type, const void* source, int64_t rows, int64_t columns,
+          const std::vector<void*>& parts, FitScales fit_scales, ThreadPool& pool) {
+  const Matrix shape = shape_of(rows, columns);
   const int64_t groups = shape.groups();
-  const int64_t stride = shape.padded_columns();
   with_format(format, [&](auto type) {
     using Type = decltype(type);
     pool.run(shape.row_blocks(), [&](int64_t block, int) {
-      std::vector<float> values(static_cast<size_t>(kRowBlock * stride), 0.0f);
-      for (int64_t row = 0; row < kRowBlock && block * kRowBlock + row < rows; ++row) {
-        read_row(source_type, source, block * kRowBlock + row, columns,
-                 values.data() + row * stride);
-      }
-      auto* weight = static_cast<uint8_t*>(parts[0]) + block * groups * Type::kGroupBytes;
-      uint16_t* scales = nullptr;
-      if constexpr (Type::kQuantised) {
-        scales = static_cast<uint16_t*>(parts[1]) + block * groups * kRowBlock;
-      }
-      Type::pack_row_block(values.data(), stride, groups, weight, scales, fit_scales);
+      const RowBlock values(source_type, source, shape, block);
+      const int64_t stride = values.stride();
       const int64_t first_row = block * kRowBlock;
+      const PackedBlock out = packed_block<Type>(parts, groups, block);
       if constexpr (Type::kQuantised) {
-        check_halves(scales, groups * kRowBlock, 0x7c00, first_row);
-      } else if constexpr (!std::is_same_v<Type, F32>) {
-        const uint16_t infinity = std::is_same_v<Type, F16> ? 0x7c00 : 0x7f80;
-        check_halves(reinterpret_cast<uint16_t*>(weight), stride * kRowBlock, infinity, first_row);
+        std::vector<float> scales(static_cast<size_t>(groups * kRowBlock));
+        const float unit =
+            fit_row_block<Type>(values, groups, nullptr, fit_scales, first_row, scales.data());
+        std::vector<uint8_t> codes(static_cast<size_t>(kRowBlock * stride));
+        for (int64_t row = 0; row < kRowBlock; ++row) {
+          for (int64_t column = 0; column < stride; ++column) {
+            codes[static_cast<size_t>(row * stride + column)] =
+                Type::encode(values.data()[row * stride + column],
+                             scales[static_cast<size_t>(column / kColumnGroup * kRowBlock + row)]);
+          }
+        }
+        Type::store_row_block(codes.data(), stride, groups, scales.data(), unit, out);
+      } else {
+        Type::pack_row_block(values.data(), stride, groups, out.weight);
+        if constexpr (!std::is_same_v<Type, F32>) {
+          check_halves(static_cast<const uint16_t*>(out.weight), stride * kRowBlock,
+                       std::is_same_v<Type, F16> ? 0x7c00 : 0x7f80, first_row);
+        }
       }
     });
   });
+}
+
+void fit_scales(Format format, const float* values, int64_t rows, int64_t columns,
+                const float* importance, FitScales kernel, ThreadPool& pool, float* scales,
+                float* units) {
+  const Matrix shape = shape_of(rows, columns);
+  const int64_t groups = shape.groups();
+  std::vector<float> padded;
+  if (importance != nullptr) {
+    padded.assign(importance, importance + columns);
+    padded.resize(static_cast<size_t>(shape.padded_columns()), 0.0f);
+  }
+  with_quantised(format, [&](auto type) {
+    using Type = decltype(type);
+    pool.run(shape.row_blocks(), [&](int64_t block, int) {
+      const RowBlock block_values(SourceType::f32, values, shape, block);
+      std::vector<float> fitted(static_cast<size_t>(groups * kRowBlock));
+      const int64_t first_row = block * kRowBlock;
+      units[block] =
+          fit_row_block<Type>(block_values, groups, importance == nullptr ? nullptr : padded.data(),
+                              kernel, first_row, fitted.data());
+      for (int64_t row = 0; row < kRowBlock && first_row + row < rows; ++row) {
+        for (int64_t group = 0; group < groups; ++group) {
+          scales[(first_row + row) * groups + group] =
+              fitted[static_cast<size_t>(group * kRowBlock + row)];
+        }
+      }
+    });
+  });
+}
+
+void pack_codes(Format format, const uint8_t* codes, const float* scales, const float* units,
+                int64_t rows, int64_t columns, const std::vector<void*>& parts) {
+  const Matrix shape = shape_of(rows, columns);
+  const int64_t groups = shape.groups();
+  const int64_t stride = shape.padded_columns();
+  with_quantised(format, [&](auto type) {
+    using Type = decltype(type);
+    for (int64_t block = 0; block < shape.row_blocks(); ++block) {
+      // Padding gets the code of zero: it meets activations of zero, but a file should not depend
+      // on what lay in memory.
+      std::vector<uint8_t> padded(static_cast<size_t>(kRowBlock * stride), Type::encode(0, 1));
+      std::vector<float> block_scales(static_cast<size_t>(groups * kRowBlock), 0.0f);
+      for (int64_t row = 0; row < kRowBlock && block * kRowBlock + row < rows; ++row) {
+        const int64_t source = block * kRowBlock + row;
+        for (int64_t column = 0; column < columns; ++column) {
+          const uint8_t code = codes[source * columns + column];
+          if (code >= Type::kCodes || (Type::kCodes == 256 && code == 0)) {
+            throw_invalid("the format ", Type::kName, " has no code ", static_cast<int>(code));
+          }
+          padded[static_cast<size_t>(row * stride + column)] = code;
+        }
+        for (int64_t group = 0; group < groups; ++group) {
+          block_scales[static_cast<size_t>(group * kRowBlock + row)] =
+              scales[source * groups + group];
+        }
+      }
+      Type::store_row_block(padded.data(), stride, groups, block_scales.data(), units[block],
+                            packed_block<Type>(parts, groups, block));
+    }
+  });
+}
+
+void encode(Format format, const float* values, const float* scales, int64_t rows, int64_t columns,
+            uint8_t* codes) {
+  const int64_t groups = shape_of(rows, columns).groups();
+  with_quantised(format, [&](auto type) {
+    for (int64_t i = 0; i < rows * columns; ++i) {
+      const float scale = scales[i / columns * groups + i % columns / kColumnGroup];
+      codes[i] = decltype(type)::encode(values[i], scale);
+    }
+  });
+}
+
+std::vector<int> levels(Format format) {
+  std::vector<int> values;
+  with_quantised(format, [&](auto type) {
+    for (int code = 0; code < decltype(type)::kCodes; ++code) {
+      values.push_back(decltype(type)::level(code));
+    }
+  });
+  return values;
 }
 
 void unpack_row(const Matrix& matrix, int64_t row, float* out) {

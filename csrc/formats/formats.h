@@ -14,7 +14,7 @@ class ThreadPool;
 
 // One stored tensor of a packed matrix.
 struct PackedPart {
-  const char* name;  // "weight" or "scales"
+  const char* name;  // "weight", "scales" or "units"
   const char* type;  // safetensors type
   std::vector<int64_t> shape;
   size_t bytes;
@@ -26,17 +26,37 @@ const char* format_name(Format format);
 Format format_from_name(const std::string& name);  // throws, listing the names there are
 bool is_quantised(Format format);
 double bits_per_weight(Format format);       // scales included, padding not
-const uint8_t* format_table(Format format);  // the grid of a 4-bit format, else null
+const uint8_t* format_table(Format format);  // the grid of a table format, else null
 SourceType source_type_from_name(const std::string& name);
 int64_t source_type_bytes(SourceType type);
 
 // The tensors of a matrix of this shape, in file order. Throws for shapes of no sense.
 std::vector<PackedPart> packed_layout(Format format, int64_t rows, int64_t columns);
 
+// Makes `matrix` point to the parts of its layout.
+void bind_parts(const std::vector<PackedPart>& layout, const std::vector<const void*>& parts,
+                Matrix& matrix);
+
 // Packs source [rows][columns] into the parts of packed_layout. Throws std::invalid_argument that
 // names row and column of a value that is not finite, or too large for the format.
 void pack(Format format, SourceType type, const void* source, int64_t rows, int64_t columns,
           const std::vector<void*>& parts, FitScales fit_scales, ThreadPool& pool);
+
+// The steps of pack, for whoever chooses codes with more care; quantised formats only, else they
+// throw. Scales of f32 values [rows][columns]: `scales` [rows][groups], rounded to what the format
+// stores, and `units` [row_blocks]. `importance` [columns] or null weighs the squared errors.
+void fit_scales(Format format, const float* values, int64_t rows, int64_t columns,
+                const float* importance, FitScales kernel, ThreadPool& pool, float* scales,
+                float* units);
+// The nearest code of each value, given those scales: `codes` [rows][columns].
+void encode(Format format, const float* values, const float* scales, int64_t rows, int64_t columns,
+            uint8_t* codes);
+// What a code stands for, times its scale.
+std::vector<int> levels(Format format);
+// Codes [rows][columns], scales [rows][groups] and units [row_blocks] into the parts of
+// packed_layout. Throws for a code that the format does not have.
+void pack_codes(Format format, const uint8_t* codes, const float* scales, const float* units,
+                int64_t rows, int64_t columns, const std::vector<void*>& parts);
 
 // One row of the matrix as f32 [columns].
 void unpack_row(const Matrix& matrix, int64_t row, float* out);

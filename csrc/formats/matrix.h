@@ -27,21 +27,32 @@ struct Matrix {
   Format format = Format::f32;
   int64_t rows = 0;
   int64_t columns = 0;
-  const void* weight = nullptr;      // [row_blocks][...] in the format's layout
-  const uint16_t* scales = nullptr;  // f16 [row_blocks][groups][16]; quantised formats
-  const float* bias = nullptr;       // [row_blocks * 16], or null
-  const uint8_t* table = nullptr;    // [16] grid of a 4-bit format, offset to unsigned
+  const void* weight = nullptr;    // [row_blocks][...] in the format's layout
+  const void* scales = nullptr;    // [row_blocks][groups][16]; quantised formats
+  const float* units = nullptr;    // [row_blocks]; formats with 8-bit scales
+  const float* bias = nullptr;     // [row_blocks * 16], or null
+  const uint8_t* table = nullptr;  // [16] grid of a table format, offset to unsigned
 
   int64_t row_blocks() const { return divide_up(rows, kRowBlock); }
   int64_t groups() const { return divide_up(columns, kColumnGroup); }
   int64_t padded_columns() const { return groups() * kColumnGroup; }
 };
 
-// Scales of one group of 64 columns of a block of 16 rows, for a format with a table.
+// Where the parts of one block of 16 rows go.
+struct PackedBlock {
+  void* weight;
+  void* scales;
+  float* unit;
+};
+
+// Scales of one group of 64 columns of a block of 16 rows, for a format below 8 bits.
 struct FitArguments {
-  const float* values;   // [64 columns][16 rows]
-  const uint8_t* table;  // [16], offset by 64, rising
-  float* scales;         // [16 rows]
+  const float* values;      // [64 columns][16 rows]
+  const float* importance;  // [64 columns], not negative; null: all alike
+  const uint8_t* table;     // [16] rising levels, `offset` larger; null: the levels from -offset
+  int offset;               // to offset - 1
+  float first_factor, last_factor;  // what the search multiplies the natural scale with
+  float* scales;                    // [16 rows]
 };
 
 // Finds those scales; which function does it depends on the processor.

@@ -25,13 +25,17 @@ struct Q8 {
   static constexpr const char* kName = "q8";
   static constexpr const char* kType = "U8";
   static constexpr bool kQuantised = true;
+  static constexpr bool kSquareScales = false;
+  static constexpr const uint8_t* kTable = nullptr;
   static constexpr int kOffset = 128;
-  static constexpr int kTileColumns = 4;
+  static constexpr int kCodes = 256;
   static constexpr int64_t kGroupBytes = kRowBlock * kColumnGroup;
 
-  static void pack_row_block(const float* values, int64_t stride, int64_t groups, void* weight,
-                             uint16_t* scales, FitScales /*fit_scales*/) {
-    auto* tiles = static_cast<uint8_t*>(weight);
+  static constexpr int level(int code) { return code - kOffset; }
+
+  // The largest value becomes the largest code: whatever is important, nothing is cut off.
+  static void fit(const float* values, int64_t stride, int64_t groups, const float* /*importance*/,
+                  FitScales /*fit_scales*/, float* scales) {
     for (int64_t group = 0; group < groups; ++group) {
       for (int64_t row = 0; row < kRowBlock; ++row) {
         const float* in = values + row * stride + group * kColumnGroup;
@@ -40,17 +44,36 @@ struct Q8 {
           const float magnitude = std::fabs(in[i]);
           largest = largest < magnitude ? magnitude : largest;
         }
-        const uint16_t half = half_from_float(largest / 127.0f);
-        const float scale = float_from_half(half);
-        scales[group * kRowBlock + row] = half;
-        uint8_t* out = tiles + group * kGroupBytes + row * 4;
-        for (int i = 0; i < kColumnGroup; ++i) {
-          // The scale was rounded, so the largest value may fall a little beyond the last code.
-          const float code = scale > 0 ? in[i] / scale : 0.0f;
-          const float above = code < -127.0f ? -127.0f : code;
-          const float bounded = above > 127.0f ? 127.0f : above;
-          out[i / 4 * 64 + i % 4] = static_cast<uint8_t>(round_to_int(bounded) + kOffset);
-        }
+        scales[group * kRowBlock + row] = largest / 127.0f;
+      }
+    }
+  }
+
+  static float unit(const float* /*scales*/, int64_t /*groups*/) { return 1.0f; }
+
+  static void round_scales(float* scales, int64_t groups, float /*unit*/) {
+    for (int64_t i = 0; i < groups * kRowBlock; ++i) {
+      scales[i] = float_from_half(half_from_float(scales[i]));
+    }
+  }
+
+  static uint8_t encode(float value, float scale) {
+    // The scale was rounded, so the largest value may fall a little beyond the last code.
+    const float code = scale > 0 ? value / scale : 0.0f;
+    const float above = code < -127.0f ? -127.0f : code;
+    const float bounded = above > 127.0f ? 127.0f : above;
+    return static_cast<uint8_t>(round_to_int(bounded) + kOffset);
+  }
+
+  // Codes [16 rows][stride] and rounded scales [groups][16] into the stored parts of a row block.
+  static void store_row_block(const uint8_t* codes, int64_t stride, int64_t groups,
+                              const float* scales, float /*unit*/, const PackedBlock& out) {
+    auto* tiles = static_cast<uint8_t*>(out.weight);
+    auto* halves = static_cast<uint16_t*>(out.scales);
+    for (int64_t i = 0; i < groups * kRowBlock; ++i) halves[i] = half_from_float(scales[i]);
+    for (int64_t column = 0; column < groups * kColumnGroup; ++column) {
+      for (int64_t row = 0; row < kRowBlock; ++row) {
+        tiles[column / 4 * 64 + row * 4 + column % 4] = codes[row * stride + column];
       }
     }
   }
@@ -59,7 +82,8 @@ struct Q8 {
     const int64_t block = row / kRowBlock;
     const auto* tiles = static_cast<const uint8_t*>(matrix.weight) +
                         block * matrix.groups() * kGroupBytes + row % kRowBlock * 4;
-    const uint16_t* scales = matrix.scales + block * matrix.groups() * kRowBlock + row % kRowBlock;
+    const auto* scales = static_cast<const uint16_t*>(matrix.scales) +
+                         block * matrix.groups() * kRowBlock + row % kRowBlock;
     for (int64_t column = 0; column < matrix.columns; ++column) {
       const float scale = float_from_half(scales[column / kColumnGroup * kRowBlock]);
       const int code = tiles[column / 4 * 64 + column % 4] - kOffset;

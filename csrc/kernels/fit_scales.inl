@@ -1,56 +1,107 @@
-// The search for the scales of a 4-bit table format, when a checkpoint is converted.
+// The search for the scales of a format below 8 bits, when a checkpoint is converted.
 #pragma once
 
 #include "kernels/table.h"
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
-// Each lane is one row of a block: nothing is added across lanes. Of candidate scales that map the
-// row's largest value, f times over or under, to either end of the table, the one wins whose codes
-// leave the least squared error once the best scale for those codes, dot / squares, is put in.
-// That error is sum(x^2) - gain with gain = dot^2 / squares (least squares with one unknown).
-inline void fit_scales(const FitArguments& arguments) {
-  constexpr int kFactors = 8;
-  constexpr float kFirstFactor = 0.8f, kFactorStep = 0.25f / 7;
-  Vec steps[15];       // between neighbouring levels of the table
-  Vec boundaries[15];  // half way between them
-  float levels[16];
-  for (int i = 0; i < 16; ++i) levels[i] = static_cast<float>(arguments.table[i]) - 64.0f;
-  for (int i = 0; i < 15; ++i) {
-    steps[i] = broadcast(levels[i + 1] - levels[i]);
-    boundaries[i] = broadcast((levels[i + 1] + levels[i]) * 0.5f);
+constexpr int kTableLevels = 16;
+
+// The nearest level of a table: how many half-way points lie below, one step each.
+class TableLevels {
+ public:
+  explicit TableLevels(const FitArguments& arguments) {
+    float levels[kTableLevels];
+    for (int i = 0; i < kTableLevels; ++i) {
+      levels[i] = static_cast<float>(arguments.table[i] - arguments.offset);
+    }
+    first_ = levels[0];
+    last_ = levels[kTableLevels - 1];
+    for (int i = 0; i + 1 < kTableLevels; ++i) {
+      steps_[i] = broadcast(levels[i + 1] - levels[i]);
+      boundaries_[i] = broadcast((levels[i + 1] + levels[i]) * 0.5f);
+    }
   }
+  float first() const { return first_; }
+  float last() const { return last_; }
+  Vec nearest(Vec scaled) const {
+    Vec level = broadcast(first_);
+    for (int k = 0; k + 1 < kTableLevels; ++k) {
+      level = level + select_less(boundaries_[k], scaled, steps_[k], zero());
+    }
+    return level;
+  }
+
+ private:
+  float first_, last_;
+  Vec steps_[kTableLevels - 1];       // between neighbouring levels
+  Vec boundaries_[kTableLevels - 1];  // half way between them
+};
+
+// The nearest whole number from -offset to offset - 1.
+class UniformLevels {
+ public:
+  explicit UniformLevels(const FitArguments& arguments)
+      : first_(static_cast<float>(-arguments.offset)),
+        last_(static_cast<float>(arguments.offset - 1)) {}
+  float first() const { return first_; }
+  float last() const { return last_; }
+  Vec nearest(Vec scaled) const {
+    return to_float(round_to_int(max(min(scaled, broadcast(last_)), broadcast(first_))));
+  }
+
+ private:
+  float first_, last_;
+};
+
+// Each lane is one row of a block: nothing is added across lanes. Of candidate scales that map the
+// row's largest value, some factor over or under, to either end of the grid, the one wins whose
+// levels leave the least squared error once the best scale for them, dot / squares, is put in. That
+// error is sum(w x^2) - gain with gain = dot^2 / squares (least squares with one unknown).
+template <typename Levels>
+inline void fit_with(const FitArguments& arguments) {
+  constexpr int kFactors = 8;
+  const Levels levels(arguments);
+  const float step = (arguments.last_factor - arguments.first_factor) / (kFactors - 1);
 
   Vec extreme = zero();  // the value of largest magnitude, with its sign
   for (int64_t i = 0; i < kColumnGroup; ++i) {
     const Vec x = load(arguments.values + i * kRowBlock);
     extreme = select_less(abs(extreme), abs(x), x, extreme);
   }
+  // Rows of zeros, and of values whose inverse would be infinite, are divided by one: their levels
+  // gain nothing, and their scale stays 0.
+  const Vec divisor = select_less(broadcast(1e-30f), abs(extreme), extreme, broadcast(1.0f));
   Vec best_gain = zero();
   Vec best_scale = zero();
   for (int candidate = 0; candidate < 2 * kFactors; ++candidate) {
-    const float factor = kFirstFactor + kFactorStep * static_cast<float>(candidate / 2);
-    const float end = levels[candidate % 2 == 0 ? 0 : 15];
-    // A lane of zeros gets an infinite inverse and no gain, since 0 * infinity compares with
-    // nothing.
-    const Vec inverse = broadcast(end / factor) / extreme;
+    const float factor = arguments.first_factor + step * static_cast<float>(candidate / 2);
+    const float end = candidate % 2 == 0 ? levels.first() : levels.last();
+    const Vec inverse = broadcast(end / factor) / divisor;
     Vec dot = zero();
     Vec squares = zero();
     for (int64_t i = 0; i < kColumnGroup; ++i) {
       const Vec x = load(arguments.values + i * kRowBlock);
-      const Vec scaled = x * inverse;
-      Vec level = broadcast(levels[0]);
-      for (int k = 0; k < 15; ++k) {
-        level = level + select_less(boundaries[k], scaled, steps[k], zero());
-      }
-      dot = fma(x, level, dot);
-      squares = fma(level, level, squares);
+      const Vec level = levels.nearest(x * inverse);
+      const Vec weighted =
+          arguments.importance == nullptr ? level : level * broadcast(arguments.importance[i]);
+      dot = fma(x, weighted, dot);
+      squares = fma(level, weighted, squares);
     }
+    squares = select_less(zero(), squares, squares, broadcast(1.0f));
     const Vec gain = dot * dot / squares;
     best_scale = select_less(best_gain, gain, dot / squares, best_scale);
     best_gain = max(gain, best_gain);
   }
   store(arguments.scales, best_scale);
+}
+
+inline void fit_scales(const FitArguments& arguments) {
+  if (arguments.table != nullptr) {
+    fit_with<TableLevels>(arguments);
+  } else {
+    fit_with<UniformLevels>(arguments);
+  }
 }
 
 }  // namespace pythia_rt::PYTHIA_RT_ISA

@@ -1,7 +1,8 @@
-// Matrix product with q8 or q4 weights and activations of 8 bits.
+// Matrix product with weights of 8, 6, 5 or 4 bits and activations of 8 bits.
 //
 // Each output is a sum over groups of 64 columns, in order: the group's integer dot product, which
-// is exact, times the product of the two scales, added by one fused multiply-add.
+// is exact, times the product of the two scales, added by one fused multiply-add. With 8-bit scales
+// (formats/square_scales.h) the block's unit is multiplied in at the end.
 #pragma once
 
 #include "kernels/register_tiles.inl"
@@ -11,26 +12,81 @@ namespace pythia_rt::PYTHIA_RT_ISA {
 constexpr int64_t kTilesPerGroup = kColumnGroup / 4;
 constexpr int64_t kUnpackedGroup = kRowBlock * kColumnGroup;  // bytes
 
-// How one group of a block of 16 rows is read: q8 as stored, q4 unpacked on the way, and q4 from a
-// panel that was unpacked before (many rows share one unpacking).
+struct HalfScales {
+  static constexpr int64_t kBytes = 2;
+  static Vec load(const uint8_t* p) { return load_f16(reinterpret_cast<const uint16_t*>(p)); }
+  static Vec finish(const Matrix&, int64_t, Vec sum) { return sum; }
+};
+struct SquareScaleCodes {
+  static constexpr int64_t kBytes = 1;
+  static Vec load(const uint8_t* p) {
+    const Vec code = to_float(load_i8(reinterpret_cast<const int8_t*>(p)));
+    return code * abs(code);
+  }
+  static Vec finish(const Matrix& matrix, int64_t block, Vec sum) {
+    return sum * broadcast(matrix.units[block]);
+  }
+};
+
+// How one group of a block of 16 rows is read: q8 as stored, fewer bits unpacked on the way
+// (formats/narrow.h has the layout), and fewer bits from a panel that was unpacked before (many
+// rows share one unpacking).
 struct WideGroup {
+  using Scales = HalfScales;
+  static constexpr int kBits = 8;
+  static constexpr bool kUnpacked = true;
   static constexpr int64_t kBytes = kUnpackedGroup;
   static IntVec begin(int32_t sum) { return wide_begin(sum); }
   static IntVec dot(IntVec acc, Tile tile, const int8_t* a) { return wide_dot(acc, tile, a); }
 };
-struct NarrowGroup {
-  static constexpr int64_t kBytes = kUnpackedGroup;
-  static IntVec begin(int32_t sum) { return narrow_begin(sum); }
+template <int kBitsPerCode>
+struct PackedGroup {
+  using Scales = SquareScaleCodes;
+  static constexpr int kBits = kBitsPerCode;
+  static constexpr int kHighBits = kBits - 4;
+  static constexpr int kOffset = kBits == 4 ? 64 : 1 << (kBits - 1);
+  static constexpr bool kUnpacked = false;
+  static constexpr int64_t kNibbleBytes = kUnpackedGroup / 2;
+  static constexpr int64_t kBytes = kUnpackedGroup * kBits / 8;
+  // Pieces of 64 bytes of nibbles (two tiles each) that one half byte of high bits serves; without
+  // high bits, all of them.
+  static constexpr int kPieces = kHighBits == 0 ? 8 : 2 / kHighBits;
+  static IntVec begin(int32_t sum) { return narrow_begin(kOffset * sum); }
   static IntVec dot(IntVec acc, Tile tile, const int8_t* a) { return narrow_dot(acc, tile, a); }
+
+  // The high bits of the next tiles, lowest first, in the upper half of every byte.
+  static Tile load_high(const uint8_t* group, int64_t half) {
+    if constexpr (kHighBits == 0) {
+      return Tile{};
+    } else {
+      const Tile plane = load_tile(group + kNibbleBytes + half / 2 * 64);
+      return half % 2 == 0 ? plane : shift_left_4(plane);
+    }
+  }
+  // Two tiles out of one piece; `high` moves on.
+  static void unpack(Tile piece, Tile& high, Table table, Tile& first, Tile& second) {
+    if constexpr (kHighBits == 0) {
+      first = low_nibbles(piece, table);
+      second = high_nibbles(piece, table);
+    } else {
+      constexpr uint8_t kMask = ((1 << kHighBits) - 1) << 4;
+      first = merge_bits(low_codes(piece), high, kMask);
+      high = shift_right<kHighBits>(high);
+      second = merge_bits(high_codes(piece), high, kMask);
+      high = shift_right<kHighBits>(high);
+    }
+  }
 };
-struct NibbleGroup {
-  static constexpr int64_t kBytes = kUnpackedGroup / 2;
-  static IntVec begin(int32_t sum) { return narrow_begin(sum); }
-  static IntVec dot(IntVec acc, Tile tile, const int8_t* a) { return narrow_dot(acc, tile, a); }
+template <int kBitsPerCode>
+struct PanelGroup : PackedGroup<kBitsPerCode> {
+  static constexpr bool kUnpacked = true;
+  static constexpr int64_t kBytes = kUnpackedGroup;
 };
 
 template <typename Group>
 struct IntegerWork {
+  using Scales = typename Group::Scales;
+
   const LinearArguments& arguments;
   int64_t groups;
   const uint8_t* weights;  // of first_block
@@ -43,7 +99,8 @@ struct IntegerWork {
     const int64_t block_bytes = groups * Group::kBytes;
     const uint8_t* tiles = weights + (block - first_block) * block_bytes;
     const int8_t* codes = in.codes + row * in.stride;
-    const uint16_t* weight_scales = arguments.matrix->scales + block * groups * kRowBlock;
+    const uint8_t* weight_scales = static_cast<const uint8_t*>(arguments.matrix->scales) +
+                                   block * groups * kRowBlock * Scales::kBytes;
     Vec sum[kBlocks][kRows];
     for (auto& rows : sum) {
       for (Vec& lanes : rows) lanes = zero();
@@ -56,7 +113,8 @@ struct IntegerWork {
       }
       add_group(dot, tiles + group * Group::kBytes, block_bytes, codes + group * kColumnGroup);
       for (int b = 0; b < kBlocks; ++b) {
-        const Vec weight_scale = load_f16(weight_scales + (b * groups + group) * kRowBlock);
+        const Vec weight_scale =
+            Scales::load(weight_scales + (b * groups + group) * kRowBlock * Scales::kBytes);
         for (int r = 0; r < kRows; ++r) {
           const Vec scale = weight_scale * broadcast(in.scales[(row + r) * groups + group]);
           sum[b][r] = fma(to_float(dot[b][r]), scale, sum[b][r]);
@@ -64,23 +122,43 @@ struct IntegerWork {
       }
     }
     for (int b = 0; b < kBlocks; ++b) {
-      for (int r = 0; r < kRows; ++r) finish(arguments, block + b, row + r, sum[b][r]);
+      for (int r = 0; r < kRows; ++r) {
+        const Vec y = Scales::finish(*arguments.matrix, block + b, sum[b][r]);
+        finish(arguments, block + b, row + r, y);
+      }
     }
   }
 
   template <int kBlocks, int kRows>
   void add_group(IntVec (&dot)[kBlocks][kRows], const uint8_t* tiles, int64_t block_bytes,
                  const int8_t* codes) const {
-    for (int64_t i = 0; i < Group::kBytes / 64; ++i) {
-      for (int b = 0; b < kBlocks; ++b) {
-        const Tile tile = load_tile(tiles + b * block_bytes + i * 64);
-        for (int r = 0; r < kRows; ++r) {
-          const int8_t* row_codes = codes + r * arguments.quantised.stride;
-          if constexpr (Group::kBytes == kUnpackedGroup) {
-            dot[b][r] = Group::dot(dot[b][r], tile, row_codes + 4 * i);
-          } else {
-            dot[b][r] = Group::dot(dot[b][r], low_nibbles(tile, table), row_codes + 8 * i);
-            dot[b][r] = Group::dot(dot[b][r], high_nibbles(tile, table), row_codes + 8 * i + 4);
+    const int64_t stride = arguments.quantised.stride;
+    if constexpr (Group::kUnpacked) {
+      for (int64_t i = 0; i < kTilesPerGroup; ++i) {
+        for (int b = 0; b < kBlocks; ++b) {
+          const Tile tile = load_tile(tiles + b * block_bytes + i * 64);
+          for (int r = 0; r < kRows; ++r) {
+            dot[b][r] = Group::dot(dot[b][r], tile, codes + r * stride + 4 * i);
+          }
+        }
+      }
+    } else {
+      constexpr int64_t kHalves = kTilesPerGroup / 2 / Group::kPieces;
+      for (int64_t half = 0; half < kHalves; ++half) {
+        Tile high[kBlocks];
+        for (int b = 0; b < kBlocks; ++b) {
+          high[b] = Group::load_high(tiles + b * block_bytes, half);
+        }
+        for (int64_t p = half * Group::kPieces; p < (half + 1) * Group::kPieces; ++p) {
+          for (int b = 0; b < kBlocks; ++b) {
+            Tile first, second;
+            Group::unpack(load_tile(tiles + b * block_bytes + p * 64), high[b], table, first,
+                          second);
+            for (int r = 0; r < kRows; ++r) {
+              const int8_t* row_codes = codes + r * stride + 8 * p;
+              dot[b][r] = Group::dot(dot[b][r], first, row_codes);
+              dot[b][r] = Group::dot(dot[b][r], second, row_codes + 4);
+            }
           }
         }
       }
@@ -88,11 +166,20 @@ struct IntegerWork {
   }
 };
 
-inline void unpack_nibbles(const uint8_t* in, int64_t bytes, Table table, uint8_t* out) {
-  for (int64_t i = 0; i < bytes; i += 64) {
-    const Tile tile = load_tile(in + i);
-    store_tile(out + 2 * i, low_nibbles(tile, table));
-    store_tile(out + 2 * i + 64, high_nibbles(tile, table));
+// Unpacks whole groups, each tile as transform(tile), to `out`.
+template <typename Group, typename Transform>
+inline void unpack_groups(const uint8_t* in, int64_t groups, Table table, uint8_t* out,
+                          const Transform& transform) {
+  for (int64_t group = 0; group < groups; ++group, in += Group::kBytes) {
+    for (int64_t half = 0; half < kTilesPerGroup / 2 / Group::kPieces; ++half) {
+      Tile high = Group::load_high(in, half);
+      for (int64_t p = half * Group::kPieces; p < (half + 1) * Group::kPieces; ++p, out += 128) {
+        Tile first, second;
+        Group::unpack(load_tile(in + p * 64), high, table, first, second);
+        store_tile(out, transform(first));
+        store_tile(out + 64, transform(second));
+      }
+    }
   }
 }
 
@@ -111,8 +198,8 @@ inline Table table_of(const LinearArguments& arguments) {
   return load_table(arguments.matrix->table != nullptr ? arguments.matrix->table : kNone);
 }
 
-// From this many rows on, unpacking a panel of 4-bit weights first costs less than unpacking them
-// anew in every register tile.
+// From this many rows on, unpacking a panel of weights first costs less than unpacking them anew in
+// every register tile.
 constexpr int64_t kPanelRows = 3 * kTokenTile;
 
 inline void linear_q8_vectors(const LinearArguments& arguments) {
@@ -123,14 +210,16 @@ inline void linear_q8_vectors(const LinearArguments& arguments) {
             arguments);
 }
 
-inline void linear_q4_vectors(const LinearArguments& arguments) {
+template <int kBits>
+inline void linear_packed_vectors(const LinearArguments& arguments) {
+  using Group = PackedGroup<kBits>;
   const int64_t groups = count_groups(arguments);
   const Table table = table_of(arguments);
-  const int64_t block_bytes = groups * NibbleGroup::kBytes;
+  const int64_t block_bytes = groups * Group::kBytes;
   if (arguments.row_end - arguments.row_begin < kPanelRows) {
     const int64_t begin = arguments.block_begin;
-    run_tiles(IntegerWork<NibbleGroup>{arguments, groups,
-                                       block_weights(arguments, begin, block_bytes), begin, table},
+    run_tiles(IntegerWork<Group>{arguments, groups, block_weights(arguments, begin, block_bytes),
+                                 begin, table},
               arguments);
     return;
   }
@@ -139,9 +228,10 @@ inline void linear_q4_vectors(const LinearArguments& arguments) {
     part.block_begin = block;
     part.block_end =
         block + kRowTile < arguments.block_end ? block + kRowTile : arguments.block_end;
-    unpack_nibbles(block_weights(arguments, block, block_bytes),
-                   (part.block_end - block) * block_bytes, table, arguments.panel);
-    run_tiles(IntegerWork<NarrowGroup>{part, groups, arguments.panel, block, table}, part);
+    unpack_groups<Group>(block_weights(arguments, block, block_bytes),
+                         (part.block_end - block) * groups, table, arguments.panel,
+                         [](Tile tile) { return tile; });
+    run_tiles(IntegerWork<PanelGroup<kBits>>{part, groups, arguments.panel, block, table}, part);
   }
 }
 

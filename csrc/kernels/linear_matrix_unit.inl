@@ -1,4 +1,4 @@
-// Matrix product with q8 or q4 weights on a unit that multiplies whole blocks of tiles
+// Matrix product with weights of 8 bits or fewer on a unit that multiplies whole blocks of tiles
 // (simd/amx.h): 16 rows of activations x 16 output columns x one group of 64 columns at a time.
 //
 // The integers are exact and the scaling is written as in linear_integer.inl: the same bits.
@@ -21,28 +21,28 @@ constexpr int64_t kActivationBytes = 1152 * 1024;
 inline bool uses_unit(int64_t rows) { return rows >= kMatrixUnitRows; }
 
 // The unit multiplies signed bytes: the panel holds weights with their offset taken off.
-inline void unpack_signed(const uint8_t* in, int64_t bytes, Table table, bool nibbles,
-                          uint8_t* out) {
-  for (int64_t i = 0; i < bytes; i += 64) {
-    const Tile tile = load_tile(in + i);
-    if (nibbles) {
-      store_tile(out + 2 * i, subtract_offset(low_nibbles(tile, table), 64));
-      store_tile(out + 2 * i + 64, subtract_offset(high_nibbles(tile, table), 64));
-    } else {
-      store_tile(out + i, subtract_offset(tile, 128));
+template <typename Group>
+inline void unpack_signed(const uint8_t* in, int64_t groups, Table table, uint8_t* out) {
+  if constexpr (Group::kUnpacked) {
+    for (int64_t i = 0; i < groups * Group::kBytes; i += 64) {
+      store_tile(out + i, subtract_offset(load_tile(in + i), 128));
     }
+  } else {
+    unpack_groups<Group>(in, groups, table, out,
+                         [](Tile tile) { return subtract_offset(tile, Group::kOffset); });
   }
 }
 
 // kBlocks blocks of 16 outputs for 16 rows, of which the first n_rows count. The unit works on a
 // group while the vectors scale the one before: the two integer buffers take turns.
-template <int kBlocks>
+template <typename Scales, int kBlocks>
 inline void multiply_blocks(const LinearArguments& arguments, int64_t groups, int64_t block,
                             int64_t row, int64_t n_rows) {
   const QuantisedRows& in = arguments.quantised;
   const int8_t* codes = in.codes + row * in.stride;
   const float* row_scales = in.scales + row * groups;
-  const uint16_t* weight_scales = arguments.matrix->scales + block * groups * kRowBlock;
+  const uint8_t* weight_scales = static_cast<const uint8_t*>(arguments.matrix->scales) +
+                                 block * groups * kRowBlock * Scales::kBytes;
   const int64_t panel_bytes = groups * kUnpackedGroup;  // of one block
   alignas(64) int32_t dots[2][kBlocks][kUnitRows * 16];
   Vec sum[kBlocks][kUnitRows];
@@ -58,7 +58,8 @@ inline void multiply_blocks(const LinearArguments& arguments, int64_t groups, in
                              dots[next % 2][0]);
     }
     for (int b = 0; b < kBlocks; ++b) {
-      const Vec weight_scale = load_f16(weight_scales + (b * groups + group) * kRowBlock);
+      const Vec weight_scale =
+          Scales::load(weight_scales + (b * groups + group) * kRowBlock * Scales::kBytes);
 #pragma GCC unroll 16
       for (int r = 0; r < kUnitRows; ++r) {
         const Vec scale = weight_scale * broadcast(row_scales[r * groups + group]);
@@ -74,23 +75,26 @@ inline void multiply_blocks(const LinearArguments& arguments, int64_t groups, in
     for (int r = 0; r < kUnitRows; ++r) store(sums[b][r], sum[b][r]);
   }
   for (int r = 0; r < kUnitRows && r < n_rows; ++r) {
-    for (int b = 0; b < kBlocks; ++b) finish(arguments, block + b, row + r, load(sums[b][r]));
+    for (int b = 0; b < kBlocks; ++b) {
+      const Vec y = Scales::finish(*arguments.matrix, block + b, load(sums[b][r]));
+      finish(arguments, block + b, row + r, y);
+    }
   }
 }
 
 // Unpacks kBlocks blocks and multiplies them with rows begin .. end.
-template <int kBlocks>
-inline void multiply_panel(const LinearArguments& arguments, int64_t groups, bool nibbles,
-                           int64_t block, int64_t begin, int64_t end) {
-  const int64_t block_bytes = groups * (nibbles ? NibbleGroup::kBytes : WideGroup::kBytes);
-  unpack_signed(block_weights(arguments, block, block_bytes), kBlocks * block_bytes,
-                table_of(arguments), nibbles, arguments.panel);
+template <typename Group, int kBlocks>
+inline void multiply_panel(const LinearArguments& arguments, int64_t groups, int64_t block,
+                           int64_t begin, int64_t end) {
+  unpack_signed<Group>(block_weights(arguments, block, groups * Group::kBytes), kBlocks * groups,
+                       table_of(arguments), arguments.panel);
   for (int64_t row = begin; row < end; row += kUnitRows) {
-    multiply_blocks<kBlocks>(arguments, groups, block, row, end - row);
+    multiply_blocks<typename Group::Scales, kBlocks>(arguments, groups, block, row, end - row);
   }
 }
 
-inline void linear_on_unit(const LinearArguments& arguments, bool nibbles) {
+template <typename Group>
+inline void linear_on_unit(const LinearArguments& arguments) {
   const int64_t groups = count_groups(arguments);
   const int64_t fitting = kActivationBytes / (groups * kColumnGroup) / kUnitRows * kUnitRows;
   const int64_t chunk = fitting < kUnitRows ? kUnitRows : fitting;
@@ -99,10 +103,10 @@ inline void linear_on_unit(const LinearArguments& arguments, bool nibbles) {
     const int64_t end = begin + chunk < arguments.row_end ? begin + chunk : arguments.row_end;
     int64_t block = arguments.block_begin;
     for (; block + kUnitBlocks <= arguments.block_end; block += kUnitBlocks) {
-      multiply_panel<kUnitBlocks>(arguments, groups, nibbles, block, begin, end);
+      multiply_panel<Group, kUnitBlocks>(arguments, groups, block, begin, end);
     }
     for (; block < arguments.block_end; ++block) {
-      multiply_panel<1>(arguments, groups, nibbles, block, begin, end);
+      multiply_panel<Group, 1>(arguments, groups, block, begin, end);
     }
   }
   unit_end();

@@ -23,28 +23,37 @@ inline void linear_bf16(const LinearArguments& a) { linear_float<LoadBf16>(a); }
 #ifdef PYTHIA_RT_MATRIX_UNIT
 
 inline void linear_q8(const LinearArguments& a) {
-  uses_unit(a.row_end - a.row_begin) ? linear_on_unit(a, false) : linear_q8_vectors(a);
+  uses_unit(a.row_end - a.row_begin) ? linear_on_unit<WideGroup>(a) : linear_q8_vectors(a);
 }
-inline void linear_q4(const LinearArguments& a) {
-  uses_unit(a.row_end - a.row_begin) ? linear_on_unit(a, true) : linear_q4_vectors(a);
+template <int kBits>
+inline void linear_packed(const LinearArguments& a) {
+  uses_unit(a.row_end - a.row_begin) ? linear_on_unit<PackedGroup<kBits>>(a)
+                                     : linear_packed_vectors<kBits>(a);
 }
 inline int64_t panel_blocks(bool, int64_t rows) { return uses_unit(rows) ? kUnitBlocks : 0; }
 
 #else
 
 inline void linear_q8(const LinearArguments& a) { linear_q8_vectors(a); }
-inline void linear_q4(const LinearArguments& a) { linear_q4_vectors(a); }
-inline int64_t panel_blocks(bool nibbles, int64_t rows) {
-  return nibbles && rows >= kPanelRows ? kRowTile : 0;
+template <int kBits>
+inline void linear_packed(const LinearArguments& a) {
+  linear_packed_vectors<kBits>(a);
+}
+inline int64_t panel_blocks(bool packed, int64_t rows) {
+  return packed && rows >= kPanelRows ? kRowTile : 0;
 }
 
 #endif
 
+inline void linear_q6(const LinearArguments& a) { linear_packed<6>(a); }
+inline void linear_q5(const LinearArguments& a) { linear_packed<5>(a); }
+inline void linear_q4(const LinearArguments& a) { linear_packed<4>(a); }
+
 inline int64_t linear_panel_bytes(const Matrix& matrix, int64_t rows) {
-  const bool nibbles = matrix.format == Format::q4;
-  if (!nibbles && matrix.format != Format::q8) return 0;
+  const bool packed = matrix.units != nullptr;  // of fewer than 8 bits
+  if (!packed && matrix.format != Format::q8) return 0;
   const int64_t groups = (matrix.columns + kColumnGroup - 1) / kColumnGroup;
-  return panel_blocks(nibbles, rows) * groups * kUnpackedGroup;
+  return panel_blocks(packed, rows) * groups * kUnpackedGroup;
 }
 
 // What the table holds: a kernel, and leaving the wide registers clean behind it. Compilers do that

@@ -50,15 +50,13 @@ class Binder {
     matrix.rows = rows;
     matrix.columns = columns;
     matrix.table = format_table(matrix.format);
-    for (const PackedPart& part : packed_layout(matrix.format, rows, columns)) {
-      const void* data = take(name + "." + part.name, part.bytes);
-      if (std::string(part.name) == "scales") {
-        matrix.scales = static_cast<const uint16_t*>(data);
-      } else {
-        matrix.weight = data;
-      }
+    const std::vector<PackedPart> layout = packed_layout(matrix.format, rows, columns);
+    std::vector<const void*> parts;
+    for (const PackedPart& part : layout) {
+      parts.push_back(take(name + "." + part.name, part.bytes));
       bytes_ += static_cast<int64_t>(part.bytes);
     }
+    bind_parts(layout, parts, matrix);
     if (has_bias) matrix.bias = vector(name + ".bias", rows);
     n_matrices_ += 1;
     return matrix;

@@ -193,10 +193,31 @@ inline IntVec wide_dot(IntVec acc, Tile tile, const int8_t* a) {
   const __m256i four = broadcast_four(a);
   return {add_wide_dots(acc.low, tile.low, four), add_wide_dots(acc.high, tile.high, four)};
 }
-inline IntVec narrow_begin(int32_t sum) { return int_broadcast(-64 * sum); }
+inline IntVec narrow_begin(int32_t sum) { return int_broadcast(-sum); }
 inline IntVec narrow_dot(IntVec acc, Tile tile, const int8_t* a) {
   const __m256i four = broadcast_four(a);
   return {add_dots(acc.low, tile.low, four), add_dots(acc.high, tile.high, four)};
+}
+
+// There are no shifts of bytes: those of 16 bits bring in bits that the masks take away.
+inline Tile low_codes(Tile tile) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(tile.low, mask), _mm256_and_si256(tile.high, mask)};
+}
+inline Tile high_codes(Tile tile) {
+  return low_codes({_mm256_srli_epi16(tile.low, 4), _mm256_srli_epi16(tile.high, 4)});
+}
+inline Tile shift_left_4(Tile tile) {
+  return {_mm256_slli_epi16(tile.low, 4), _mm256_slli_epi16(tile.high, 4)};
+}
+template <int n>
+inline Tile shift_right(Tile tile) {
+  return {_mm256_srli_epi16(tile.low, n), _mm256_srli_epi16(tile.high, n)};
+}
+inline Tile merge_bits(Tile tile, Tile bits, uint8_t mask) {
+  const __m256i wanted = _mm256_set1_epi8(static_cast<char>(mask));
+  return {_mm256_or_si256(tile.low, _mm256_and_si256(bits.low, wanted)),
+          _mm256_or_si256(tile.high, _mm256_and_si256(bits.high, wanted))};
 }
 
 // The byte shuffle works within 128-bit lanes: each gets its copy of the table.

@@ -116,13 +116,27 @@ inline Tile subtract_offset(Tile tile, uint8_t offset) {
   return {_mm512_sub_epi8(tile.value, _mm512_set1_epi8(static_cast<char>(offset)))};
 }
 inline IntVec wide_begin(int32_t sum) { return int_broadcast(-128 * sum); }
-inline IntVec narrow_begin(int32_t sum) { return int_broadcast(-64 * sum); }
+inline IntVec narrow_begin(int32_t sum) { return int_broadcast(-sum); }
 inline IntVec wide_dot(IntVec acc, Tile tile, const int8_t* a) {
   int32_t four;
   __builtin_memcpy(&four, a, 4);
   return {_mm512_dpbusd_epi32(acc.value, tile.value, _mm512_set1_epi32(four))};
 }
 inline IntVec narrow_dot(IntVec acc, Tile tile, const int8_t* a) { return wide_dot(acc, tile, a); }
+
+// There are no shifts of bytes: those of 16 bits bring in bits that the masks take away.
+inline Tile low_codes(Tile tile) { return {_mm512_and_si512(tile.value, _mm512_set1_epi8(15))}; }
+inline Tile high_codes(Tile tile) { return low_codes({_mm512_srli_epi16(tile.value, 4)}); }
+inline Tile shift_left_4(Tile tile) { return {_mm512_slli_epi16(tile.value, 4)}; }
+template <int n>
+inline Tile shift_right(Tile tile) {
+  return {_mm512_srli_epi16(tile.value, n)};
+}
+inline Tile merge_bits(Tile tile, Tile bits, uint8_t mask) {
+  constexpr int kAOrBAndC = 0xf8;  // the truth table of a | (b & c)
+  return {_mm512_ternarylogic_epi32(tile.value, bits.value,
+                                    _mm512_set1_epi8(static_cast<char>(mask)), kAOrBAndC)};
+}
 
 // The byte shuffle works within 128-bit lanes: every lane gets its copy of the table.
 inline Table load_table(const uint8_t* p) {

@@ -187,11 +187,30 @@ inline IntVec wide_dot(IntVec acc, Tile tile, const int8_t* a) {
     return vdotq_s32(acc.quarter[q], vreinterpretq_s8_u8(weights), four);
   });
 }
-inline IntVec narrow_begin(int32_t sum) { return int_broadcast(-64 * sum); }
+inline IntVec narrow_begin(int32_t sum) { return int_broadcast(-sum); }
 inline IntVec narrow_dot(IntVec acc, Tile tile, const int8_t* a) {
   const int8x16_t four = broadcast_four(a);
   return each_quarter<IntVec>(
       [&](int q) { return vdotq_s32(acc.quarter[q], vreinterpretq_s8_u8(tile.quarter[q]), four); });
+}
+
+inline Tile low_codes(Tile tile) {
+  return each_quarter<Tile>([&](int q) { return vandq_u8(tile.quarter[q], vdupq_n_u8(15)); });
+}
+inline Tile high_codes(Tile tile) {
+  return each_quarter<Tile>([&](int q) { return vshrq_n_u8(tile.quarter[q], 4); });
+}
+inline Tile shift_left_4(Tile tile) {
+  return each_quarter<Tile>([&](int q) { return vshlq_n_u8(tile.quarter[q], 4); });
+}
+template <int n>
+inline Tile shift_right(Tile tile) {
+  return each_quarter<Tile>([&](int q) { return vshrq_n_u8(tile.quarter[q], n); });
+}
+inline Tile merge_bits(Tile tile, Tile bits, uint8_t mask) {
+  return each_quarter<Tile>([&](int q) {
+    return vorrq_u8(tile.quarter[q], vandq_u8(bits.quarter[q], vdupq_n_u8(mask)));
+  });
 }
 
 inline Table load_table(const uint8_t* p) { return {vld1q_u8(p)}; }

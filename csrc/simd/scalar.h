@@ -196,12 +196,35 @@ inline IntVec dot_with_offset(IntVec acc, Tile tile, const int8_t* a, int offset
   return acc;
 }
 inline IntVec wide_begin(int32_t) { return int_zero(); }
-inline IntVec narrow_begin(int32_t) { return int_zero(); }
+inline IntVec narrow_begin(int32_t sum) { return int_broadcast(-sum); }
 inline IntVec wide_dot(IntVec acc, Tile tile, const int8_t* a) {
   return dot_with_offset(acc, tile, a, 128);
 }
 inline IntVec narrow_dot(IntVec acc, Tile tile, const int8_t* a) {
-  return dot_with_offset(acc, tile, a, 64);
+  return dot_with_offset(acc, tile, a, 0);
+}
+inline Tile low_codes(Tile tile) {
+  for (uint8_t& byte : tile.byte) byte = byte & 15;
+  return tile;
+}
+inline Tile high_codes(Tile tile) {
+  for (uint8_t& byte : tile.byte) byte = byte >> 4;
+  return tile;
+}
+inline Tile shift_left_4(Tile tile) {
+  for (uint8_t& byte : tile.byte) byte = static_cast<uint8_t>(byte << 4);
+  return tile;
+}
+template <int n>
+inline Tile shift_right(Tile tile) {
+  for (uint8_t& byte : tile.byte) byte = static_cast<uint8_t>(byte >> n);
+  return tile;
+}
+inline Tile merge_bits(Tile tile, Tile bits, uint8_t mask) {
+  for (int i = 0; i < 64; ++i) {
+    tile.byte[i] = static_cast<uint8_t>(tile.byte[i] | (bits.byte[i] & mask));
+  }
+  return tile;
 }
 inline Table load_table(const uint8_t* p) {
   Table table;

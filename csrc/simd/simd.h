@@ -33,14 +33,21 @@
 // Weights stand in it as unsigned bytes, `offset` larger than their value.
 //   load_tile(p) store_tile(p, tile)
 //   subtract_offset(tile, offset)                   signed bytes, for a matrix unit
-//   Wide tiles (q8): offset 128, bytes 1..255.       Narrow tiles (q4): offset 64, bytes 0..127.
-//   wide_begin(sum) narrow_begin(sum)               an accumulator's start: -offset * sum in every
+//   Wide tiles (q8): offset 128, bytes 1..255. Narrow tiles (fewer bits): any offset, bytes 0..127.
+//   wide_begin(sum)                                 a wide accumulator's start: -128 * sum in every
 //                                                   lane where the ISA multiplies unsigned bytes,
 //                                                   else 0; `sum` is that of the activations
-//   wide_dot(acc, tile, a) narrow_dot(acc, tile, a) acc[row] += dot of the row's 4 weights with
-//                                                   the 4 activations at a; |a| <= 127
+//   narrow_begin(sum)                               a narrow one's: -sum; give offset * sum
+//   wide_dot(acc, tile, a) narrow_dot(acc, tile, a) acc[row] += dot of the row's 4 bytes with the 4
+//                                                   activations at a; |a| <= 127. Wide bytes count
+//                                                   with or without their offset, as wide_begin
+//                                                   says
 //   Table load_table(p)                             16 bytes, each 0..127
 //   low_nibbles(tile, table) high_nibbles(tile, table)  narrow tiles out of packed 4-bit codes
+//   low_codes(tile) high_codes(tile)                the codes themselves
+//   shift_left_4(tile) shift_right<n>(tile)         bits move within a byte; those that enter from
+//                                                   outside may be anything
+//   merge_bits(tile, bits, mask)                    tile | (bits & mask), byte by byte
 // After begin and all dots of a group the lanes hold the exact sum of weight * activation,
 // whatever the ISA did in between: |sum| < 2^24 for groups of up to 512 columns.
 //

@@ -23,6 +23,11 @@ constexpr int64_t kUnitRows = 16;
 // What the bytes of quantised weights and activations are drawn from.
 enum class Values { random, extreme };
 
+int64_t scale_bytes(Format format, const LinearShape& shape) {
+  const std::vector<PackedPart> layout = packed_layout(format, shape.outputs, shape.columns);
+  return layout.size() > 1 ? static_cast<int64_t>(layout[1].bytes) : 0;
+}
+
 // One matrix product with all its memory; every buffer ends at an unmapped page.
 class LinearCase {
  public:
@@ -34,7 +39,8 @@ class LinearCase {
         groups_(divide_up(shape.columns, kColumnGroup)),
         code_stride_((groups_ | 1) * kColumnGroup),
         weight_(static_cast<int64_t>(packed_layout(format, shape.outputs, shape.columns)[0].bytes)),
-        scales_(round_up(shape.outputs, 16) * groups_),
+        scales_(scale_bytes(format, shape)),
+        units_(divide_up(shape.outputs, 16)),
         bias_(round_up(shape.outputs, 16)),
         in_(shape.rows * stride_),
         codes_(round_up(shape.rows, kUnitRows) * code_stride_),
@@ -92,7 +98,8 @@ class LinearCase {
   LinearShape shape_;
   int64_t stride_, out_stride_, groups_, code_stride_;
   Guarded<uint8_t> weight_;
-  Guarded<uint16_t> scales_;
+  Guarded<uint8_t> scales_;
+  Guarded<float> units_;
   Guarded<float> bias_, in_;
   Guarded<int8_t> codes_;
   Guarded<float> code_scales_;
@@ -115,12 +122,22 @@ void LinearCase::fill_weights(Values values) {
     return;
   }
   matrix_.scales = scales_.data();
-  for (int64_t i = 0; i < scales_.size(); ++i)
-    scales_[i] = half_from_float(0.02f * random_.normal());
+  if (matrix_.format == Format::q8) {
+    for (int64_t i = 0; i < scales_.size(); i += 2) {
+      const uint16_t half = half_from_float(0.02f * random_.normal());
+      std::memcpy(scales_.data() + i, &half, sizeof half);
+    }
+  } else {
+    matrix_.units = units_.data();
+    for (int64_t i = 0; i < units_.size(); ++i) units_[i] = 1e-5f * (0.1f + random_.uniform());
+    for (int64_t i = 0; i < scales_.size(); ++i) {
+      scales_[i] = static_cast<uint8_t>(random_.integer(-127, 127));
+    }
+  }
   const int64_t pattern = random_.integer(0, 2);  // all low, all high, alternating
   for (int64_t i = 0; i < weight_.size(); ++i) {
     const bool high = pattern == 2 ? i % 2 == 0 : pattern == 1;
-    if (matrix_.format == Format::q4) {
+    if (matrix_.format != Format::q8) {
       weight_[i] = static_cast<uint8_t>(values == Values::random ? random_.bits() : high ? 255 : 0);
     } else {
       weight_[i] = static_cast<uint8_t>(values == Values::random ? random_.integer(1, 255)

@@ -68,6 +68,15 @@ inline void keep(SimdResult* result, Tile tile) {
   OPERATION(subtract_offset, false, subtract_offset(load_tile(given.codes), given.table[0]))     \
   OPERATION(low_nibbles, false, low_nibbles(load_tile(given.codes), table))                      \
   OPERATION(high_nibbles, false, high_nibbles(load_tile(given.codes), table))                    \
+  OPERATION(low_codes, false, low_codes(load_tile(given.codes)))                                 \
+  OPERATION(high_codes, false, high_codes(load_tile(given.codes)))                               \
+  OPERATION(                                                                                     \
+      merge_left, false,                                                                         \
+      merge_bits(load_tile(given.narrow), shift_left_4(load_tile(given.codes)), 0xf0))           \
+  OPERATION(merge_right_1, false,                                                                \
+            merge_bits(load_tile(given.narrow), shift_right<1>(load_tile(given.codes)), 0x10))   \
+  OPERATION(merge_right_2, false,                                                                \
+            merge_bits(load_tile(given.narrow), shift_right<2>(load_tile(given.codes)), 0x30))   \
   OPERATION(exp, true, exp(load(given.exponents)))                                               \
   OPERATION(gelu, true, gelu(a))                                                                 \
   OPERATION(gelu_tanh, true, gelu_tanh(a))
@@ -130,7 +139,7 @@ void probe_wide_dot(const SimdCase& given, unsigned char* edge, SimdResult* resu
   keep(result, acc);
 }
 void probe_narrow_dot(const SimdCase& given, unsigned char* edge, SimdResult* result) {
-  IntVec acc = narrow_begin(given.activation_sum);
+  IntVec acc = narrow_begin(64 * given.activation_sum);
   for (int k = 0; k < kProbeTiles; ++k) {
     const Tile tile = load_tile(given.narrow + 64 * k);
     acc = narrow_dot(acc, tile, to_edge(edge, given.activations + 4 * k, 4));

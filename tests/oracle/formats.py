@@ -16,20 +16,26 @@ Floats = NDArray[np.float32]
 
 ROW_BLOCK = 16
 GROUP = 64  # columns that share a scale; every format is padded to it
-DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8": "U8", "q4": "U8"}
-TILE_COLUMNS = {"q8": 4, "q4": 8}  # columns in 64 bytes
+DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
+BITS = {"q8": 8, "q6": 6, "q5": 5, "q4": 4}
 Q4_TABLE = np.array([-63, -45, -35, -27, -20, -14, -9, -4, 1, 6, 12, 18, 25, 33, 43, 56])
+LEVELS = {
+    "q8": np.arange(-128, 128),
+    "q6": np.arange(-32, 32),
+    "q5": np.arange(-16, 16),
+    "q4": Q4_TABLE,
+}
 
 
 def packed_layout(form: str, rows: int, cols: int) -> list[tuple[str, str, tuple[int, ...]]]:
     """Return [(part, safetensors dtype, shape)]."""
     blocks, groups = -(-rows // ROW_BLOCK), -(-cols // GROUP)
-    if form not in TILE_COLUMNS:
+    if form not in BITS:
         return [("weight", DTYPES[form], (blocks, groups * GROUP, ROW_BLOCK))]
-    return [
-        ("weight", "U8", (blocks, groups * GROUP // TILE_COLUMNS[form], 64)),
-        ("scales", "F16", (blocks, groups, ROW_BLOCK)),
-    ]
+    weight = ("weight", "U8", (blocks, groups, ROW_BLOCK * GROUP * BITS[form] // 8 // 64, 64))
+    if form == "q8":
+        return [weight, ("scales", "F16", (blocks, groups, ROW_BLOCK))]
+    return [weight, ("scales", "I8", (blocks, groups, ROW_BLOCK)), ("units", "F32", (blocks,))]
 
 
 def to_float32(data: bytes | memoryview, dtype: str) -> Floats:
@@ -55,9 +61,16 @@ def pack(form: str, data: bytes | memoryview, dtype: str, rows: int, cols: int) 
     padded = np.zeros((-(-rows // ROW_BLOCK) * ROW_BLOCK, -(-cols // GROUP) * GROUP), np.float32)
     padded[:rows, :cols] = values
     blocks = padded.reshape(-1, ROW_BLOCK, padded.shape[1])
-    if form in TILE_COLUMNS:
-        codes, scales = (_quantise_q8 if form == "q8" else _quantise_q4)(blocks)
-        return [_tiles(form, codes), scales.transpose(0, 2, 1).copy().view(np.uint8).ravel()]
+    if form == "q8":
+        codes, scales = _quantise_q8(blocks)
+        return [
+            _bytes_of_codes(form, codes),
+            scales.transpose(0, 2, 1).copy().view(np.uint8).ravel(),
+        ]
+    if form in BITS:
+        codes, scale_codes, units = _quantise_below_8(form, blocks)
+        stored_scales = scale_codes.transpose(0, 2, 1).copy().view(np.uint8).ravel()
+        return [_bytes_of_codes(form, codes), stored_scales, units.view(np.uint8)]
     by_column = blocks.transpose(0, 2, 1)
     if form == "bf16":
         stored = to_bf16(by_column)
@@ -72,20 +85,70 @@ def pack(form: str, data: bytes | memoryview, dtype: str, rows: int, cols: int) 
 def unpack(form: str, parts: Sequence[Bytes], rows: int, cols: int) -> Floats:
     """Return float32 [rows, cols]."""
     shapes = [shape for _, _, shape in packed_layout(form, rows, cols)]
-    if form not in TILE_COLUMNS:
+    if form not in BITS:
         values = to_float32(bytes(parts[0]), DTYPES[form]).reshape(shapes[0]).transpose(0, 2, 1)
     else:
-        tiles = np.frombuffer(bytes(parts[0]), np.uint8).reshape(*shapes[0][:2], ROW_BLOCK, 4)
-        scales = np.frombuffer(bytes(parts[1]), np.float16).reshape(shapes[1]).transpose(0, 2, 1)
+        codes = codes_of_bytes(form, np.frombuffer(bytes(parts[0]), np.uint8).reshape(shapes[0]))
         if form == "q8":
-            levels = tiles.astype(np.float32) - 128
+            scales = np.frombuffer(bytes(parts[1]), np.float16).astype(np.float32)
+            scales = scales.reshape(shapes[1])
         else:
-            table = Q4_TABLE.astype(np.float32)
-            levels = np.concatenate([table[tiles & 15], table[tiles >> 4]], axis=3)
-        # [block, tile, row, column of the tile] -> [block, row, column]
-        levels = levels.transpose(0, 2, 1, 3).reshape(shapes[0][0], ROW_BLOCK, -1)
-        values = levels * np.repeat(scales.astype(np.float32), GROUP, axis=2)
+            stored = np.frombuffer(bytes(parts[1]), np.int8).astype(np.float32).reshape(shapes[1])
+            units = np.frombuffer(bytes(parts[2]), np.float32)
+            scales = stored * np.abs(stored) * units[:, None, None]
+        spread = np.repeat(scales.transpose(0, 2, 1), GROUP, axis=2)
+        values = LEVELS[form].astype(np.float32)[codes] * spread
     return np.ascontiguousarray(values.reshape(-1, values.shape[2])[:rows, :cols])
+
+
+def codes_of_bytes(form: str, stored: Bytes) -> Bytes:
+    """Return the codes [blocks, 16, columns] of a stored weight [blocks, groups, pieces, 64]."""
+    blocks, groups = stored.shape[:2]
+    codes = np.zeros((blocks, ROW_BLOCK, groups, GROUP), np.uint8)
+    for column in range(GROUP):
+        for row in range(ROW_BLOCK):
+            codes[:, row, :, column] = _read_code(form, stored, row, column)
+    return codes.reshape(blocks, ROW_BLOCK, groups * GROUP)
+
+
+def _read_code(form: str, stored: Bytes, row: int, column: int) -> Bytes:
+    if form == "q8":
+        return stored[:, :, column // 4, 4 * row + column % 4]
+    byte = 4 * row + column % 4
+    nibble = stored[:, :, column // 8, byte] >> (4 if column % 8 >= 4 else 0) & 15
+    n_high = BITS[form] - 4
+    if n_high == 0:
+        return nibble
+    piece, bit = _place_of_high_bits(n_high, column // 4)
+    high = stored[:, :, 8 + piece, byte] >> bit & ((1 << n_high) - 1)
+    return nibble | high << 4
+
+
+def _place_of_high_bits(n_high: int, tile: int) -> tuple[int, int]:
+    """Return the piece after the nibbles, and the lowest bit, of a tile of 4 columns.
+
+    A half byte serves 4 / n_high tiles, from its lowest bit up; the upper half comes first.
+    """
+    half, within = divmod(tile, 4 // n_high)
+    return half // 2, (4 if half % 2 == 0 else 0) + within * n_high
+
+
+def _bytes_of_codes(form: str, codes: Bytes) -> Bytes:
+    """The inverse of `codes_of_bytes`, flat."""
+    blocks, groups = len(codes), codes.shape[2] // GROUP
+    stored = np.zeros((blocks, groups, ROW_BLOCK * GROUP * BITS[form] // 8 // 64, 64), np.uint8)
+    by_group = codes.reshape(blocks, ROW_BLOCK, groups, GROUP)
+    for column in range(GROUP):
+        for row in range(ROW_BLOCK):
+            code, byte = by_group[:, row, :, column], 4 * row + column % 4
+            if form == "q8":
+                stored[:, :, column // 4, byte] = code
+                continue
+            stored[:, :, column // 8, byte] |= (code & 15) << (4 if column % 8 >= 4 else 0)
+            if form != "q4":
+                piece, bit = _place_of_high_bits(BITS[form] - 4, column // 4)
+                stored[:, :, 8 + piece, byte] |= code >> 4 << bit
+    return stored.ravel()
 
 
 def _groups(blocks: Floats) -> Floats:
@@ -100,19 +163,17 @@ def _quantise_q8(blocks: Floats) -> tuple[NDArray[np.uint8], NDArray[np.float16]
     return (codes.reshape(blocks.shape) + 128).astype(np.uint8), scales
 
 
-def _quantise_q4(blocks: Floats) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
-    # Not the search of the core: the largest value meets an end of the table. Only `unpack` of q4
-    # is a truth.
+def _quantise_below_8(
+    form: str, blocks: Floats
+) -> tuple[Bytes, NDArray[np.int8], NDArray[np.float32]]:
+    # Not the search of the core: the largest value meets an end of the grid. Only `unpack` of these
+    # formats is a truth.
     groups = _groups(blocks)
-    scales = (np.abs(groups).max(axis=3) / 56).astype(np.float16)
-    divisor = np.where(scales == 0, 1, scales).astype(np.float32)[..., None]
-    distance = np.abs((groups / divisor)[..., None] - Q4_TABLE)
-    return distance.argmin(axis=-1).reshape(blocks.shape).astype(np.uint8), scales
-
-
-def _tiles(form: str, codes: NDArray[np.uint8]) -> Bytes:
-    tiles = codes.reshape(codes.shape[0], ROW_BLOCK, -1, TILE_COLUMNS[form])
-    tiles = tiles.transpose(0, 2, 1, 3)
-    if form == "q4":
-        tiles = tiles[..., :4] | tiles[..., 4:] << 4
-    return np.ascontiguousarray(tiles).ravel()
+    wanted = np.abs(groups).max(axis=3) / LEVELS[form][-1]
+    units = (wanted.max(axis=(1, 2)) / 127**2).astype(np.float32)
+    divisor = np.where(units == 0, 1, units)[:, None, None]
+    scale_codes = np.rint(np.sqrt(wanted / divisor)).astype(np.int8)
+    scales = scale_codes.astype(np.float32) ** 2 * divisor
+    divided = groups / np.where(scales == 0, 1, scales)[..., None]
+    codes = np.abs(divided[..., None] - LEVELS[form]).argmin(axis=-1)
+    return codes.reshape(blocks.shape).astype(np.uint8), scale_codes, units

@@ -114,16 +114,18 @@ def softmax_sum(logits: Doubles) -> tuple[float, float, float]:
     return largest, total, total * UNIT * (len(logits) / 1024 + 128)
 
 
-def squared_error(group: Doubles, scale: float, table: Doubles) -> float:
-    """Return the sum of (value - nearest level * scale)^2 over one row's group of 64 columns."""
-    levels = table * scale
-    return float((np.abs(group[:, None] - levels).min(axis=1) ** 2).sum())
+def squared_error(group: Doubles, scale: float, grid: Doubles, weights: Doubles) -> float:
+    """Return the weighted sum of (value - nearest level * scale)^2 over one row's 64 columns."""
+    levels = grid * scale
+    return float((weights * np.abs(group[:, None] - levels).min(axis=1) ** 2).sum())
 
 
-def fit_scale(group: Doubles, table: Doubles) -> float:
+def fit_scale(group: Doubles, grid: Doubles, weights: Doubles) -> float:
     """Return the best of 400 scales for one row's group, tried one after another."""
-    largest = float(np.abs(group).max())
+    largest, reach = float(np.abs(group).max()), float(np.abs(grid).max())
     candidates = [
-        sign * largest / float(end) for end in np.linspace(40, 80, 200) for sign in (-1, 1)
+        sign * largest / (reach * float(end))
+        for end in np.linspace(0.65, 1.3, 200)
+        for sign in (-1, 1)
     ]
-    return min(candidates, key=lambda scale: squared_error(group, scale, table))
+    return min(candidates, key=lambda scale: squared_error(group, scale, grid, weights))
