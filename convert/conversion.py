@@ -12,6 +12,8 @@ from pythia_rt import _core
 
 from . import architectures
 from .atomic import check_destination
+from .balanced import balance_checkpoint, scale_chunks
+from .balancing import Balance
 from .checkpoint import CONFIG_FILE, Checkpoint, read_json
 from .digests import SourceDigests
 from .errors import CheckpointError, quote
@@ -154,16 +156,21 @@ def _write_weights(
                 f"tensor {quote(second)} differs from {quote(first)}, which config.json says it "
                 "equals: correct tie_word_embeddings"
             )
+    balance = balance_checkpoint(checkpoint, plan, formats)
     sources = [*plan.vectors.values(), *plan.linears.values()]
     total = sum(reader.size(ranges) for ranges in sources)
     with Progress(total, len(sources), enabled=progress) as bar:
         for name in vectors(plan.spec):
-            values = reader.vector(plan.vectors[name], VECTOR_MULTIPLE)
+            values = balance.vectors.get(name)
+            if values is None:
+                values = reader.vector(plan.vectors[name], 1)
+            values = np.pad(values, (0, -values.size % VECTOR_MULTIPLE))
             writer.write(name, [values.view(np.uint8).data])
             bar.add_bytes(reader.size(plan.vectors[name]))
             bar.add_tensor()
         for matrix in linears(plan.spec):
-            _write_matrix(writer, reader, plan, matrix, formats[matrix.name], threads, bar)
+            form = formats[matrix.name]
+            _write_matrix(writer, reader, plan, balance, matrix, form, threads, bar)
             bar.add_tensor()
 
 
@@ -171,6 +178,7 @@ def _write_matrix(
     writer: FlatFileWriter,
     reader: WeightReader,
     plan: Plan,
+    balance: Balance,
     matrix: Linear,
     form: str,
     threads: int,
@@ -180,14 +188,15 @@ def _write_matrix(
     ranges = plan.linears[matrix.name]
     first, *others = [part for part, _, _ in _core.packed_layout(form, matrix.rows, matrix.cols)]
     waiting: dict[str, list[memoryview]] = {part: [] for part in others}
+    row_bytes = reader.size(ranges) // matrix.rows
 
     def weights() -> Iterator[memoryview]:
-        for chunk in reader.matrix(ranges):
+        for chunk in scale_chunks(reader.matrix(ranges), matrix, balance):
             packed, *rest = pack_chunk(form, chunk, matrix, ranges, threads)
             for part, piece in zip(others, rest, strict=True):
                 waiting[part].append(piece.data)
             yield packed.data
-            bar.add_bytes(chunk.data.size)
+            bar.add_bytes(chunk.rows * row_bytes)
 
     writer.write(f"{matrix.name}.{first}", weights())
     for part, pieces in waiting.items():

@@ -36,11 +36,15 @@ class WeightReader:
         self._checkpoint = checkpoint
         self._buffer = np.empty(0, np.uint8)
 
-    def matrix(self, ranges: Sequence[Rows]) -> Iterator[Chunk]:
-        """Yield the rows of `ranges` in chunks; the data of a chunk is valid until the next one."""
+    def matrix(self, ranges: Sequence[Rows], step: int | None = None) -> Iterator[Chunk]:
+        """Yield the rows of `ranges` in chunks of `step` rows, by default of about CHUNK_BYTES.
+
+        The data of a chunk is valid until the next one.
+        """
         row_bytes, dtype = self._row(ranges)
         total = sum(rows.stop - rows.start for rows in ranges)
-        step = max(ROW_BLOCK, CHUNK_BYTES // row_bytes // ROW_BLOCK * ROW_BLOCK)
+        if step is None:
+            step = max(ROW_BLOCK, CHUNK_BYTES // row_bytes // ROW_BLOCK * ROW_BLOCK)
         if self._buffer.size < min(step, total) * row_bytes:
             self._buffer = np.empty(min(step, total) * row_bytes, np.uint8)
         for first in range(0, total, step):
@@ -62,7 +66,7 @@ class WeightReader:
         values = np.concatenate([to_float32(c.data, c.dtype) for c in self.matrix(ranges)])
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
-            raise _not_finite(ranges, int(bad[0]))
+            raise not_finite(ranges, int(bad[0]))
         return np.pad(values, (0, -values.size % multiple))
 
     def equal(self, first: str, second: str) -> bool:
@@ -108,7 +112,7 @@ def pack_chunk(
         values = to_float32(chunk.data, chunk.dtype)
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
-            raise _not_finite(ranges, chunk.first + int(bad[0]) // matrix.cols) from None
+            raise not_finite(ranges, chunk.first + int(bad[0]) // matrix.cols) from None
         raise CheckpointError(
             f"tensor {quote(ranges[0].tensor)} does not fit the format {form} ({reason}): "
             "choose another format"
@@ -131,10 +135,31 @@ def to_float32(data: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
     if dtype == "BF16":
         # BF16 is the upper half of a float32.
         return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    return data.view({"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
+    if dtype == "F16":
+        return _from_halves(data)
+    return data.view({"F32": "<f4"}[dtype]).astype(np.float32)
 
 
-def _not_finite(ranges: Sequence[Rows], row: int) -> CheckpointError:
+def _from_halves(data: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The same as numpy's astype, two to three times as fast: that takes one value at a time.
+
+    The sign, exponent and mantissa of a half move to their places in a float. Its exponent is then
+    too small by 112, the difference of the two biases, which a multiplication makes good, for
+    subnormal numbers as well.
+    """
+    halves = data.view("<i2")
+    if halves.size and (halves & 0x7FFF).max() >= 0x7C00:  # Inf or NaN
+        return data.view("<f2").astype(np.float32)
+    bits = halves.astype(np.int32)
+    bits <<= 13
+    bits &= np.int32(-0x70002000)  # clears copies of the sign
+    values = bits.view(np.float32)
+    values *= np.float32(2.0**112)
+    return values
+
+
+def not_finite(ranges: Sequence[Rows], row: int) -> CheckpointError:
+    """Return the exception for a NaN or Inf in row `row` of the rows of `ranges`."""
     rows = next(slice_ranges(ranges, row, row + 1))
     return CheckpointError(
         f"tensor {quote(rows.tensor)} has a value that is not finite (NaN or Inf) in row "

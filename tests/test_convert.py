@@ -27,7 +27,10 @@ from oracle import formats as oracle
 from safetensors import safe_open
 
 import pythia_rt
-from pythia_rt.convert import FlatFile, convert, layout, weights
+from pythia_rt.convert import Checkpoint, FlatFile, convert, layout, weights
+from pythia_rt.convert.architectures import gpt_neox
+from pythia_rt.convert.balanced import balance_checkpoint
+from pythia_rt.convert.balancing import Balance
 
 FORMATS = ("f32", "f16", "bf16", "q8", "q6", "q5", "q4")
 SOURCES = {
@@ -71,6 +74,14 @@ def unpacked(file: FlatFile, name: str, rows: int, columns: int) -> NDArray[np.f
     return oracle.unpack(form, [file.tensors[f"{name}.{p}"] for p in parts], rows, columns)
 
 
+def balance_of(folder: Path, formats: dict[str, str]) -> Balance:
+    """Return the balance of the checkpoint in `folder` in these formats."""
+    with Checkpoint(folder) as checkpoint:
+        config = json.loads((folder / "config.json").read_text())
+        plan = gpt_neox.make_plan(config, checkpoint.tensors, n_tokens=IDS, activation=None)
+        return balance_checkpoint(checkpoint, plan, formats)
+
+
 def contents(path: Path) -> dict[str, bytes]:
     """Return the bytes of every tensor of a flat file."""
     return {name: view.tobytes() for name, view in FlatFile(path).tensors.items()}
@@ -94,14 +105,19 @@ def test_f32_holds_every_weight_exactly(tmp_path: Path, dtype: str) -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_is_close_to_its_source(tmp_path: Path, form: str) -> None:
+    """Close to the source's weights as they are balanced, where they are."""
     tensors = make_tensors()
-    file = FlatFile(convert(write_checkpoint(tmp_path / "s", tensors), tmp_path / "f", format=form))
+    folder = write_checkpoint(tmp_path / "s", tensors)
+    file = FlatFile(convert(folder, tmp_path / "f", format=form))
+    balance = balance_of(folder, file.formats)
+    assert bool(balance.vectors) == form.startswith("q")
     expected = expected_weights(tensors)
     limit = {"f32": 0, "f16": 0, "bf16": 2**-8, "q8": 0.006}
     # Below 8 bits the search may cut off a group's largest value, by a tenth or so.
     limit |= {"q6": 0.08, "q5": 0.15, "q4": 0.2}
     for matrix in layout.linears(file.spec):
-        values = expected[f"{matrix.name}.weight"]
+        values = expected[f"{matrix.name}.weight"].copy()
+        balance.scale(matrix.name, 0, values)
         error = np.abs(unpacked(file, matrix.name, matrix.rows, matrix.cols) - values).max()
         assert error <= limit[file.formats[matrix.name]] * np.abs(values).max()
 
@@ -277,3 +293,13 @@ def test_progress_counts_bytes_and_tensors(
     assert "100%" in error
     assert f"{tensors}/{tensors} tensors" in error
     assert "B/s" in error
+
+
+def test_every_half_as_a_float() -> None:
+    """With numbers alone, and with Inf and NaN among them."""
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    for some in (halves, halves[np.isfinite(halves)], halves[:0]):
+        floats = weights.to_float32(some.view(np.uint8), "F16")
+        np.testing.assert_array_equal(
+            floats.view(np.uint32), some.astype(np.float32).view(np.uint32)
+        )

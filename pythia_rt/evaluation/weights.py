@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt import _core
+from pythia_rt.convert.balancing import rewrites, solve
 from pythia_rt.convert.flatfile import FlatFile
-from pythia_rt.convert.layout import Linear, linears
+from pythia_rt.convert.layout import Linear, linears, vectors
 from pythia_rt.convert.safetensors_header import DTYPE_BYTES
 
 _ROW_BLOCK = 16  # rows of a packed block; whole blocks can be unpacked alone
@@ -20,15 +21,18 @@ _CHUNK_VALUES = 1 << 17  # of one chunk of rows: bounds the memory whatever the 
 def relative_errors(file: FlatFile, reference: FlatFile) -> dict[str, float]:
     """{matrix: sqrt(sum (w - w_ref)^2 / sum w_ref^2)} in the order of the file.
 
-    The two files must have the same matrices. Raises ValueError where the reference's matrix is
-    all zeros and the file's is not.
+    The two files must have the same matrices. Quantised matrices are balanced (see
+    `convert.balancing`), so what is balanced in one of the files is compared in that form. Raises
+    ValueError where the reference's matrix is all zeros and the file's is not.
     """
-    return {matrix.name: _relative_error(file, reference, matrix) for matrix in linears(file.spec)}
+    wanted = rewrites(file.spec, file.formats) | rewrites(reference.spec, reference.formats)
+    ours, theirs = (_BalancedFile(side, wanted) for side in (file, reference))
+    return {matrix.name: _relative_error(ours, theirs, matrix) for matrix in linears(file.spec)}
 
 
-def _relative_error(file: FlatFile, reference: FlatFile, matrix: Linear) -> float:
+def _relative_error(file: _BalancedFile, reference: _BalancedFile, matrix: Linear) -> float:
     squares, error = 0.0, 0.0
-    for ours, theirs in zip(_rows(file, matrix), _rows(reference, matrix), strict=True):
+    for ours, theirs in zip(file.rows(matrix), reference.rows(matrix), strict=True):
         truth = theirs.astype(np.float64).ravel()
         difference = ours.astype(np.float64).ravel() - truth
         # Not "@": the threads of numpy's BLAS would compete with whatever else runs.
@@ -44,10 +48,47 @@ def _relative_error(file: FlatFile, reference: FlatFile, matrix: Linear) -> floa
     return math.sqrt(error / squares)
 
 
-def _rows(file: FlatFile, matrix: Linear) -> Iterator[NDArray[np.float32]]:
-    """The matrix's values, [rows, columns] of some rows at a time."""
+class _BalancedFile:
+    """A flat file's matrices with those rewrites of `wanted` that its conversion left out."""
+
+    def __init__(self, file: FlatFile, wanted: frozenset[str]) -> None:
+        self._file = file
+        missing = wanted - rewrites(file.spec, file.formats)
+        self._balance = solve(file.spec, missing, _FlatFileSource(file))
+
+    def rows(self, matrix: Linear) -> Iterator[NDArray[np.float32]]:
+        """The matrix's values, [rows, columns] of some rows at a time."""
+        step = max(1, _CHUNK_VALUES // matrix.cols // _ROW_BLOCK) * _ROW_BLOCK
+        first = 0
+        for values in _rows(self._file, matrix, step):
+            self._balance.scale(matrix.name, first, values)
+            first += len(values)
+            yield values
+
+
+class _FlatFileSource:
+    """A flat file as `convert.balancing.Source` wants it."""
+
+    def __init__(self, file: FlatFile) -> None:
+        self._file = file
+        self._sizes = vectors(file.spec)
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        return self._file.tensors[name].view(np.float32)[: self._sizes[name]]
+
+    def rows(self, matrix: Linear, step: int) -> Iterator[NDArray[np.float32]]:
+        return _rows(self._file, matrix, step)
+
+    def not_finite(self, matrix: Linear, row: int) -> ValueError:
+        return ValueError(
+            f"{self._file.path} has a value that is not finite (NaN or Inf) in row {row} of "
+            f"{matrix.name}: convert its source again"
+        )
+
+
+def _rows(file: FlatFile, matrix: Linear, step: int) -> Iterator[NDArray[np.float32]]:
+    """The matrix as it is stored, [rows, columns] of `step` rows, whole blocks, at a time."""
     form = file.formats[matrix.name]
-    step = max(1, _CHUNK_VALUES // matrix.cols // _ROW_BLOCK) * _ROW_BLOCK
     for start in range(0, matrix.rows, step):
         rows = min(step, matrix.rows - start)
         begins = _part_bytes(form, start, matrix.cols)
