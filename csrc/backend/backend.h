@@ -90,6 +90,9 @@ class Backend {
 
   // Copies rows to the host, `width` values each, close together.
   virtual void read(Rows in, float* out) = 0;
+
+  // The reverse.
+  virtual void write(const float* in, Rows out) = 0;
 };
 
 }  // namespace pythia_rt

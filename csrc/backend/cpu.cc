@@ -161,6 +161,12 @@ class CpuBackend : public Backend {
     }
   }
 
+  void write(const float* in, Rows out) override {
+    for (int64_t i = 0; i < out.count; ++i) {
+      std::memcpy(out.row(i), in + i * out.width, static_cast<size_t>(out.width) * sizeof(float));
+    }
+  }
+
  private:
   static constexpr int64_t kQueriesPerTask = 16;
 

@@ -1,7 +1,9 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "formats/formats.h"
 #include "formats/kv_formats.h"
 #include "kernels/dispatch.h"
+#include "layer.h"
 #include "session.h"
 
 namespace pythia_rt {
@@ -69,6 +72,29 @@ Spec spec_of(const py::dict& fields) {
   return spec;
 }
 
+using FormatNames = std::map<std::string, std::string>;  // by matrix
+using Buffers = std::map<std::string, py::buffer>;       // by tensor
+
+std::map<std::string, Format> formats_of(const FormatNames& names) {
+  std::map<std::string, Format> formats;
+  for (const auto& [matrix, name] : names) formats[matrix] = format_from_name(name);
+  return formats;
+}
+
+// The bytes of buffers that `views` keeps alive.
+std::map<std::string, Blob> blobs_of(const Buffers& tensors, std::vector<py::buffer_info>& views) {
+  std::map<std::string, Blob> blobs;
+  for (const auto& [name, buffer] : tensors) {
+    views.push_back(buffer.request());
+    blobs[name] = blob_of(views.back());
+  }
+  return blobs;
+}
+
+std::unique_ptr<Backend> backend_with(int threads) {
+  return make_cpu_backend(selected_kernels(), threads == 0 ? default_thread_count() : threads);
+}
+
 // A model and the Python buffers that hold its weights.
 struct BoundModel {
   std::vector<py::buffer_info> buffers;
@@ -76,24 +102,55 @@ struct BoundModel {
   std::unique_ptr<Model> model;
 };
 
-std::shared_ptr<BoundModel> make_model(const py::dict& spec,
-                                       const std::map<std::string, std::string>& formats,
-                                       const std::map<std::string, py::buffer>& tensors,
-                                       int threads) {
+std::shared_ptr<BoundModel> make_model(const py::dict& spec, const FormatNames& formats,
+                                       const Buffers& tensors, int threads) {
   auto bound = std::make_shared<BoundModel>();
   bound->spec = spec;
-  std::map<std::string, Format> format_tags;
-  for (const auto& [name, format] : formats) format_tags[name] = format_from_name(format);
-  std::map<std::string, Blob> blobs;
-  for (const auto& [name, buffer] : tensors) {
-    bound->buffers.push_back(buffer.request());
-    blobs[name] = blob_of(bound->buffers.back());
-  }
-  auto backend =
-      make_cpu_backend(selected_kernels(), threads == 0 ? default_thread_count() : threads);
-  bound->model = std::make_unique<Model>(spec_of(spec), format_tags, blobs, std::move(backend));
+  bound->model = std::make_unique<Model>(spec_of(spec), formats_of(formats),
+                                         blobs_of(tensors, bound->buffers), backend_with(threads));
   return bound;
 }
+
+// A layer and the Python buffers that hold its weights; one thread at a time may run it.
+class BoundLayer {
+ public:
+  BoundLayer(const py::dict& spec, const FormatNames& formats, const Buffers& tensors, int threads)
+      : layer_(spec_of(spec), formats_of(formats), blobs_of(tensors, buffers_),
+               backend_with(threads)) {}
+
+  std::pair<FloatArray, std::map<std::string, FloatArray>> run(const FloatArray& hidden,
+                                                               bool capture) {
+    const Spec& spec = layer_.spec();
+    if (hidden.ndim() != 2 || hidden.shape(1) != spec.hidden_size) {
+      throw_invalid("hidden must be an array [n, ", spec.hidden_size, "] of float32");
+    }
+    const int64_t count = hidden.shape(0);
+    FloatArray out({count, spec.hidden_size});
+    std::copy_n(hidden.data(), hidden.size(), out.mutable_data());
+    std::map<std::string, FloatArray> captured;
+    Layer::Inputs inputs;
+    if (capture) {
+      const auto add = [&](const char* name, int64_t columns) {
+        return (captured[name] = FloatArray({count, columns})).mutable_data();
+      };
+      inputs = {add("qkv", spec.hidden_size), add("attn_out", spec.query_size()),
+                add("mlp_up", spec.hidden_size), add("mlp_down", spec.mlp_size)};
+    }
+    float* data = out.mutable_data();
+    {
+      const py::gil_scoped_release release;
+      const std::unique_lock lock(mutex_, std::try_to_lock);
+      if (!lock.owns_lock()) throw_failed("the layer is running on another thread: make one each");
+      layer_.run(data, count, inputs, check_signals);
+    }
+    return {out, captured};
+  }
+
+ private:
+  std::vector<py::buffer_info> buffers_;
+  Layer layer_;
+  std::mutex mutex_;
+};
 
 // A session that two Python threads cannot run at the same time.
 class BoundSession {
@@ -169,6 +226,15 @@ void bind_model(py::module_& module) {
           "Bytes of weights that decoding one token reads.")
       .def_property_readonly(
           "spec", [](const BoundModel& self) { return self.spec; }, "The spec it was made from.");
+
+  py::class_<BoundLayer>(module, "Layer", "One layer of a model, to be run alone.")
+      .def(py::init<const py::dict&, const FormatNames&, const Buffers&, int>(), py::arg("spec"),
+           py::arg("formats"), py::arg("tensors"), py::kw_only(), py::arg("threads") = 0,
+           "Takes a model's spec and one layer's tensors, whose names lack 'layers.{i}.'.\n\n"
+           "Keeps the tensors alive. Raises ValueError that names what is wrong.")
+      .def("run", &BoundLayer::run, py::arg("hidden"), py::kw_only(), py::arg("capture") = false,
+           "What the layer makes of the residual stream [n, hidden_size] of a whole sequence.\n\n"
+           "Second, when `capture`: the input [n, columns] of each matrix, by its name.");
 
   py::class_<BoundSession>(module, "Session",
                            "One sequence: its cache, and the logits after its last token.")

@@ -29,35 +29,52 @@ void Decoder::run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_
   }
   const auto count = static_cast<int64_t>(tokens.size());
   const Rows x = activations_.x.first(count);
-  const Rows normed = activations_.normed.first(count);
   backend_.embed(weights_.embed, tokens.data(), x);
-
   for (int64_t i = 0; i < spec_.n_layers; ++i) {
-    const LayerWeights& layer = weights_.layers[static_cast<size_t>(i)];
-    const auto sequences = sequence_rows(chunks, i);
-    const Rows qkv = activations_.qkv.first(count);
-    const Rows attended = activations_.attended.first(count);
-    const Rows mlp = activations_.mlp.first(count);
-
-    backend_.layer_norm(norm(layer.attn_norm), x, normed);
-    backend_.linear(layer.qkv, normed, qkv, Epilogue::store);
-    backend_.rotate_and_append(heads_, qkv, sequences);
-    backend_.attention(heads_, qkv, sequences, attended);
-    // Parallel: x + attention(norm1(x)) + mlp(norm2(x)). Sequential: h = x + attention(norm1(x)),
-    // then h + mlp(norm2(h)). The only difference is whose norm the MLP sees: x before or after.
-    const bool parallel = spec_.residual == Residual::parallel;
-    if (parallel) backend_.layer_norm(norm(layer.mlp_norm), x, normed);
-    backend_.linear(layer.attn_out, attended, x, Epilogue::add);
-    if (!parallel) backend_.layer_norm(norm(layer.mlp_norm), x, normed);
-    backend_.linear(layer.mlp_up, normed, mlp, activation_);
-    backend_.linear(layer.mlp_down, mlp, x, Epilogue::add);
+    run_layer(weights_.layers[static_cast<size_t>(i)], sequence_rows(chunks, i), x,
+              [](const Matrix&, Rows) {});
     if (count > kPatientRows) between_layers();
   }
-
   for (const Chunk& chunk : chunks) {
     chunk.cache->set_length(chunk.cache->length() + chunk.count);
   }
   compute_logits(chunks, x);
+}
+
+void Decoder::run_layer(const LayerWeights& layer, const std::vector<SequenceRows>& sequences,
+                        Rows x, InputObserver observe) {
+  const Rows normed = activations_.normed.first(x.count);
+  const Rows qkv = activations_.qkv.first(x.count);
+  const Rows attended = activations_.attended.first(x.count);
+  const Rows mlp = activations_.mlp.first(x.count);
+  const auto linear = [&](const Matrix& matrix, Rows in, Rows out, Epilogue epilogue) {
+    observe(matrix, in);
+    backend_.linear(matrix, in, out, epilogue);
+  };
+
+  backend_.layer_norm(norm(layer.attn_norm), x, normed);
+  linear(layer.qkv, normed, qkv, Epilogue::store);
+  backend_.rotate_and_append(heads_, qkv, sequences);
+  backend_.attention(heads_, qkv, sequences, attended);
+  // Parallel: x + attention(norm1(x)) + mlp(norm2(x)). Sequential: h = x + attention(norm1(x)),
+  // then h + mlp(norm2(h)). The only difference is whose norm the MLP sees: x before or after.
+  const bool parallel = spec_.residual == Residual::parallel;
+  if (parallel) backend_.layer_norm(norm(layer.mlp_norm), x, normed);
+  linear(layer.attn_out, attended, x, Epilogue::add);
+  if (!parallel) backend_.layer_norm(norm(layer.mlp_norm), x, normed);
+  linear(layer.mlp_up, normed, mlp, activation_);
+  linear(layer.mlp_down, mlp, x, Epilogue::add);
+}
+
+void Decoder::run_layer_alone(int64_t index, KvCache& cache, float* hidden, int64_t count,
+                              InputObserver observe) {
+  rope_.reach(cache.length() + count);
+  const Rows x = activations_.x.first(count);
+  backend_.write(hidden, x);
+  run_layer(weights_.layers[static_cast<size_t>(index)],
+            sequence_rows({{&cache, nullptr, count, nullptr, false}}, index), x, observe);
+  backend_.read(x, hidden);
+  cache.set_length(cache.length() + count);
 }
 
 std::vector<SequenceRows> Decoder::sequence_rows(const std::vector<Chunk>& chunks,

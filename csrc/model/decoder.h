@@ -23,6 +23,9 @@ struct Chunk {
   bool all_logits;  // of every token, not of the last alone
 };
 
+// Is told what a matrix is about to be multiplied with.
+using InputObserver = FunctionRef<void(const Matrix& matrix, Rows input)>;
+
 class Decoder {
  public:
   Decoder(const Spec& spec, const Weights& weights, Backend& backend);
@@ -32,7 +35,14 @@ class Decoder {
   // nothing has been appended.
   void run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_layers);
 
+  // Layer `index` alone: hidden [count][hidden_size] on the host, the residual stream of the next
+  // `count` <= kMaxRows positions of one sequence, becomes what the layer makes of it.
+  void run_layer_alone(int64_t index, KvCache& cache, float* hidden, int64_t count,
+                       InputObserver observe);
+
  private:
+  void run_layer(const LayerWeights& layer, const std::vector<SequenceRows>& sequences, Rows x,
+                 InputObserver observe);
   void compute_logits(const std::vector<Chunk>& chunks, Rows x);
   std::vector<SequenceRows> sequence_rows(const std::vector<Chunk>& chunks, int64_t layer) const;
   NormParameters norm(const NormWeights& weights) const;

@@ -12,6 +12,20 @@ namespace pythia_rt {
 
 namespace {
 
+// The bias of queries, keys and values, less what it adds to those dimensions of the keys that are
+// not rotated. There it moves all scores of a query alike, which softmax does not see; but where it
+// is far larger than the keys it would cost the cache their digits.
+std::shared_ptr<const float[]> without_constant_keys(const Spec& spec, const Matrix& qkv) {
+  const auto size = static_cast<size_t>(qkv.row_blocks() * kRowBlock);
+  const std::shared_ptr<float[]> bias(new float[size]);
+  std::copy_n(qkv.bias, size, bias.get());
+  for (int64_t head = 0; head < spec.n_kv_heads; ++head) {
+    float* keys = bias.get() + spec.query_size() + head * spec.head_dim;
+    std::fill(keys + spec.rotary_dim, keys + spec.head_dim, 0.0f);
+  }
+  return bias;
+}
+
 // Takes tensors out of the table by name, checks them, and remembers which were taken.
 class Binder {
  public:
@@ -62,6 +76,22 @@ class Binder {
     return matrix;
   }
 
+  LayerWeights layer(const std::string& prefix, const Spec& spec) {
+    const int64_t hidden = spec.hidden_size;
+    LayerWeights layer;
+    layer.attn_norm = norm(prefix + "attn_norm", hidden);
+    layer.mlp_norm = norm(prefix + "mlp_norm", hidden);
+    layer.qkv = matrix(prefix + "qkv", spec.qkv_size(), hidden, spec.attention_bias);
+    if (layer.qkv.bias != nullptr) {
+      layer.own_qkv_bias = without_constant_keys(spec, layer.qkv);
+      layer.qkv.bias = layer.own_qkv_bias.get();
+    }
+    layer.attn_out = matrix(prefix + "attn_out", hidden, spec.query_size(), spec.attention_bias);
+    layer.mlp_up = matrix(prefix + "mlp_up", spec.mlp_size, hidden, spec.mlp_bias);
+    layer.mlp_down = matrix(prefix + "mlp_down", hidden, spec.mlp_size, spec.mlp_bias);
+    return layer;
+  }
+
   // Bytes of all matrices taken since the last call.
   int64_t take_bytes() { return std::exchange(bytes_, 0); }
 
@@ -83,20 +113,6 @@ class Binder {
   size_t n_matrices_ = 0;
 };
 
-// The bias of queries, keys and values, less what it adds to those dimensions of the keys that are
-// not rotated. There it moves all scores of a query alike, which softmax does not see; but where it
-// is far larger than the keys it would cost the cache their digits.
-std::unique_ptr<float[]> without_constant_keys(const Spec& spec, const Matrix& qkv) {
-  const auto size = static_cast<size_t>(qkv.row_blocks() * kRowBlock);
-  auto bias = std::make_unique<float[]>(size);
-  std::copy_n(qkv.bias, size, bias.get());
-  for (int64_t head = 0; head < spec.n_kv_heads; ++head) {
-    float* keys = bias.get() + spec.query_size() + head * spec.head_dim;
-    std::fill(keys + spec.rotary_dim, keys + spec.head_dim, 0.0f);
-  }
-  return bias;
-}
-
 }  // namespace
 
 Weights bind_weights(const Spec& spec, const std::map<std::string, Format>& formats,
@@ -107,20 +123,7 @@ Weights bind_weights(const Spec& spec, const std::map<std::string, Format>& form
   weights.embed = binder.matrix("embed", spec.vocab_size, hidden, false);
   const int64_t embed_bytes = binder.take_bytes();
   for (int64_t i = 0; i < spec.n_layers; ++i) {
-    const std::string prefix = text("layers.", i, ".");
-    LayerWeights layer;
-    layer.attn_norm = binder.norm(prefix + "attn_norm", hidden);
-    layer.mlp_norm = binder.norm(prefix + "mlp_norm", hidden);
-    layer.qkv = binder.matrix(prefix + "qkv", spec.qkv_size(), hidden, spec.attention_bias);
-    if (layer.qkv.bias != nullptr) {
-      weights.own_biases.push_back(without_constant_keys(spec, layer.qkv));
-      layer.qkv.bias = weights.own_biases.back().get();
-    }
-    layer.attn_out =
-        binder.matrix(prefix + "attn_out", hidden, spec.query_size(), spec.attention_bias);
-    layer.mlp_up = binder.matrix(prefix + "mlp_up", spec.mlp_size, hidden, spec.mlp_bias);
-    layer.mlp_down = binder.matrix(prefix + "mlp_down", hidden, spec.mlp_size, spec.mlp_bias);
-    weights.layers.push_back(layer);
+    weights.layers.push_back(binder.layer(text("layers.", i, "."), spec));
   }
   weights.final_norm = binder.norm("final_norm", hidden);
   weights.head =
@@ -128,6 +131,14 @@ Weights bind_weights(const Spec& spec, const std::map<std::string, Format>& form
   weights.bytes_per_token = binder.take_bytes() + (spec.tied_head ? embed_bytes : 0);
   binder.check_nothing_left();
   return weights;
+}
+
+LayerWeights bind_layer(const Spec& spec, const std::map<std::string, Format>& formats,
+                        const std::map<std::string, Blob>& tensors) {
+  Binder binder(formats, tensors);
+  const LayerWeights layer = binder.layer("", spec);
+  binder.check_nothing_left();
+  return layer;
 }
 
 }  // namespace pythia_rt

@@ -24,6 +24,8 @@ struct LayerWeights {
   Matrix attn_out;  // [hidden_size][n_heads * head_dim]
   Matrix mlp_up;    // [mlp_size][hidden_size]
   Matrix mlp_down;  // [hidden_size][mlp_size]
+
+  std::shared_ptr<const float[]> own_qkv_bias;  // memory of qkv's, which is not that of the file
 };
 
 struct Weights {
@@ -31,9 +33,6 @@ struct Weights {
   std::vector<LayerWeights> layers;
   NormWeights final_norm;
   Matrix head;  // [vocab_size][hidden_size]; the embedding itself where the two are tied
-
-  // Memory of the biases that are not those of the file: [layer][qkv rows padded to 16].
-  std::vector<std::unique_ptr<float[]>> own_biases;
 
   // Bytes of weights that one token reads: everything but the embedding.
   int64_t bytes_per_token = 0;
@@ -50,5 +49,9 @@ struct Blob {
 // is missing, surplus, misaligned or of the wrong size.
 Weights bind_weights(const Spec& spec, const std::map<std::string, Format>& formats,
                      const std::map<std::string, Blob>& tensors);
+
+// The same for one layer, whose tensors are named without "layers.{i}.".
+LayerWeights bind_layer(const Spec& spec, const std::map<std::string, Format>& formats,
+                        const std::map<std::string, Blob>& tensors);
 
 }  // namespace pythia_rt
