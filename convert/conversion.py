@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pythia_rt import _core
 
 from . import architectures
 from .atomic import check_destination
-from .balanced import balance_checkpoint, scale_chunks
-from .balancing import Balance
+from .balanced import BalancedWeights, balance_checkpoint
+from .calibration_text import CalibrationText, Text, read_calibration
+from .calibrator import Calibrator, Parts, is_quantised
 from .checkpoint import CONFIG_FILE, Checkpoint, read_json
 from .digests import SourceDigests
 from .errors import CheckpointError, quote
 from .flatfile import REPORT, VERSION, FlatFile, metadata_entries, to_json
 from .hub import identify, resolve
-from .layout import TOKENIZER_FILES, VECTOR_MULTIPLE, Linear, linears, stored_tensors, vectors
+from .layout import TOKENIZER_FILES, Linear, linears, stored_tensors, vectors
 from .plan import Plan
 from .progress import Progress
 from .recipe import choose_formats, describe
@@ -52,6 +54,8 @@ def convert(
     threads: int | None = None,
     progress: bool = False,
     report: Reporter | None = None,
+    calibrate: Text | None = None,
+    calibrate_tokens: int | None = None,
 ) -> Path:
     """Convert the checkpoint `source` into the flat file `destination` and return its path.
 
@@ -66,6 +70,11 @@ def convert(
     before the destination has its name: with the new file, the source's folder and `activation`.
     The JSON object that it returns is kept in the file. Its exceptions leave no file.
 
+    `calibrate`, a text (a str), a file of UTF-8 text (a Path) or token ids, improves the quantised
+    formats: the weights are rounded so that the layers' outputs change little on the first
+    `calibrate_tokens` (default 16384) of it, or that many spread over a longer text. Memory then
+    grows with the widest layer, and the last bits of the file may differ between machines.
+
     Raises CheckpointError for a source that cannot be converted, ValueError for a bad argument,
     FileExistsError for an existing destination, other OSErrors when reading or writing fails.
     """
@@ -75,9 +84,12 @@ def convert(
         raise ValueError(f"activation {activation!r} is unknown: choose one of {known}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}: leave it out for all cores")
+    if calibrate is None and calibrate_tokens is not None:
+        raise ValueError("calibrate_tokens has no effect without calibrate: give a text too")
     parts = {"embed": embed, "head": head, "attention": attention, "mlp": mlp}
     choose_formats(format, ["embed", "head"], **parts)
     check_destination(target, force=force)
+    calibration = None if calibrate is None else read_calibration(calibrate, calibrate_tokens)
     folder, _ = resolve(source, revision, cache_dir, progress=progress)
     with Checkpoint(folder) as checkpoint:
         config = read_json(folder / CONFIG_FILE)
@@ -94,12 +106,16 @@ def convert(
         formats = choose_formats(format, matrices, **parts)
         inputs = [folder / name for name in (CONFIG_FILE, *files)] + checkpoint.files
         _check_not_input(target, inputs)
+        recipe = describe(format, **parts)
+        sequences = _sequences(calibration, plan, formats, files)
+        if calibration is not None:
+            recipe += " " + calibration.describe(sequences)
         origin, commit = identify(folder)
         values = {
             "version": str(VERSION),
             "spec": to_json(plan.spec),
             "formats": to_json(formats),
-            "recipe": describe(format, **parts),
+            "recipe": recipe,
             "source": origin,
             "revision": commit,
             "source_digests": to_json({path.name: _NO_DIGEST for path in inputs}),
@@ -117,7 +133,7 @@ def convert(
             ) as writer,
             SourceDigests(inputs) as digests,
         ):
-            _write_weights(writer, checkpoint, plan, formats, threads or 0, progress)
+            _write_weights(writer, checkpoint, plan, formats, sequences, threads or 0, progress)
             for name in TOKENIZER_FILES:
                 if name in files:
                     writer.write(name, [files[name]])
@@ -140,11 +156,29 @@ def _check_not_input(target: Path, inputs: list[Path]) -> None:
         raise ValueError(f"{target} is a file of the source: choose another destination")
 
 
+def _sequences(
+    calibration: CalibrationText | None,
+    plan: Plan,
+    formats: dict[str, str],
+    files: dict[str, bytes],
+) -> list[NDArray[np.int32]]:
+    """Return the sequences of tokens to calibrate with; none without a calibration."""
+    if calibration is None:
+        return []
+    if not any(is_quantised(form) for name, form in formats.items() if name != "embed"):
+        raise ValueError(
+            "there is nothing to calibrate in formats that do not quantise: choose a quantised "
+            "format or leave the calibration out"
+        )
+    return calibration.sequences(plan.spec, files.get(TOKENIZER_FILES[0]))
+
+
 def _write_weights(
     writer: FlatFileWriter,
     checkpoint: Checkpoint,
     plan: Plan,
     formats: dict[str, str],
+    sequences: list[NDArray[np.int32]],
     threads: int,
     progress: bool,
 ) -> None:
@@ -157,46 +191,47 @@ def _write_weights(
                 "equals: correct tie_word_embeddings"
             )
     balance = balance_checkpoint(checkpoint, plan, formats)
-    sources = [*plan.vectors.values(), *plan.linears.values()]
-    total = sum(reader.size(ranges) for ranges in sources)
-    with Progress(total, len(sources), enabled=progress) as bar:
+    weights = BalancedWeights(checkpoint, plan, balance)
+    total = sum(weights.size(name) for name in (*plan.vectors, *plan.linears))
+    count = len(plan.vectors) + len(plan.linears)
+    with Progress(total, count, enabled=progress) as bar:
         for name in vectors(plan.spec):
-            values = balance.vectors.get(name)
-            if values is None:
-                values = reader.vector(plan.vectors[name], 1)
-            values = np.pad(values, (0, -values.size % VECTOR_MULTIPLE))
-            writer.write(name, [values.view(np.uint8).data])
-            bar.add_bytes(reader.size(plan.vectors[name]))
+            writer.write(name, [weights.vector(name).view(np.uint8).data])
+            bar.add_bytes(weights.size(name))
             bar.add_tensor()
+        calibrator = Calibrator(plan, formats, weights, sequences, threads) if sequences else None
         for matrix in linears(plan.spec):
             form = formats[matrix.name]
-            _write_matrix(writer, reader, plan, balance, matrix, form, threads, bar)
+            if calibrator is not None and calibrator.packs(matrix.name):
+                packed = calibrator.pack(matrix.name, bar.add_bytes)
+            else:
+                packed = _pack(weights, plan, matrix, form, threads, bar)
+            _write_matrix(writer, matrix, form, packed)
             bar.add_tensor()
+
+
+def _pack(
+    weights: BalancedWeights, plan: Plan, matrix: Linear, form: str, threads: int, bar: Progress
+) -> Iterator[Parts]:
+    """Pack one matrix chunk by chunk."""
+    row_bytes = weights.size(matrix.name) // matrix.rows
+    for chunk in weights.chunks(matrix):
+        yield pack_chunk(form, chunk, matrix, plan.linears[matrix.name], threads)
+        bar.add_bytes(chunk.rows * row_bytes)
 
 
 def _write_matrix(
-    writer: FlatFileWriter,
-    reader: WeightReader,
-    plan: Plan,
-    balance: Balance,
-    matrix: Linear,
-    form: str,
-    threads: int,
-    bar: Progress,
+    writer: FlatFileWriter, matrix: Linear, form: str, packed: Iterator[Parts]
 ) -> None:
-    """Pack one matrix chunk by chunk: the weights stream through, the small scales wait."""
-    ranges = plan.linears[matrix.name]
+    """Write one matrix from the parts of its chunks: weights stream through, small scales wait."""
     first, *others = [part for part, _, _ in _core.packed_layout(form, matrix.rows, matrix.cols)]
     waiting: dict[str, list[memoryview]] = {part: [] for part in others}
-    row_bytes = reader.size(ranges) // matrix.rows
 
     def weights() -> Iterator[memoryview]:
-        for chunk in scale_chunks(reader.matrix(ranges), matrix, balance):
-            packed, *rest = pack_chunk(form, chunk, matrix, ranges, threads)
+        for weight, *rest in packed:
             for part, piece in zip(others, rest, strict=True):
                 waiting[part].append(piece.data)
-            yield packed.data
-            bar.add_bytes(chunk.rows * row_bytes)
+            yield weight.data
 
     writer.write(f"{matrix.name}.{first}", weights())
     for part, pieces in waiting.items():

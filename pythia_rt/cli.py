@@ -141,6 +141,13 @@ def generate_text(
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")
 @click.option("--threads", type=int, help="Threads to pack with.  [default: physical cores]")
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    metavar="TEXT",
+    help="UTF-8 file of typical text: the weights are rounded so that it loses least.",
+)
+@click.option("--calibrate-tokens", type=int, help="Tokens of it to use.  [default: 16384]")
 @click.option("--report", is_flag=True, help="Measure the result and store that in it, for info.")
 @click.option(
     "--report-text",

@@ -8,4 +8,5 @@ PYBIND11_MODULE(_core, module) {
   pythia_rt::bind_formats(module);
   pythia_rt::bind_sampling(module);
   pythia_rt::bind_model(module);
+  pythia_rt::bind_calibration(module);
 }

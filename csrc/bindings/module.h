@@ -19,5 +19,6 @@ void bind_machine(pybind11::module_& module);
 void bind_formats(pybind11::module_& module);
 void bind_sampling(pybind11::module_& module);
 void bind_model(pybind11::module_& module);
+void bind_calibration(pybind11::module_& module);
 
 }  // namespace pythia_rt

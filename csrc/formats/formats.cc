@@ -313,6 +313,12 @@ void pack_codes(Format format, const uint8_t* codes, const float* scales, const 
   });
 }
 
+float round_scale(Format format, float scale, float unit) {
+  float scales[kRowBlock] = {scale};
+  with_quantised(format, [&](auto type) { decltype(type)::round_scales(scales, 1, unit); });
+  return scales[0];
+}
+
 void encode(Format format, const float* values, const float* scales, int64_t rows, int64_t columns,
             uint8_t* codes) {
   const int64_t groups = shape_of(rows, columns).groups();

@@ -48,6 +48,8 @@ void pack(Format format, SourceType type, const void* source, int64_t rows, int6
 void fit_scales(Format format, const float* values, int64_t rows, int64_t columns,
                 const float* importance, FitScales kernel, ThreadPool& pool, float* scales,
                 float* units);
+// A scale as it is stored in a block with this unit.
+float round_scale(Format format, float scale, float unit);
 // The nearest code of each value, given those scales: `codes` [rows][columns].
 void encode(Format format, const float* values, const float* scales, int64_t rows, int64_t columns,
             uint8_t* codes);
