@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import weights
 from .balancing import Balance, rewrites, solve
 from .checkpoint import Checkpoint
 from .layout import Linear
-from .plan import Plan
-from .weights import Chunk, WeightReader, not_finite, to_float32
+from .plan import Plan, Rows
+from .weights import ROW_BLOCK, Chunk, WeightReader, not_finite, to_float32
 
 _ROWS = 64  # scaled at a time: what was just decoded is still in the cache
 
@@ -49,14 +50,19 @@ def balance_checkpoint(checkpoint: Checkpoint, plan: Plan, formats: Mapping[str,
     return solve(plan.spec, rewrites(plan.spec, formats), source)
 
 
-def scale_chunks(chunks: Iterator[Chunk], matrix: Linear, balance: Balance) -> Iterator[Chunk]:
+def balanced_chunks(
+    reader: WeightReader, ranges: Sequence[Rows], matrix: Linear, balance: Balance
+) -> Iterator[Chunk]:
     """Yield the chunks of `matrix` with its factors applied, as F32, or as they are without any.
 
     The data of a chunk is valid until the next one.
     """
     if not balance.changes(matrix.name):
-        yield from chunks
+        yield from reader.matrix(ranges)
         return
+    # A chunk also stands in memory as floats here, best in a cache: so a quarter of the usual size.
+    rows = weights.CHUNK_BYTES // 4 // (reader.size(ranges) // matrix.rows)
+    chunks = reader.matrix(ranges, max(1, rows // ROW_BLOCK) * ROW_BLOCK)
     buffer = np.empty((0, matrix.cols), np.float32)
     for chunk in chunks:
         if len(buffer) < chunk.rows:

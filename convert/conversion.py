@@ -12,7 +12,7 @@ from pythia_rt import _core
 
 from . import architectures
 from .atomic import check_destination
-from .balanced import balance_checkpoint, scale_chunks
+from .balanced import balance_checkpoint, balanced_chunks
 from .balancing import Balance
 from .checkpoint import CONFIG_FILE, Checkpoint, read_json
 from .digests import SourceDigests
@@ -191,7 +191,7 @@ def _write_matrix(
     row_bytes = reader.size(ranges) // matrix.rows
 
     def weights() -> Iterator[memoryview]:
-        for chunk in scale_chunks(reader.matrix(ranges), matrix, balance):
+        for chunk in balanced_chunks(reader, ranges, matrix, balance):
             packed, *rest = pack_chunk(form, chunk, matrix, ranges, threads)
             for part, piece in zip(others, rest, strict=True):
                 waiting[part].append(piece.data)
