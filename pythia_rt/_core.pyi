@@ -10,6 +10,7 @@ import typing
 import typing_extensions
 
 __all__: list[str] = [
+    "Layer",
     "Model",
     "Sampler",
     "Session",
@@ -17,6 +18,7 @@ __all__: list[str] = [
     "compiled_isa_names",
     "default_threads",
     "encode",
+    "feed_back",
     "fit_scales",
     "format_names",
     "forward",
@@ -102,6 +104,37 @@ class Model:
         Threads that a pass uses.
         """
 
+class Layer:
+    """
+    One layer of a model, to be run alone.
+    """
+    def __init__(
+        self,
+        spec: dict[str, typing.Any],
+        formats: collections.abc.Mapping[str, str],
+        tensors: collections.abc.Mapping[
+            str, typing_extensions.Buffer | numpy.typing.NDArray[typing.Any]
+        ],
+        *,
+        threads: int = 0,
+    ) -> None:
+        """
+        Takes a model's spec and one layer's tensors, whose names lack 'layers.{i}.'.
+
+        Keeps the tensors alive. Raises ValueError that names what is wrong.
+        """
+    def run(
+        self,
+        hidden: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        *,
+        capture: bool = False,
+    ) -> tuple[numpy.typing.NDArray[numpy.float32], dict[str, numpy.typing.NDArray[numpy.float32]]]:
+        """
+        What the layer makes of the residual stream [n, hidden_size] of a whole sequence.
+
+        Second, when `capture`: the input [n, columns] of each matrix, by its name.
+        """
+
 class Session:
     """
     One sequence: its cache, and the logits after its last token.
@@ -169,6 +202,27 @@ def encode(
 ) -> numpy.typing.NDArray[numpy.uint8]:
     """
     The nearest code of each value, uint8 [rows, columns], given scales of fit_scales.
+    """
+
+def feed_back(
+    format: str,
+    values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    factor: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    first_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    units: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    threads: int = 0,
+) -> tuple[
+    numpy.typing.NDArray[numpy.uint8],
+    numpy.typing.NDArray[numpy.float32],
+    numpy.typing.NDArray[numpy.float32],
+]:
+    """
+    Quantises a block of columns [rows, at most 64] with error feedback.
+
+    `factor` is the block's part of U, where U'U is the inverse of X'X of the inputs X.
+    `first_scales` [rows] and `units` [row_blocks] are as of fit_scales; each scale is
+    refitted. Returns codes [rows, columns], scales [rows], and the errors
+    [rows, columns]: later columns lose errors @ U[block, later].
     """
 
 def fit_scales(
