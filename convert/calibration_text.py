@@ -58,7 +58,8 @@ class CalibrationText(NamedTuple):
                 )
         if len(ids) < 2:
             raise ValueError(
-                f"the calibration text has {len(ids)} of the 2 tokens that it needs at least: give a longer one"
+                f"the calibration text has {len(ids)} of the 2 tokens that it needs at least: "
+                "give a longer one"
             )
         length = min(SEQUENCE, spec["max_positions"], self.tokens, len(ids))
         starts = range(0, len(ids) - 1, length)  # a last token alone is left out
