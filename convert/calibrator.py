@@ -71,8 +71,9 @@ class Calibrator:
         tokens, places = np.unique(np.concatenate(sequences), return_inverse=True)
         exact = self._weights.rows(self._linears["embed"], tokens)
         form = self._formats["embed"]
-        parts = _core.pack(form, exact, "F32", *exact.shape, self._threads)
-        quantised = _core.unpack(form, parts, *exact.shape)
+        rows, columns = exact.shape
+        parts = _core.pack(form, exact, "F32", rows, columns, self._threads)
+        quantised = _core.unpack(form, parts, rows, columns)
         ends = np.cumsum([len(sequence) for sequence in sequences])[:-1]
         pieces = np.split(places.reshape(-1), ends)
         return [exact[p] for p in pieces], [quantised[p] for p in pieces]
@@ -118,7 +119,7 @@ class Calibrator:
             for (part, _, _), data in zip(layout, parts, strict=True):
                 tensors[f"{name.removeprefix(prefix)}.{part}"] = data
         short = {name.removeprefix(prefix): form for name, form in formats.items()}
-        return _core.Layer(self._plan.spec, short, tensors, threads=self._threads)
+        return _core.Layer(dict(self._plan.spec), short, tensors, threads=self._threads)
 
     def _measure(
         self, layer: _core.Layer, prefix: str, matrices: Sequence[Linear]

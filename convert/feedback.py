@@ -104,7 +104,7 @@ def inverse_factor(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     # With rows and columns reversed: the Cholesky factor L L' of that is R R' with R upper, and
     # U = R^-1.
-    lower: NDArray[np.float64] = np.linalg.cholesky(matrix[::-1, ::-1])
+    lower = np.linalg.cholesky(matrix[::-1, ::-1]).astype(np.float64, copy=False)
     _invert_lower(lower)
     return np.ascontiguousarray(lower[::-1, ::-1])
 
