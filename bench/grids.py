@@ -175,7 +175,8 @@ class Study:
         from tokenizers import Tokenizer
         from transformers import AutoModelForCausalLM
 
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.model.eval()
         ids = torch.tensor(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids)
         cut = ids[: len(ids) // window * window].reshape(-1, window)
         self.tokens = cut[torch.linspace(0, len(cut) - 1, min(windows, len(cut))).long()]
@@ -210,9 +211,8 @@ class Study:
 
     @torch.no_grad()
     def _log_probabilities(self) -> Tensor:
-        return torch.cat(
-            [torch.log_softmax(self.model(part).logits, -1) for part in self.tokens.split(8)]
-        )
+        parts = [self.tokens[i : i + 8] for i in range(0, len(self.tokens), 8)]
+        return torch.cat([torch.log_softmax(self.model(part).logits, -1) for part in parts])
 
 
 @click.command()
