@@ -175,8 +175,8 @@ class Study:
         from tokenizers import Tokenizer
         from transformers import AutoModelForCausalLM
 
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self.model.eval()
+        model: Any = AutoModelForCausalLM
+        self.model = model.from_pretrained(folder, dtype=torch.float32).eval()
         ids = torch.tensor(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids)
         cut = ids[: len(ids) // window * window].reshape(-1, window)
         self.tokens = cut[torch.linspace(0, len(cut) - 1, min(windows, len(cut))).long()]
