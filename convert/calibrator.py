@@ -19,6 +19,10 @@ from .feedback import ErrorFeedback, Inputs
 from .layout import Linear, linears, vectors
 from .plan import Plan
 
+# Sequences whose inputs are multiplied together: adding to a product costs as much as reading many
+# tokens.
+_BATCH = 4
+
 Parts = list[NDArray[np.uint8]]  # of a packed matrix, see `_core.packed_layout`
 Hidden = list[NDArray[np.float32]]  # [tokens, hidden_size] of each sequence
 
@@ -126,11 +130,20 @@ class Calibrator:
     ) -> dict[str, Inputs]:
         """Run the exact layer on both streams: what its matrices see. The exact stream moves on."""
         inputs = {m.name: Inputs(m.cols) for m in matrices if self._is_quantised(m.name)}
-        for index, hidden in enumerate(self._quantised):
-            self._exact[index], exact = layer.run(self._exact[index], capture=True)
-            _, seen = layer.run(hidden, capture=True)
+        for start in range(0, len(self._exact), _BATCH):
+            batch = range(start, min(start + _BATCH, len(self._exact)))
+            exact, seen = [], []
+            for index in batch:
+                self._exact[index], captured = layer.run(self._exact[index], capture=True)
+                exact.append(captured)
+                seen.append(layer.run(self._quantised[index], capture=True)[1])
             for name, known in inputs.items():
-                known.add(seen[name.removeprefix(prefix)], exact[name.removeprefix(prefix)])
+                short = name.removeprefix(prefix)
+                # Taken out of the batch: there are only ever one matrix's inputs twice.
+                known.add(
+                    np.concatenate([captured.pop(short) for captured in seen]),
+                    np.concatenate([captured.pop(short) for captured in exact]),
+                )
         return inputs
 
     def _pack_matrix(

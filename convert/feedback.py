@@ -34,9 +34,10 @@ class Inputs:
         self.drift = np.zeros((columns, columns), np.float32)
 
     def add(self, seen: NDArray[np.float32], exact: NDArray[np.float32]) -> None:
-        """Add the inputs of a sequence, X and E [tokens, columns]."""
+        """Add inputs X and E [tokens, columns] of the same tokens. E is overwritten."""
         self.gram += seen.T @ seen
-        self.drift += (exact - seen).T @ seen
+        exact -= seen
+        self.drift += exact.T @ seen
 
 
 class Quantised(NamedTuple):

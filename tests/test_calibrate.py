@@ -34,7 +34,7 @@ def correlated(tokens: int, columns: int, seed: int = 0) -> Floats:
 
 def known(seen: Floats, exact: Floats | None = None) -> feedback.Inputs:
     inputs = feedback.Inputs(seen.shape[1])
-    inputs.add(seen, seen if exact is None else exact)
+    inputs.add(seen, (seen if exact is None else exact).copy())
     return inputs
 
 
@@ -297,8 +297,8 @@ def test_sequences_are_spread_over_the_text(tmp_path: Path) -> None:
 
 ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "empty": ({"calibrate": ""}, ValueError, "is empty"),
-    "one id": ({"calibrate": [1]}, ValueError, "has 1 tokens"),
-    "no ids": ({"calibrate": []}, ValueError, "has 0 tokens"),
+    "one id": ({"calibrate": [1]}, ValueError, "has 1 of the 2 tokens"),
+    "no ids": ({"calibrate": []}, ValueError, "has 0 of the 2 tokens"),
     "unknown id": ({"calibrate": [1, VOCAB]}, ValueError, f"between 0 and {VOCAB - 1}"),
     "negative id": ({"calibrate": [1, -1]}, ValueError, "between 0 and"),
     "fractions": ({"calibrate": [1.5, 2]}, ValueError, "whole numbers"),
@@ -306,7 +306,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "floats": ({"calibrate": [1, 2], "format": "f16"}, ValueError, "nothing to calibrate"),
     "tokens alone": ({"calibrate_tokens": 5}, ValueError, "no effect without calibrate"),
     "few tokens": ({"calibrate": [1, 2], "calibrate_tokens": 1}, ValueError, "at least 2 tokens"),
-    "no file": ({"calibrate": Path("/nowhere")}, FileNotFoundError, "does not exist"),
+    "no file": ({"calibrate": Path("no such file")}, FileNotFoundError, "does not exist"),
     "a folder": ({"calibrate": Path("/")}, IsADirectoryError, "is a folder"),
 }
 
