@@ -320,7 +320,7 @@ def test_a_prompt_that_leaves_no_room(model: Model) -> None:
 
 def test_what_a_model_says_about_itself(model: Model) -> None:
     assert model.spec["hidden_size"] == 256
-    assert model.formats["layers.0.qkv"] == "q4"
+    assert model.formats["layers.0.mlp_up"] == "q4"
     assert (model.context, model.kv_format) == (2048, "f16")
     assert model.threads >= 1
     assert "demo" in repr(model)
