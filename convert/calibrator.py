@@ -16,7 +16,7 @@ from pythia_rt import _core
 from .balanced import BalancedWeights
 from .errors import CheckpointError, quote
 from .feedback import ErrorFeedback, Inputs
-from .layout import Linear, linears, vectors
+from .layout import Linear, is_quantised, linears, vectors
 from .plan import Plan
 
 # Sequences whose inputs are multiplied together: adding to a product costs as much as reading many
@@ -197,8 +197,3 @@ class Calibrator:
         normed = centred / np.sqrt(variance + np.float32(self._plan.spec["norm_eps"]))
         result: NDArray[np.float32] = normed * weight + bias
         return result
-
-
-def is_quantised(form: str) -> bool:
-    """Whether the format has codes and scales, which can be chosen."""
-    return len(_core.packed_layout(form, 1, 1)) > 1

@@ -15,13 +15,13 @@ from . import architectures
 from .atomic import check_destination
 from .balanced import BalancedWeights, balance_checkpoint
 from .calibration_text import CalibrationText, Text, read_calibration
-from .calibrator import Calibrator, Parts, is_quantised
+from .calibrator import Calibrator, Parts
 from .checkpoint import CONFIG_FILE, Checkpoint, read_json
 from .digests import SourceDigests
 from .errors import CheckpointError, quote
 from .flatfile import REPORT, VERSION, FlatFile, metadata_entries, to_json
 from .hub import identify, resolve
-from .layout import TOKENIZER_FILES, Linear, linears, stored_tensors, vectors
+from .layout import TOKENIZER_FILES, Linear, is_quantised, linears, stored_tensors, vectors
 from .plan import Plan
 from .progress import Progress
 from .recipe import choose_formats, describe

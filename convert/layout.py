@@ -83,3 +83,8 @@ def stored_tensors(
         if name in files:
             stored[name] = Stored("U8", (files[name],))
     return stored
+
+
+def is_quantised(form: str) -> bool:
+    """Whether the format has codes and scales, which can be chosen."""
+    return len(_core.packed_layout(form, 1, 1)) > 1

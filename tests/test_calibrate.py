@@ -15,10 +15,10 @@ from oracle import gptq as oracle
 
 import pythia_rt
 from pythia_rt import _core
-from pythia_rt.convert import CheckpointError, FlatFile, calibrator, convert, feedback, layout
+from pythia_rt.convert import CheckpointError, FlatFile, convert, feedback, layout
 
 Floats = NDArray[np.float32]
-QUANTISED = [name for name in _core.format_names() if calibrator.is_quantised(name)]
+QUANTISED = [name for name in _core.format_names() if layout.is_quantised(name)]
 LINEARS = ("qkv", "attn_out", "mlp_up", "mlp_down")
 
 
@@ -269,7 +269,7 @@ def test_any_mix_of_formats(tmp_path: Path, options: dict[str, str]) -> None:
         name = f"{matrix.name}.weight"
         same = file.tensors[name].tobytes() == free.tensors[name].tobytes()
         form = file.formats[matrix.name]
-        assert same == (matrix.name == "embed" or not calibrator.is_quantised(form)), name
+        assert same == (matrix.name == "embed" or not layout.is_quantised(form)), name
 
 
 def test_a_tied_head_and_a_single_sequence_of_two_tokens(tmp_path: Path) -> None:

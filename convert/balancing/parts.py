@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..layout import is_quantised
 from ..spec import Spec
-
-# Every value has its own exponent here, so the scale of a channel costs nothing, and files in these
-# formats stay exact copies of their source.
-FLOATS = frozenset({"f32", "f16", "bf16"})
 
 
 def rewrites(spec: Spec, formats: Mapping[str, str]) -> frozenset[str]:
@@ -18,7 +15,9 @@ def rewrites(spec: Spec, formats: Mapping[str, str]) -> frozenset[str]:
     "layers.{i}.values": the scale of the values against the matrix that reads them, their bias.
     "layers.{i}.mlp_norm", "final_norm": the norm's gain and bias.
     """
-    lossy = {name for name, form in formats.items() if form not in FLOATS}
+    # Floats have an exponent each, so the scale of a channel costs nothing, and files in these
+    # formats stay exact copies of their source.
+    lossy = {name for name, form in formats.items() if is_quantised(form)}
     found = set()
     for layer in (f"layers.{i}" for i in range(spec["n_layers"])):
         if f"{layer}.qkv" in lossy:
