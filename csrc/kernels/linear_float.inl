@@ -23,6 +23,9 @@ struct LoadBf16 {
 
 template <typename Load>
 struct FloatWork {
+  // The order of additions leaves one accumulator per output: several blocks hide its latency.
+  static constexpr int kSingleRowTile = 4;
+
   const LinearArguments& arguments;
   int64_t groups;
 

@@ -87,14 +87,24 @@ template <typename Group>
 struct IntegerWork {
   using Scales = typename Group::Scales;
 
+  // Decoding waits for the weights: one block at a time reads memory strictly forward, which
+  // hardware prefetching follows twice as fast as four streams.
+  static constexpr int kSingleRowTile = 1;
+
   const LinearArguments& arguments;
   int64_t groups;
   const uint8_t* weights;  // of first_block
   int64_t first_block;
   Table table;
 
+  // An addition to an accumulator waits for the one before: with few outputs, each has several
+  // accumulators that take turns. Integers add up to the same.
+  template <int kBlocks, int kRows>
+  static constexpr int kChains = kBlocks * kRows >= 4 ? 1 : 4 / (kBlocks * kRows);
+
   template <int kBlocks, int kRows>
   void run(int64_t block, int64_t row) const {
+    constexpr int kTurns = kChains<kBlocks, kRows>;
     const QuantisedRows& in = arguments.quantised;
     const int64_t block_bytes = groups * Group::kBytes;
     const uint8_t* tiles = weights + (block - first_block) * block_bytes;
@@ -106,10 +116,13 @@ struct IntegerWork {
       for (Vec& lanes : rows) lanes = zero();
     }
     for (int64_t group = 0; group < groups; ++group) {
-      IntVec dot[kBlocks][kRows];
+      IntVec dot[kBlocks][kRows][kTurns];
       for (int r = 0; r < kRows; ++r) {
         const IntVec begin = Group::begin(in.sums[(row + r) * groups + group]);
-        for (int b = 0; b < kBlocks; ++b) dot[b][r] = begin;
+        for (int b = 0; b < kBlocks; ++b) {
+          dot[b][r][0] = begin;
+          for (int turn = 1; turn < kTurns; ++turn) dot[b][r][turn] = int_zero();
+        }
       }
       add_group(dot, tiles + group * Group::kBytes, block_bytes, codes + group * kColumnGroup);
       for (int b = 0; b < kBlocks; ++b) {
@@ -117,7 +130,9 @@ struct IntegerWork {
             Scales::load(weight_scales + (b * groups + group) * kRowBlock * Scales::kBytes);
         for (int r = 0; r < kRows; ++r) {
           const Vec scale = weight_scale * broadcast(in.scales[(row + r) * groups + group]);
-          sum[b][r] = fma(to_float(dot[b][r]), scale, sum[b][r]);
+          IntVec total = dot[b][r][0];
+          for (int turn = 1; turn < kTurns; ++turn) total = total + dot[b][r][turn];
+          sum[b][r] = fma(to_float(total), scale, sum[b][r]);
         }
       }
     }
@@ -129,26 +144,31 @@ struct IntegerWork {
     }
   }
 
-  template <int kBlocks, int kRows>
-  void add_group(IntVec (&dot)[kBlocks][kRows], const uint8_t* tiles, int64_t block_bytes,
+  template <int kBlocks, int kRows, int kTurns>
+  void add_group(IntVec (&dot)[kBlocks][kRows][kTurns], const uint8_t* tiles, int64_t block_bytes,
                  const int8_t* codes) const {
     const int64_t stride = arguments.quantised.stride;
+    // Unrolled: accumulators stay in registers only while every index is a constant.
     if constexpr (Group::kUnpacked) {
+#pragma GCC unroll 16
       for (int64_t i = 0; i < kTilesPerGroup; ++i) {
         for (int b = 0; b < kBlocks; ++b) {
           const Tile tile = load_tile(tiles + b * block_bytes + i * 64);
           for (int r = 0; r < kRows; ++r) {
-            dot[b][r] = Group::dot(dot[b][r], tile, codes + r * stride + 4 * i);
+            IntVec& acc = dot[b][r][i % kTurns];
+            acc = Group::dot(acc, tile, codes + r * stride + 4 * i);
           }
         }
       }
     } else {
       constexpr int64_t kHalves = kTilesPerGroup / 2 / Group::kPieces;
+#pragma GCC unroll 8
       for (int64_t half = 0; half < kHalves; ++half) {
         Tile high[kBlocks];
         for (int b = 0; b < kBlocks; ++b) {
           high[b] = Group::load_high(tiles + b * block_bytes, half);
         }
+#pragma GCC unroll 8
         for (int64_t p = half * Group::kPieces; p < (half + 1) * Group::kPieces; ++p) {
           for (int b = 0; b < kBlocks; ++b) {
             Tile first, second;
@@ -156,8 +176,10 @@ struct IntegerWork {
                           second);
             for (int r = 0; r < kRows; ++r) {
               const int8_t* row_codes = codes + r * stride + 8 * p;
-              dot[b][r] = Group::dot(dot[b][r], first, row_codes);
-              dot[b][r] = Group::dot(dot[b][r], second, row_codes + 4);
+              IntVec& even = dot[b][r][2 * p % kTurns];
+              even = Group::dot(even, first, row_codes);
+              IntVec& odd = dot[b][r][(2 * p + 1) % kTurns];
+              odd = Group::dot(odd, second, row_codes + 4);
             }
           }
         }

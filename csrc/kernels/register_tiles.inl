@@ -1,15 +1,13 @@
 // How a matrix product is cut into register tiles: R blocks of 16 output columns x T rows.
 //
-// `work` offers run<R, T>(block, row); every size needed for the ends is instantiated. The cut has
-// no influence on the result: each output is summed by itself, in one order.
+// `work` offers run<R, T>(block, row), every size needed for the ends, and says as kSingleRowTile
+// which R suits a single row. The cut has no influence on the result: each output is summed by
+// itself, in one order.
 #pragma once
 
 #include "kernels/table.h"
 
 namespace pythia_rt::PYTHIA_RT_ISA {
-
-// With a single row there are few accumulators, and more blocks at once hide their latency.
-constexpr int kSingleRowTile = 4;
 
 template <int kBlocks, int kRows, typename Work>
 inline void run_last_rows(const Work& work, int64_t block, int64_t row, int64_t remaining) {
@@ -41,7 +39,7 @@ inline void run_tiles(const Work& work, const LinearArguments& arguments) {
   int64_t block = arguments.block_begin;
   const int64_t block_end = arguments.block_end;
   if (arguments.row_end - arguments.row_begin == 1) {
-    block = run_single_row<kSingleRowTile>(work, block, block_end, arguments.row_begin);
+    block = run_single_row<Work::kSingleRowTile>(work, block, block_end, arguments.row_begin);
     run_single_row<1>(work, block, block_end, arguments.row_begin);
     return;
   }
