@@ -35,6 +35,7 @@ Sampler::Sampler(std::int32_t n_tokens, const SamplingOptions& options)
   check_options(options_, n_tokens_);
   const auto n = static_cast<std::size_t>(n_tokens_);
   steps_ = active_steps(options_);
+  is_plain_greedy_ = options_.temperature == 0.0 && steps_.size() == 1;
   history_.seen.reserve(n);
   history_.is_seen.assign(n, false);
   history_.generated.assign(n, 0);
@@ -56,9 +57,21 @@ std::int32_t Sampler::sample(const float* logits, std::size_t n_logits) {
   if (n_logits < static_cast<std::size_t>(n_tokens_)) {
     throw_invalid("sampling needs a logit for each of the ", n_tokens_, " tokens, not ", n_logits);
   }
+  if (is_plain_greedy_) return take_likeliest(logits);
   load(logits);
   for (Step step : steps_) step(options_, history_, candidates_);
-  const std::int32_t token = candidates_.entries[draw()].id;
+  return accept(candidates_.entries[draw()].id);
+}
+
+// What the step `greedy` alone comes to, without a list of candidates.
+std::int32_t Sampler::take_likeliest(const float* logits) {
+  const auto n = static_cast<std::size_t>(n_tokens_);
+  const auto largest = static_cast<float>(check_logits(logits, n));
+  generator_();  // as in draw()
+  return accept(static_cast<std::int32_t>(std::find(logits, logits + n, largest) - logits));
+}
+
+std::int32_t Sampler::accept(std::int32_t token) {
   const auto id = static_cast<std::size_t>(token);
   see(id);
   ++history_.generated[id];

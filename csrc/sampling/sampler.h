@@ -32,11 +32,14 @@ class Sampler {
  private:
   void load(const float* logits);
   std::size_t draw();
+  std::int32_t take_likeliest(const float* logits);
+  std::int32_t accept(std::int32_t token);
   void see(std::size_t id);
 
   std::int32_t n_tokens_;
   SamplingOptions options_;
   std::vector<Step> steps_;
+  bool is_plain_greedy_;  // no step but `greedy`
   History history_;
   Candidates candidates_;
   std::mt19937_64 generator_;
