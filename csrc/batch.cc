@@ -50,6 +50,7 @@ class BatchedSequence {
     }
     tokens_.insert(tokens_.end(), input.tokens, input.tokens + input.count);
     session_.pending_ = -1;
+    last_ = std::move(session_.last_logits_);  // the memory, not what it holds
     session_.last_logits_.clear();
     session_.position_ = session_.cache_.length();
   }

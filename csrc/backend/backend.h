@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/epilogue.h"
-#include "formats/kv_head.h"
+#include "formats/kv_formats.h"
 #include "formats/matrix.h"
 
 namespace pythia_rt {
@@ -38,6 +38,14 @@ struct NormParameters {
   float epsilon;
 };
 
+// One matrix product: out = epilogue(in * matrix^T + bias).
+struct Product {
+  const Matrix* matrix;
+  Rows in;
+  Rows out;
+  Epilogue epilogue;
+};
+
 // How the columns of a row of queries, keys and values are divided into heads.
 struct HeadLayout {
   int64_t n_heads;
@@ -54,7 +62,7 @@ struct SequenceRows {
   const float* cosines;    // [count][rotary_dim / 2], from first_position on
   const float* sines;
   KvFormat kv_format;
-  std::vector<KvHead> kv_heads;  // [n_kv_heads] of this layer
+  KvLayer cache;
 };
 
 class Backend {
@@ -71,8 +79,12 @@ class Backend {
 
   virtual void layer_norm(const NormParameters& norm, Rows in, Rows out) = 0;
 
-  // out = epilogue(in * matrix^T + bias). Quantises the activations where the format asks for it.
-  virtual void linear(const Matrix& matrix, Rows in, Rows out, Epilogue epilogue) = 0;
+  // Quantises the activations where the format asks for it.
+  virtual void linear(const Product& product) = 0;
+
+  // Two products in one go: of inputs that both are there, into outputs of their own or, both with
+  // Epilogue::add, into the same rows, the first one's first.
+  virtual void linear_pair(const Product& first, const Product& second) = 0;
 
   // Rotates the queries and keys of each row in place and appends keys and values to the caches.
   virtual void rotate_and_append(const HeadLayout& heads, Rows qkv,
@@ -83,7 +95,7 @@ class Backend {
                          const std::vector<SequenceRows>& sequences, Rows out) = 0;
 
   // out[i] = in[rows[i]]
-  virtual void gather(Rows in, const std::vector<int64_t>& rows, Rows out) = 0;
+  virtual void gather(Rows in, const int64_t* rows, Rows out) = 0;
 
   // The largest of n logits on the host, and the sum of e^(logit - largest).
   virtual void softmax_sum(const float* logits, int64_t n, float* largest, float* sum) = 0;

@@ -40,7 +40,7 @@ class Scratch {
 constexpr int64_t kSmallWork = 16 * 1024;
 
 // Tasks per thread: more even out threads that are held up, fewer cost less.
-constexpr int64_t kTasksPerThread = 4;
+constexpr int64_t kTasksPerThread = 16;
 
 // A matrix unit reads whole tiles of 16 rows (kernels/table.h).
 constexpr int64_t kRowPadding = 16;
@@ -70,28 +70,31 @@ class CpuBackend : public Backend {
     });
   }
 
-  void linear(const Matrix& matrix, Rows in, Rows out, Epilogue epilogue) override {
-    LinearArguments arguments{};
-    arguments.matrix = &matrix;
-    arguments.in = in.data;
-    arguments.in_stride = in.stride;
-    arguments.out = out.data;
-    arguments.out_stride = out.stride;
-    arguments.epilogue = epilogue;
-    arguments.row_end = in.count;
-    if (is_quantised(matrix.format)) arguments.quantised = quantise(in);
+  void linear(const Product& product) override {
+    const LinearArguments arguments = prepare(product, first_input_);
+    const Steps steps = cut(arguments);
+    pool_.run(steps.count,
+              [&](int64_t task, int worker) { multiply(arguments, steps, task, worker); });
+  }
 
-    const int64_t blocks = matrix.row_blocks();
-    const int64_t wanted = pool_.n_threads() == 1 ? 1 : pool_.n_threads() * kTasksPerThread;
-    const int64_t step = round_up(divide_up(blocks, wanted), 4);
-    const int64_t panel = kernels_.linear_panel_bytes(matrix, in.count);
-    const auto kernel = kernels_.linear[static_cast<int>(matrix.format)];
-    pool_.run(divide_up(blocks, step), [&](int64_t task, int worker) {
-      LinearArguments part = arguments;
-      part.block_begin = task * step;
-      part.block_end = std::min(part.block_begin + step, blocks);
-      part.panel = scratch(worker).panel.get<uint8_t>(panel);
-      kernel(part);
+  void linear_pair(const Product& first, const Product& second) override {
+    const LinearArguments a = prepare(first, first_input_);
+    const LinearArguments b = prepare(second, second_input_);
+    const Steps a_steps = cut(a), b_steps = cut(b);
+    if (first.out.data == second.out.data) {
+      // One task does the same outputs of both, in order.
+      pool_.run(a_steps.count, [&](int64_t task, int worker) {
+        multiply(a, a_steps, task, worker);
+        multiply(b, a_steps, task, worker);
+      });
+      return;
+    }
+    pool_.run(a_steps.count + b_steps.count, [&](int64_t task, int worker) {
+      if (task < a_steps.count) {
+        multiply(a, a_steps, task, worker);
+      } else {
+        multiply(b, b_steps, task - a_steps.count, worker);
+      }
     });
   }
 
@@ -131,7 +134,7 @@ class CpuBackend : public Backend {
       AttentionArguments arguments{};
       arguments.queries = qkv.row(row) + head * heads.head_dim;
       arguments.query_stride = qkv.stride;
-      arguments.cache = sequence.kv_heads[static_cast<size_t>(head / heads_per_kv)];
+      arguments.cache = sequence.cache.head(head / heads_per_kv);
       arguments.head_dim = heads.head_dim;
       arguments.first_position = sequence.first_position + part.first;
       arguments.rows = part.count;
@@ -144,10 +147,9 @@ class CpuBackend : public Backend {
     });
   }
 
-  void gather(Rows in, const std::vector<int64_t>& rows, Rows out) override {
-    for (size_t i = 0; i < rows.size(); ++i) {
-      std::memcpy(out.row(static_cast<int64_t>(i)), in.row(rows[i]),
-                  static_cast<size_t>(in.stride) * sizeof(float));
+  void gather(Rows in, const int64_t* rows, Rows out) override {
+    for (int64_t i = 0; i < out.count; ++i) {
+      std::memcpy(out.row(i), in.row(rows[i]), static_cast<size_t>(in.stride) * sizeof(float));
     }
   }
 
@@ -186,7 +188,50 @@ class CpuBackend : public Backend {
     });
   }
 
-  QuantisedRows quantise(Rows in) {
+  // The input of a product, quantised.
+  struct QuantisedInput {
+    Scratch codes;   // [rows][stride] int8
+    Scratch scales;  // [rows][groups] f32
+    Scratch sums;    // [rows][groups] i32
+  };
+
+  // How the blocks of a matrix are cut into tasks.
+  struct Steps {
+    int64_t blocks;  // of one task, fewer in the last
+    int64_t count;
+  };
+
+  LinearArguments prepare(const Product& product, QuantisedInput& input) {
+    LinearArguments arguments{};
+    arguments.matrix = product.matrix;
+    arguments.in = product.in.data;
+    arguments.in_stride = product.in.stride;
+    arguments.out = product.out.data;
+    arguments.out_stride = product.out.stride;
+    arguments.epilogue = product.epilogue;
+    arguments.row_end = product.in.count;
+    if (is_quantised(product.matrix->format)) arguments.quantised = quantise(product.in, input);
+    return arguments;
+  }
+
+  Steps cut(const LinearArguments& arguments) const {
+    const int64_t blocks = arguments.matrix->row_blocks();
+    const int64_t wanted = pool_.n_threads() == 1 ? 1 : pool_.n_threads() * kTasksPerThread;
+    const int64_t step = round_up(divide_up(blocks, wanted), 4);
+    return {step, divide_up(blocks, step)};
+  }
+
+  void multiply(const LinearArguments& arguments, Steps steps, int64_t task, int worker) {
+    const Matrix& matrix = *arguments.matrix;
+    LinearArguments part = arguments;
+    part.block_begin = task * steps.blocks;
+    part.block_end = std::min(part.block_begin + steps.blocks, matrix.row_blocks());
+    const int64_t panel = kernels_.linear_panel_bytes(matrix, part.row_end);
+    part.panel = scratch(worker).panel.get<uint8_t>(panel);
+    kernels_.linear[static_cast<int>(matrix.format)](part);
+  }
+
+  QuantisedRows quantise(Rows in, QuantisedInput& input) {
     const int64_t groups = divide_up(in.width, kColumnGroup);
     const int64_t rows = round_up(in.count, kRowPadding);
     QuantiseArguments arguments{};
@@ -194,9 +239,9 @@ class CpuBackend : public Backend {
     arguments.stride = in.stride;
     arguments.groups = groups;
     arguments.out.stride = (groups | 1) * kColumnGroup;
-    arguments.out.codes = codes_.get<int8_t>(rows * arguments.out.stride);
-    arguments.out.scales = code_scales_.get<float>(rows * groups);
-    arguments.out.sums = code_sums_.get<int32_t>(rows * groups);
+    arguments.out.codes = input.codes.get<int8_t>(rows * arguments.out.stride);
+    arguments.out.scales = input.scales.get<float>(rows * groups);
+    arguments.out.sums = input.sums.get<int32_t>(rows * groups);
     each_row(in.count, in.width, [&](int64_t begin, int64_t end) {
       QuantiseArguments part = arguments;
       part.row_begin = begin;
@@ -218,18 +263,16 @@ class CpuBackend : public Backend {
     const float* values = keys + heads.n_kv_heads * heads.head_dim;
     for (int64_t head = 0; head < heads.n_kv_heads; ++head) {
       kernels_.append[static_cast<int>(sequence.kv_format)](
-          {keys + head * heads.head_dim, values + head * heads.head_dim,
-           sequence.kv_heads[static_cast<size_t>(head)], heads.head_dim,
-           sequence.first_position + index});
+          {keys + head * heads.head_dim, values + head * heads.head_dim, sequence.cache.head(head),
+           heads.head_dim, sequence.first_position + index});
     }
   }
 
   const KernelTable& kernels_;
   ThreadPool pool_;
   std::vector<Worker> workers_;
-  Scratch codes_;        // [rows][stride] int8
-  Scratch code_scales_;  // [rows][groups] f32
-  Scratch code_sums_;    // [rows][groups] i32
+  QuantisedInput first_input_;
+  QuantisedInput second_input_;  // of a pair
 };
 
 }  // namespace

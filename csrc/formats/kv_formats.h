@@ -22,6 +22,15 @@ struct KvSizes {
   KvHead place(std::byte* memory) const;
 };
 
+// The heads of one sequence in one layer, one after another.
+struct KvLayer {
+  std::byte* memory;
+  KvSizes head_sizes;
+  int64_t head_bytes;  // from one head to the next
+
+  KvHead head(int64_t index) const;
+};
+
 // For a capacity that is a multiple of 16.
 KvSizes kv_sizes(KvFormat format, int64_t head_dim, int64_t capacity);
 

@@ -20,7 +20,8 @@ class Activations {
  public:
   Activations(Backend& backend, const Spec& spec)
       : x(make(backend, kMaxRows, spec.hidden_size)),
-        normed(make(backend, kMaxRows, spec.hidden_size)),
+        attn_in(make(backend, kMaxRows, spec.hidden_size)),
+        mlp_in(make(backend, kMaxRows, spec.hidden_size)),
         qkv(make(backend, kMaxRows, spec.qkv_size())),
         attended(make(backend, kMaxRows, spec.query_size())),
         mlp(make(backend, kMaxRows, spec.mlp_size)),
@@ -40,7 +41,8 @@ class Activations {
 
  public:
   const Rows x;         // [kMaxRows, hidden_size]  the residual stream
-  const Rows normed;    // [kMaxRows, hidden_size]  input of the next matrix product
+  const Rows attn_in;   // [kMaxRows, hidden_size]  normed, for queries, keys and values
+  const Rows mlp_in;    // [kMaxRows, hidden_size]  normed, for the MLP
   const Rows qkv;       // [kMaxRows, qkv_size]     queries | keys | values
   const Rows attended;  // [kMaxRows, n_heads * head_dim]
   const Rows mlp;       // [kMaxRows, mlp_size]

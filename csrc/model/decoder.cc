@@ -1,7 +1,6 @@
 #include "model/decoder.h"
 
 #include <algorithm>
-#include <utility>
 
 namespace pythia_rt {
 
@@ -22,14 +21,14 @@ constexpr int64_t kPatientRows = 16;
 }  // namespace
 
 void Decoder::run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_layers) {
-  std::vector<int32_t> tokens;
+  tokens_.clear();
   for (const Chunk& chunk : chunks) {
     rope_.reach(chunk.cache->length() + chunk.count);
-    tokens.insert(tokens.end(), chunk.tokens, chunk.tokens + chunk.count);
+    tokens_.insert(tokens_.end(), chunk.tokens, chunk.tokens + chunk.count);
   }
-  const auto count = static_cast<int64_t>(tokens.size());
+  const auto count = static_cast<int64_t>(tokens_.size());
   const Rows x = activations_.x.first(count);
-  backend_.embed(weights_.embed, tokens.data(), x);
+  backend_.embed(weights_.embed, tokens_.data(), x);
   for (int64_t i = 0; i < spec_.n_layers; ++i) {
     run_layer(weights_.layers[static_cast<size_t>(i)], sequence_rows(chunks, i), x,
               [](const Matrix&, Rows) {});
@@ -43,27 +42,43 @@ void Decoder::run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_
 
 void Decoder::run_layer(const LayerWeights& layer, const std::vector<SequenceRows>& sequences,
                         Rows x, InputObserver observe) {
-  const Rows normed = activations_.normed.first(x.count);
+  const Rows attn_in = activations_.attn_in.first(x.count);
+  const Rows mlp_in = activations_.mlp_in.first(x.count);
   const Rows qkv = activations_.qkv.first(x.count);
   const Rows attended = activations_.attended.first(x.count);
   const Rows mlp = activations_.mlp.first(x.count);
-  const auto linear = [&](const Matrix& matrix, Rows in, Rows out, Epilogue epilogue) {
-    observe(matrix, in);
-    backend_.linear(matrix, in, out, epilogue);
+  const Product project{&layer.qkv, attn_in, qkv, Epilogue::store};
+  const Product attn_out{&layer.attn_out, attended, x, Epilogue::add};
+  const Product mlp_up{&layer.mlp_up, mlp_in, mlp, activation_};
+  const Product mlp_down{&layer.mlp_down, mlp, x, Epilogue::add};
+  const auto linear = [&](const Product& product) {
+    observe(*product.matrix, product.in);
+    backend_.linear(product);
+  };
+  const auto linear_pair = [&](const Product& first, const Product& second) {
+    observe(*first.matrix, first.in);
+    observe(*second.matrix, second.in);
+    backend_.linear_pair(first, second);
   };
 
-  backend_.layer_norm(norm(layer.attn_norm), x, normed);
-  linear(layer.qkv, normed, qkv, Epilogue::store);
-  backend_.rotate_and_append(heads_, qkv, sequences);
-  backend_.attention(heads_, qkv, sequences, attended);
-  // Parallel: x + attention(norm1(x)) + mlp(norm2(x)). Sequential: h = x + attention(norm1(x)),
-  // then h + mlp(norm2(h)). The only difference is whose norm the MLP sees: x before or after.
-  const bool parallel = spec_.residual == Residual::parallel;
-  if (parallel) backend_.layer_norm(norm(layer.mlp_norm), x, normed);
-  linear(layer.attn_out, attended, x, Epilogue::add);
-  if (!parallel) backend_.layer_norm(norm(layer.mlp_norm), x, normed);
-  linear(layer.mlp_up, normed, mlp, activation_);
-  linear(layer.mlp_down, mlp, x, Epilogue::add);
+  backend_.layer_norm(norm(layer.attn_norm), x, attn_in);
+  if (spec_.residual == Residual::parallel) {
+    // x + attention(norm1(x)) + mlp(norm2(x)): neither waits for the other.
+    backend_.layer_norm(norm(layer.mlp_norm), x, mlp_in);
+    linear_pair(project, mlp_up);
+    backend_.rotate_and_append(heads_, qkv, sequences);
+    backend_.attention(heads_, qkv, sequences, attended);
+    linear_pair(attn_out, mlp_down);
+  } else {
+    // h = x + attention(norm1(x)), then h + mlp(norm2(h)).
+    linear(project);
+    backend_.rotate_and_append(heads_, qkv, sequences);
+    backend_.attention(heads_, qkv, sequences, attended);
+    linear(attn_out);
+    backend_.layer_norm(norm(layer.mlp_norm), x, mlp_in);
+    linear(mlp_up);
+    linear(mlp_down);
+  }
 }
 
 void Decoder::run_layer_alone(int64_t index, KvCache& cache, float* hidden, int64_t count,
@@ -77,59 +92,46 @@ void Decoder::run_layer_alone(int64_t index, KvCache& cache, float* hidden, int6
   cache.set_length(cache.length() + count);
 }
 
-std::vector<SequenceRows> Decoder::sequence_rows(const std::vector<Chunk>& chunks,
-                                                 int64_t layer) const {
-  std::vector<SequenceRows> sequences;
+const std::vector<SequenceRows>& Decoder::sequence_rows(const std::vector<Chunk>& chunks,
+                                                        int64_t layer) {
+  sequences_.clear();
   int64_t first_row = 0;
   for (const Chunk& chunk : chunks) {
     const int64_t position = chunk.cache->length();
-    SequenceRows rows{first_row,
-                      chunk.count,
-                      position,
-                      rope_.cosines(position),
-                      rope_.sines(position),
-                      chunk.cache->format(),
-                      {}};
-    for (int64_t head = 0; head < spec_.n_kv_heads; ++head) {
-      rows.kv_heads.push_back(chunk.cache->head(layer, head));
-    }
-    sequences.push_back(std::move(rows));
+    sequences_.push_back({first_row, chunk.count, position, rope_.cosines(position),
+                          rope_.sines(position), chunk.cache->format(), chunk.cache->layer(layer)});
     first_row += chunk.count;
   }
-  return sequences;
+  return sequences_;
 }
 
 // The head is the widest matrix of a small model: it runs for the rows that are asked for, a few
 // at a time, and its result goes straight to the caller's memory.
 void Decoder::compute_logits(const std::vector<Chunk>& chunks, Rows x) {
-  struct Wanted {
-    int64_t row;
-    float* out;
-  };
-  std::vector<Wanted> wanted;
+  wanted_rows_.clear();
+  wanted_outs_.clear();
   int64_t first_row = 0;
   for (const Chunk& chunk : chunks) {
     if (chunk.logits != nullptr) {
       const int64_t first = chunk.all_logits ? 0 : chunk.count - 1;
       for (int64_t i = first; i < chunk.count; ++i) {
-        wanted.push_back({first_row + i, chunk.logits + (i - first) * spec_.vocab_size});
+        wanted_rows_.push_back(first_row + i);
+        wanted_outs_.push_back(chunk.logits + (i - first) * spec_.vocab_size);
       }
     }
     first_row += chunk.count;
   }
-  for (size_t begin = 0; begin < wanted.size(); begin += kMaxLogitRows) {
-    const size_t end = std::min(wanted.size(), begin + kMaxLogitRows);
-    std::vector<int64_t> rows;
-    for (size_t i = begin; i < end; ++i) rows.push_back(wanted[i].row);
-    const auto count = static_cast<int64_t>(rows.size());
+  const auto n_wanted = static_cast<int64_t>(wanted_rows_.size());
+  for (int64_t begin = 0; begin < n_wanted; begin += kMaxLogitRows) {
+    const int64_t count = std::min(kMaxLogitRows, n_wanted - begin);
     const Rows hidden = activations_.wanted.first(count);
     const Rows logits = activations_.logits.first(count);
-    backend_.gather(x, rows, hidden);
+    backend_.gather(x, wanted_rows_.data() + begin, hidden);
     backend_.layer_norm(norm(weights_.final_norm), hidden, hidden);
-    backend_.linear(weights_.head, hidden, logits, Epilogue::store);
-    for (size_t i = begin; i < end; ++i) {
-      const int64_t index = static_cast<int64_t>(i - begin);
-      backend_.read({logits.row(index), 1, logits.width, logits.stride}, wanted[i].out);
+    backend_.linear({&weights_.head, hidden, logits, Epilogue::store});
+    for (int64_t i = 0; i < count; ++i) {
+      float* out = wanted_outs_[static_cast<size_t>(begin + i)];
+      backend_.read({logits.row(i), 1, logits.width, logits.stride}, out);
     }
   }
 }

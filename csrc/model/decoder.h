@@ -44,7 +44,7 @@ class Decoder {
   void run_layer(const LayerWeights& layer, const std::vector<SequenceRows>& sequences, Rows x,
                  InputObserver observe);
   void compute_logits(const std::vector<Chunk>& chunks, Rows x);
-  std::vector<SequenceRows> sequence_rows(const std::vector<Chunk>& chunks, int64_t layer) const;
+  const std::vector<SequenceRows>& sequence_rows(const std::vector<Chunk>& chunks, int64_t layer);
   NormParameters norm(const NormWeights& weights) const;
 
   const Spec& spec_;
@@ -54,6 +54,12 @@ class Decoder {
   Activations activations_;
   HeadLayout heads_;
   Epilogue activation_;
+
+  // Lists of the pass at hand; kept, so that a token allocates nothing.
+  std::vector<int32_t> tokens_;
+  std::vector<SequenceRows> sequences_;
+  std::vector<int64_t> wanted_rows_;  // of x, whose logits somebody wants
+  std::vector<float*> wanted_outs_;   // where they go
 };
 
 }  // namespace pythia_rt

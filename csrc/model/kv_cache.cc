@@ -12,8 +12,8 @@ KvCache::KvCache(Backend& backend, const Spec& spec, KvFormat format, int64_t ca
       format_(format),
       buffer_(backend.allocate(static_cast<size_t>(spec.n_layers * n_kv_heads_ * head_bytes_))) {}
 
-KvHead KvCache::head(int64_t layer, int64_t kv_head) const {
-  return head_.place(buffer_->data() + (layer * n_kv_heads_ + kv_head) * head_bytes_);
+KvLayer KvCache::layer(int64_t index) const {
+  return {buffer_->data() + index * n_kv_heads_ * head_bytes_, head_, head_bytes_};
 }
 
 }  // namespace pythia_rt

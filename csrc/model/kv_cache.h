@@ -22,7 +22,7 @@ class KvCache {
   int64_t length() const { return length_; }
   void set_length(int64_t length) { length_ = length; }
 
-  KvHead head(int64_t layer, int64_t kv_head) const;
+  KvLayer layer(int64_t index) const;
 
  private:
   int64_t n_kv_heads_;
