@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pythia_rt import _core
 
@@ -22,6 +18,7 @@ from .checkpoint import parse_json
 from .errors import FlatFileError, quote
 from .files import PositionalFile
 from .layout import TOKENIZER_FILES, linears, stored_tensors
+from .memory import copy_file, map_file
 from .safetensors_header import Header, TensorEntry, read_header
 from .spec import Spec, validate_spec
 from .writer import ALIGNMENT, PADDING_PREFIX
@@ -45,20 +42,21 @@ PREFIX = "pythia_rt."
 
 
 class FlatFile:
-    """A validated flat file; the tensors are views of one read-only mapping of it.
+    """A validated flat file; the tensors are views of one read-only mapping, or copy, of it.
 
     `spec`, `formats` and `tensors` are what the core's Model takes. `tensors` maps names to uint8
     arrays of their bytes. `tokenizer` and `tokenizer_config` are the bytes of the source's files,
     or None. `metadata` has the keys of KEYS, `entries` dtype and shape of every tensor. `report` is
     the JSON object in which its conversion recorded how good it is, or None.
-    The mapping lives as long as any of the arrays does.
+    The mapping, or the copy, lives as long as any of the arrays does.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Open and validate the file at `path`.
+    def __init__(self, path: str | Path, *, copy: bool = False) -> None:
+        """Open and validate the file at `path`; with `copy`, read it into memory of its own.
 
         Raises FileNotFoundError when there is none, and FlatFileError, with a sentence, when the
-        file is damaged, truncated, foreign, older or newer than this reader or contradicts itself.
+        file is damaged, truncated, foreign, older or newer than this reader or contradicts itself;
+        MemoryError when there is no room for a copy.
         """
         self.path = Path(path)
         if not self.path.exists():
@@ -72,10 +70,9 @@ class FlatFile:
             self.report = self._read_report(header)
             self.spec, self.formats = self._read_model()
             self.entries = self._check_tensors(header)
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            data = copy_file(file) if copy else map_file(file)
         finally:
             file.close()
-        data: NDArray[np.uint8] = np.frombuffer(mapping, np.uint8)
         self._data = data[header.data_start :]
         self.tensors = {
             name: data[entry.offset : entry.offset + entry.nbytes]

@@ -44,6 +44,7 @@ def open_checkpoint(
     threads: int | None,
     local_files_only: bool,
     progress: bool,
+    copy: bool,
 ) -> FlatFile:
     """The flat file of the checkpoint `source`, from the cache or converted into it now.
 
@@ -55,7 +56,7 @@ def open_checkpoint(
     folder, _ = resolve(source, revision, hub_cache, local_files_only, progress)
     path = cache_folder(cache_dir) / _name(folder, format)
     try:
-        return FlatFile(path)
+        return FlatFile(path, copy=copy)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FlatFileError:
@@ -64,7 +65,7 @@ def open_checkpoint(
         # Another process may have written it while this one waited for the lock.
         if not path.is_file():
             convert(folder, path, format=format, threads=threads, progress=progress)
-    return FlatFile(path)
+    return FlatFile(path, copy=copy)
 
 
 def _name(folder: Path, format: str) -> str:

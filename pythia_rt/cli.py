@@ -33,7 +33,7 @@ class _Commands(click.Group):
             context.exit(130)
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click's own, and the reader of a pipe that went away: no news
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
             raise click.ClickException(_sentence(error)) from error
 
 
@@ -88,6 +88,7 @@ def main() -> None:
 @click.option("--kv-format", help="Of the KV cache: f16, f32, q8; by default f32 for f32 weights.")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep flat files.")
 @click.option("--local-files-only", is_flag=True, help="Download nothing.")
+@click.option("--copy", is_flag=True, help="Copy the weights into memory first.")
 @click.option("--quiet", is_flag=True, help="Show no progress and no speed.")
 @_sampling_options
 def generate_text(
@@ -99,6 +100,7 @@ def generate_text(
     kv_format: str | None,
     cache_dir: Path | None,
     local_files_only: bool,
+    copy: bool,
     quiet: bool,
     logit_bias: Sequence[tuple[int, float]],
     **sampling: Any,
@@ -118,6 +120,7 @@ def generate_text(
         kv_format=kv_format,
         cache_dir=cache_dir,
         local_files_only=local_files_only,
+        copy=copy,
         progress=not quiet,
     )
     with loaded.stream(text, chosen) as stream:
@@ -263,10 +266,10 @@ def _load_model(model: str | None, **options: Any) -> Model:
     _refuse_unused(options, flat_file=is_file, local=is_local)
     options["format"] = options["format"] or "q4"
     if model is None:
-        keys = ("format", "cache_dir", "threads", "kv_format")
+        keys = ("format", "cache_dir", "threads", "kv_format", "copy")
         return Model.demo(**{key: options[key] for key in keys})
     if is_file:
-        return Model.load(model, threads=options["threads"], kv_format=options["kv_format"])
+        return Model.load(model, **{key: options[key] for key in ("threads", "kv_format", "copy")})
     return Model.from_pretrained(model, **options)
 
 

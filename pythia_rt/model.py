@@ -56,6 +56,7 @@ class Model:
         kv_format: str | None = None,
         local_files_only: bool = False,
         progress: bool = True,
+        copy: bool = False,
     ) -> Model:
         """Load a Hugging Face checkpoint: a hub id or a local folder.
 
@@ -64,10 +65,13 @@ class Model:
         call loads at once. With `local_files_only` nothing is downloaded. `threads` defaults to
         the number of physical cores this process may use. `kv_format` is that of the key-value
         cache, "f16", "f32" or "q8" (8 bits and scales, half the memory of "f16"); by default
-        "f32" for a file of f32 weights, else "f16".
+        "f32" for a file of f32 weights, else "f16". The weights are mapped, so loading takes no
+        time and processes share them; with `copy` they are read into this process's own memory, in
+        large pages where the system has them, which writes text about 10 % faster.
 
         Raises CheckpointError for a checkpoint that cannot be converted, ValueError for a bad
-        argument, OSError for files that cannot be fetched, read or written.
+        argument, OSError for files that cannot be fetched, read or written, MemoryError where there
+        is no room for a copy.
         """
         from pythia_rt.cache import open_checkpoint  # a flat file needs none of it
 
@@ -81,6 +85,7 @@ class Model:
             threads=threads,
             local_files_only=local_files_only,
             progress=progress,
+            copy=copy,
         )
         return cls(file, threads=threads, kv_format=kv_format)
 
@@ -91,9 +96,17 @@ class Model:
         *,
         threads: int | None = None,
         kv_format: str | None = None,
+        copy: bool = False,
     ) -> Model:
-        """Load a flat file. Raises FlatFileError if it is not one, OSError if it cannot be read."""
-        return cls(FlatFile(Path(path).expanduser()), threads=threads, kv_format=kv_format)
+        """Load a flat file; the options are those of `from_pretrained`.
+
+        Raises FlatFileError if it is not one, OSError if it cannot be read, MemoryError if there is
+        no room for a copy, ValueError for a bad argument.
+        """
+        _checked_kv_format(kv_format)  # both before gigabytes are copied
+        _checked_threads(threads)
+        file = FlatFile(Path(path).expanduser(), copy=copy)
+        return cls(file, threads=threads, kv_format=kv_format)
 
     @classmethod
     def demo(
@@ -103,13 +116,19 @@ class Model:
         cache_dir: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         kv_format: str | None = None,
+        copy: bool = False,
     ) -> Model:
         """Load the bundled demo model, a small GPT-NeoX trained on technical English.
 
         It is converted on first use and cached as in `from_pretrained`. If the cache cannot be
         written, it is converted in a temporary folder, with a warning.
         """
-        options: dict[str, Any] = {"format": format, "threads": threads, "kv_format": kv_format}
+        options: dict[str, Any] = {
+            "format": format,
+            "threads": threads,
+            "kv_format": kv_format,
+            "copy": copy,
+        }
         try:
             return cls.from_pretrained(DEMO_FOLDER, cache_dir=cache_dir, progress=False, **options)
         except OSError as error:

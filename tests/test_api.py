@@ -337,6 +337,8 @@ def test_format_threads_and_cache_format_take_effect(cache: Path, model: Model) 
     assert np.array_equal(one.logits(ids), q4)
     assert np.array_equal(two.logits(ids), q4)
     assert Model.demo(cache_dir=cache, format="f32").kv_format == "f32"  # exact by default
+    copied = Model.demo(cache_dir=cache, copy=True)
+    assert np.array_equal(copied.logits(ids), q4)
     exact_cache = Model.demo(cache_dir=cache, kv_format="f32")
     assert exact_cache.kv_format == "f32"
     assert not np.array_equal(exact_cache.logits(ids), q4)

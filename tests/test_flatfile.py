@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from convert_sources import write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pythia_rt.convert import FlatFile, FlatFileError, convert
+from pythia_rt.convert import FlatFile, FlatFileError, convert, memory
 
 Header = dict[str, Any]
 
@@ -47,8 +48,9 @@ def refuse(path: Path) -> str:
     return str(error.value)
 
 
-def test_the_tensors_are_views_of_one_mapping(flat: Path) -> None:
-    file = FlatFile(flat)
+@pytest.mark.parametrize("copy", [False, True])
+def test_the_tensors_are_views_of_one_mapping_or_copy(flat: Path, copy: bool) -> None:
+    file = FlatFile(flat, copy=copy)
     header, data = split(flat)
     assert set(file.tensors) | {"tokenizer.json"} == {
         name for name in header if not name.startswith(("padding.", "__"))
@@ -58,6 +60,33 @@ def test_the_tensors_are_views_of_one_mapping(flat: Path) -> None:
         assert view.ctypes.data % 64 == 0
         begin, end = header[name]["data_offsets"]
         assert view.tobytes() == data[begin:end]
+    first, *others = file.tensors.values()
+    assert all(view.base is not None and view.base is first.base for view in others)
+
+
+def test_a_copy_does_not_change_with_the_file(flat: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.q4"
+    path.write_bytes(flat.read_bytes())
+    file = FlatFile(path, copy=True)
+    before = {name: view.tobytes() for name, view in file.tensors.items()}
+    path.write_bytes(b"\0" * path.stat().st_size)
+    assert {name: view.tobytes() for name, view in file.tensors.items()} == before
+
+
+def test_a_copy_of_several_chunks_is_whole(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CHUNK", 1000)
+    copied, mapped = FlatFile(flat, copy=True), FlatFile(flat)
+    for name, view in mapped.tensors.items():
+        np.testing.assert_array_equal(copied.tensors[name], view)
+
+
+def test_no_memory_for_a_copy(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(memory.mmap, "mmap", refuse)
+    with pytest.raises(MemoryError, match=r"no memory for a copy of .* load it without copying"):
+        FlatFile(flat, copy=True)
 
 
 def test_the_views_outlive_the_file(flat: Path, tmp_path: Path) -> None:
