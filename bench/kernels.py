@@ -49,14 +49,16 @@ def main() -> None:
     parser.add_argument(
         "--memory", type=measure.positive, default=256, help="MiB to go through: more than caches"
     )
-    parser.add_argument("--seconds", type=float, default=0.03, help="of each repetition, at least")
+    parser.add_argument(
+        "--seconds", type=measure.seconds, default=0.03, help="of each repetition, at least"
+    )
     measure.add_options(parser, repetitions=5)
     options = parser.parse_args()
     try:
         native = testing_extension.load()
-    except ImportError as error:
+        _Benchmark(native, options).run()
+    except (ImportError, ValueError) as error:
         parser.error(str(error))
-    _Benchmark(native, options).run()
 
 
 def _shape(text: str) -> Shape:
@@ -111,7 +113,7 @@ class _Benchmark:
             for threads in self.pools
         }
         found = measure.alternate(calls, self.options.repetitions)
-        cells = [("limit", "of", *(f"{n} threads" for n in self.pools), "unit")]
+        cells = [("limit", "of", *(table.count(n, "thread") for n in self.pools), "unit")]
         for (name, detail), work in works.items():
             amount, unit = (work.bytes, "GB/s") if name == "read" else (work.operations, "Gop/s")
             rates = [found[name, detail, n].scaled(amount / 1e9) for n in self.pools]
@@ -163,7 +165,7 @@ class _Benchmark:
                 facts = {"isa": isa, "shape": str(shape), "threads": threads}
                 cells.append(self.report(case, found[case], roof, facts))
         print(
-            f"{isa}, {threads} threads, {shape}, {self.options.context} positions, "
+            f"{isa}, {table.count(threads, 'thread')}, {shape}, {self.options.context} positions, "
             f"{self.options.pages} pages\n"
         )
         print("\n".join(table.lines(cells)), end="\n\n", flush=True)

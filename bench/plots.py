@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import records
 from bench.records import Record
+from bench.table import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,11 +42,6 @@ def write(found: Sequence[Record], folder: Path) -> list[Path]:
     return paths
 
 
-def count(threads: int) -> str:
-    """Return "1 thread" or "2 threads"."""
-    return f"{threads} thread{'' if threads == 1 else 's'}"
-
-
 def _plots(found: Sequence[Record]) -> Iterator[tuple[str, Callable[[Figure], None]]]:
     kernels = records.select(found, benchmark="kernels")
     timed = [r for r in records.select(kernels, kind="kernel") if r.get("pages")]
@@ -55,7 +51,9 @@ def _plots(found: Sequence[Record]) -> Iterator[tuple[str, Callable[[Figure], No
         limits = records.select(kernels, kind="limit", threads=threads)
         yield (
             f"roofline-{isa}-{threads}-{shape}",
-            _bind(_roofline, points, limits, f"{isa}, {count(threads)}, matrices of {shape}"),
+            _bind(
+                _roofline, points, limits, f"{isa}, {count(threads, 'thread')}, matrices of {shape}"
+            ),
         )
     generated = [r for r in records.generation(found) if r.get("unit", "tokens/s") == "tokens/s"]
     for kind in ("decode", "prefill"):
@@ -104,7 +102,7 @@ def _roofline(
     for i, form in enumerate(formats):
         axes.plot([], [], "s", color=_COLORS[i % len(_COLORS)], ms=7, mew=0, label=form)
     for i, (kernel, tokens) in enumerate(kinds):
-        label = f"{kernel}, {tokens} row{'' if tokens == 1 else 's'}"
+        label = f"{kernel}, {count(tokens, 'row')}"
         axes.plot([], [], _MARKS[i % len(_MARKS)], color="#777777", ms=7, mew=0, label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -176,9 +174,9 @@ def _join(title: str, same: str) -> str:
 
 def _fact(name: str, value: Any) -> str:
     if name == "threads":
-        return count(value)
+        return count(value, "thread")
     if name in ("tokens", "sequences"):
-        return f"{value} {name if value != 1 else name[:-1]}"
+        return count(value, name[:-1])
     return str(value)
 
 

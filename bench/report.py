@@ -55,7 +55,7 @@ def markdown(found: Sequence[Record]) -> Iterator[str]:
     for key in _unique(timed, "isa", "threads", "shape"):
         isa, threads, shape = key
         group = records.select(timed, isa=isa, threads=threads, shape=shape)
-        yield from (f"## Kernels: {isa}, {plots.count(threads)}, {shape}", "")
+        yield from (f"## Kernels: {isa}, {table.count(threads, 'thread')}, {shape}", "")
         yield from (*table.lines([_KERNEL_HEADINGS, *map(_kernel, group)]), "")
     generated = records.generation(found)
     if generated:
@@ -69,7 +69,7 @@ def _unique(found: Sequence[Record], *names: str) -> list[tuple[Any, ...]]:
 
 def _limits(limits: Sequence[Record]) -> Iterator[str]:
     threads = sorted({record["threads"] for record in limits})
-    cells = [("limit", "of", *map(plots.count, threads), "unit")]
+    cells = [("limit", "of", *(table.count(n, "thread") for n in threads), "unit")]
     for name, pages, isa, unit in _unique(limits, "limit", "pages", "isa", "unit"):
         line = []
         for n in threads:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 
+def count(number: int, noun: str) -> str:
+    """Return "1 thread" or "2 threads"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def lines(cells: Sequence[Sequence[str]], *, markdown: bool = True) -> Iterator[str]:
     """Lines of a table; the first row are headings, the first column is aligned to the left."""
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]

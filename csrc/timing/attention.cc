@@ -56,7 +56,8 @@ class Attention : public Workload {
     const int64_t bytes = head_bytes(format, shape);
     const int64_t caches = static_cast<int64_t>(pages.size()) / bytes / shape.heads;
     if (caches < 1) {
-      throw_invalid("a cache of ", bytes * shape.heads, " bytes does not fit the memory");
+      throw_invalid("a cache of ", bytes * shape.heads, " bytes does not fit a memory of ",
+                    pages.size());
     }
     auto* memory = reinterpret_cast<std::byte*>(pages.data());
     for (int64_t head = 0; head < caches * shape.heads; ++head) {

@@ -47,7 +47,9 @@ class Linear : public Workload {
     const std::vector<PackedPart> layout = packed_layout(format, rows, columns);
     const int64_t bytes = total_bytes(layout, kAlignment);
     const int64_t copies = static_cast<int64_t>(pages.size()) / bytes;
-    if (copies < 1) throw_invalid("a matrix of ", bytes, " bytes does not fit the memory");
+    if (copies < 1) {
+      throw_invalid("a matrix of ", bytes, " bytes does not fit a memory of ", pages.size());
+    }
     const uint8_t* next = pages.data();
     for (int64_t copy = 0; copy < copies; ++copy) {
       std::vector<const void*> parts;
