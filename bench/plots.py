@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,18 +79,20 @@ def _roofline(
     low, high = min(intensities) / 2, max(intensities) * 2
     isa = points[0]["isa"]
     ceilings = {r["limit"]: r["median"] for r in limits if r.get("isa") == isa}
+    ceilings.update(_among(points, "multiply", "multiply_limit"))
     for i, (name, rate) in enumerate(ceilings.items()):
         axes.plot([low, high], [rate, rate], color="#999999", lw=1, ls=_STYLES[i % 4])
         axes.annotate(
             f"{name} {rate:.0f} Gop/s", (low, rate), (4, 3), textcoords="offset points", fontsize=8
         )
     highest = max(ceilings.values(), default=None)
-    pages = sorted(records.select(limits, limit="read"), key=lambda r: -float(r["median"]))
-    for i, record in enumerate(pages):
-        end = high if highest is None else min(high, highest / record["median"])
+    reads = {r["pages"]: r["median"] for r in records.select(limits, limit="read")}
+    reads.update(_among(points, "pages", "read_limit"))
+    for i, (pages, rate) in enumerate(sorted(reads.items(), key=lambda item: -item[1])):
+        end = high if highest is None else min(high, highest / rate)
         axes.plot(
-            [low, end], [low * record["median"], end * record["median"]], color="#222222", lw=1,
-            ls=_STYLES[i % 4], label=f"read, {record['pages']} pages {record['median']:.1f} GB/s",
+            [low, end], [low * rate, end * rate], color="#222222", lw=1,
+            ls=_STYLES[i % 4], label=f"read, {pages} pages {rate:.1f} GB/s",
         )  # fmt: skip
     formats = list(dict.fromkeys(r["format"] for r in points))
     kinds = list(dict.fromkeys((r["kernel"], r["tokens"]) for r in points))
@@ -110,6 +113,15 @@ def _roofline(
     axes.set_xlabel("operations for each byte of weights or cache")
     axes.set_ylabel("Gop/s, a multiplication and its addition are two")
     _finish(figure, axes)
+
+
+def _among(points: Sequence[Record], place: str, limit: str) -> dict[str, float]:
+    """Limits as they were measured among these kernels, better than before all of them."""
+    known = [r for r in points if r.get(place) and r.get(limit)]
+    return {
+        name: statistics.median(r[limit] for r in known if r[place] == name)
+        for name in dict.fromkeys(r[place] for r in known)
+    }
 
 
 def _by_size(figure: Figure, sized: Sequence[Record], kind: str) -> None:
