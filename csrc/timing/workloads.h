@@ -18,7 +18,7 @@ namespace pythia_rt {
 // Reads the whole buffer once.
 std::unique_ptr<Workload> read_workload(const LimitTable& limits, const PageBuffer& pages);
 
-// About a millisecond of multiplications for each thread.
+// About a millisecond of multiplications, on scalar some fifty.
 std::unique_ptr<Workload> multiply_workload(const MultiplyLoop& loop);
 
 // in [tokens][columns] times a matrix [rows, columns], kRowsAtOnce tokens at a time. Passes go
