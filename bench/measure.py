@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Name = TypeVar("Name")
 
 PAUSE = 0.05  # seconds between runs: lets the threads of the one before stop spinning
 
@@ -30,17 +33,21 @@ class Rates:
         """Half the distance between the extremes, as a part of the median."""
         return (max(self.values) - min(self.values)) / 2 / self.median
 
+    def scaled(self, factor: float) -> Rates:
+        """Return the same repetitions in another unit."""
+        return Rates([factor * value for value in self.values])
+
     def __str__(self) -> str:
         return f"{self.median:9.1f} ± {self.spread:4.0%}"
 
 
 def alternate(
-    measurements: Mapping[str, Callable[[], float]], repetitions: int
-) -> dict[str, Rates]:
+    measurements: Mapping[Name, Callable[[], float]], repetitions: int
+) -> dict[Name, Rates]:
     """Run every measurement in turn, `repetitions` times after a warm-up, so that a change of the
     machine's speed meets all of them. Each returns its rate.
     """
-    values: dict[str, list[float]] = {name: [] for name in measurements}
+    values: dict[Name, list[float]] = {name: [] for name in measurements}
     for repetition in range(repetitions + 1):
         for name, measure in measurements.items():
             time.sleep(PAUSE)
@@ -59,19 +66,28 @@ def append_line(path: Path | None, record: Mapping[str, Any]) -> None:
 
 def add_options(parser: argparse.ArgumentParser, *, repetitions: int) -> None:
     """Add the options that every benchmark has."""
-    parser.add_argument("--repetitions", type=_positive, default=repetitions)
+    parser.add_argument("--repetitions", type=positive, default=repetitions)
     parser.add_argument("--json", type=Path, help="a file of JSON lines to append the figures to")
 
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of benchmarks that generate."""
-    parser.add_argument("--threads", type=_positive, help="default: one per physical core")
-    parser.add_argument("--prefill", type=_positive, default=512, help="tokens of the prompt")
-    parser.add_argument("--decode", type=_positive, default=64, help="tokens to write after it")
+    parser.add_argument("--threads", type=positive, help="default: one per physical core")
+    parser.add_argument("--prefill", type=positive, default=512, help="tokens of the prompt")
+    parser.add_argument("--decode", type=positive, default=64, help="tokens to write after it")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return the number of an option that must be at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Return the seconds of an option, more than 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("must be more than 0")
     return value

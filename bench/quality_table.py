@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.table import lines
 from bench.weight_bits import WeightBits
 from pythia_rt.evaluation.result import Comparison, Estimate
 
@@ -48,17 +49,7 @@ def table(rows: Sequence[Row], unit: str, *, markdown: bool) -> Iterator[str]:
     base = compared[unit].divergence.value if unit in compared else None
     headings = (*HEADINGS, f"KL / {unit}") if base else HEADINGS
     cells = [headings, *(_cells(row, base) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(headings))]
-    for number, line in enumerate(cells):
-        first, *rest = zip(line, widths, strict=True)
-        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
-        if not markdown:
-            yield "  ".join(padded).rstrip()
-            continue
-        yield f"| {' | '.join(padded)} |"
-        if number == 0:
-            rules = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
-            yield f"|{'|'.join(rules)}|"
+    yield from lines(cells, markdown=markdown)
 
 
 def _cells(row: Row, base: float | None) -> tuple[str, ...]:

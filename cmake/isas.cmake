@@ -8,7 +8,8 @@ set(PYTHIA_RT_ALL_ISAS
     "scalar|any|kAny|")
 
 # Makes, for each ISA of this processor whose flags the compiler knows, the file that instantiates
-# the kernels, and isas.inc, the list for C++. Sets PYTHIA_RT_ISAS (names), PYTHIA_RT_ISA_SOURCES and
+# the kernels, limits/ beside it with the same for the limits' loops, and isas.inc, the list for C++.
+# Sets PYTHIA_RT_ISAS (names), PYTHIA_RT_ISA_SOURCES, PYTHIA_RT_LIMIT_SOURCES and
 # PYTHIA_RT_ISA_FLAGS_<name>.
 include(CheckCXXCompilerFlag)
 function(pythia_rt_generate_isas folder)
@@ -35,14 +36,17 @@ function(pythia_rt_generate_isas folder)
     endif()
     set(PYTHIA_RT_ISA ${name})
     configure_file(csrc/kernels/isa.cc.in ${folder}/isa_${name}.cc @ONLY)
+    configure_file(csrc/limits/isa.cc.in ${folder}/limits/isa_${name}.cc @ONLY)
     separate_arguments(flag_list UNIX_COMMAND "${flags}")
     string(REPLACE " " " | " features "${features}")
     string(APPEND list "PYTHIA_RT_ISA_ENTRY(${name}, ${features})\n")
     list(APPEND names ${name})
     list(APPEND sources ${folder}/isa_${name}.cc)
+    list(APPEND limit_sources ${folder}/limits/isa_${name}.cc)
     set(PYTHIA_RT_ISA_FLAGS_${name} "${flag_list}" PARENT_SCOPE)
   endforeach()
   file(CONFIGURE OUTPUT ${folder}/isas.inc CONTENT "${list}" @ONLY)
   set(PYTHIA_RT_ISAS ${names} PARENT_SCOPE)
   set(PYTHIA_RT_ISA_SOURCES ${sources} PARENT_SCOPE)
+  set(PYTHIA_RT_LIMIT_SOURCES ${limit_sources} PARENT_SCOPE)
 endfunction()

@@ -6,10 +6,7 @@ PYTHIA_RT_TESTING_DIR names the folder it was built in (scripts/test builds it).
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,26 +17,14 @@ from oracle import formats as format_oracle
 from oracle import kernels as oracle
 from oracle import kv_formats as kv_oracle
 
+from bench import testing_extension
+
 Floats = NDArray[np.float32]
 
 
-def load_testing() -> ModuleType:
-    folder = os.environ.get("PYTHIA_RT_TESTING_DIR")
-    if not folder:
-        pytest.skip(
-            "PYTHIA_RT_TESTING_DIR does not name a build of _testing", allow_module_level=True
-        )
-    built = sorted(Path(folder).glob("_testing*.so"))
-    if not built:
-        pytest.fail(f"PYTHIA_RT_TESTING_DIR names {folder}, where there is no _testing*.so")
-    spec = importlib.util.spec_from_file_location("_testing", built[0])
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_testing = load_testing()
+if not os.environ.get(testing_extension.VARIABLE):
+    pytest.skip("PYTHIA_RT_TESTING_DIR does not name a build of _testing", allow_module_level=True)
+_testing = testing_extension.load()
 ISAS: list[str] = _testing.isa_names()
 FORMATS: list[str] = _testing.format_names()
 KV_FORMATS: list[str] = _testing.kv_format_names()

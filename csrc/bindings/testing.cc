@@ -1,4 +1,5 @@
-// The test extension _testing: every kernel of every ISA over plain numpy arrays. Never in a wheel.
+// The test extension _testing: every kernel of every ISA over plain numpy arrays, and clocks around
+// them (bindings/timing.cc). Never in a wheel.
 //
 // Buffers are as large as the kernels may touch and no larger, so that the sanitizers see a step
 // beyond. Arrays of a wrong shape are a mistake of the test: ValueError, without much prose.
@@ -13,6 +14,7 @@
 
 #include "base/thread_pool.h"
 #include "bindings/arrays.h"
+#include "bindings/timing.h"
 #include "formats/formats.h"
 #include "formats/kv_formats.h"
 #include "kernels/dispatch.h"
@@ -330,6 +332,7 @@ PYBIND11_MODULE(_testing, module) {
   module.def("fit_scales", &fit_group, py::arg("isa"), py::arg("values"), py::kw_only(),
              py::arg("table") = py::none(), py::arg("offset"), py::arg("importance") = py::none(),
              py::arg("first_factor"), py::arg("last_factor"));
+  bind_timing(module);
 }
 
 }  // namespace pythia_rt

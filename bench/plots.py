@@ -1,0 +1,204 @@
+"""Records of benchmarks as pictures. Needs matplotlib, which only the extra `plot` installs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import records
+from bench.records import Record
+from bench.table import count
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLORS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#444444")
+_MARKS = "osD^vPX*"
+_STYLES = ("-", "--", ":", "-.")
+
+
+def check() -> None:
+    """Raise ImportError with one sentence without matplotlib."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            "plots need matplotlib: install it with pip install 'pythia_rt[plot]'"
+        ) from None
+
+
+def write(found: Sequence[Record], folder: Path) -> list[Path]:
+    """Draw every plot that there are records for; return their files."""
+    paths = []
+    for name, draw in _plots(found):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 5.5), layout="constrained")
+        draw(figure)
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], format="png", dpi=120)
+    return paths
+
+
+def _plots(found: Sequence[Record]) -> Iterator[tuple[str, Callable[[Figure], None]]]:
+    kernels = records.select(found, benchmark="kernels")
+    timed = [r for r in records.select(kernels, kind="kernel") if r.get("pages")]
+    keys = dict.fromkeys((r["isa"], r["threads"], r["shape"]) for r in timed)
+    for isa, threads, shape in keys:
+        points = records.select(timed, isa=isa, threads=threads, shape=shape)
+        limits = records.select(kernels, kind="limit", threads=threads)
+        yield (
+            f"roofline-{isa}-{threads}-{shape}",
+            _bind(
+                _roofline, points, limits, f"{isa}, {count(threads, 'thread')}, matrices of {shape}"
+            ),
+        )
+    generated = [r for r in records.generation(found) if r.get("unit", "tokens/s") == "tokens/s"]
+    for kind in ("decode", "prefill"):
+        sized = [r for r in records.select(generated, kind=kind) if r.get("parameters")]
+        if sized:
+            yield f"size-{kind}", _bind(_by_size, sized, kind)
+    long = [r for r in records.select(generated, kind="long") if r.get("context") is not None]
+    if long:
+        yield "context", _bind(_by_context, long)
+
+
+def _bind(draw: Callable[..., None], *arguments: Any) -> Callable[[Figure], None]:
+    return lambda figure: draw(figure, *arguments)
+
+
+def _roofline(
+    figure: Figure, points: Sequence[Record], limits: Sequence[Record], title: str
+) -> None:
+    axes = figure.add_subplot()
+    axes.set_title(f"Kernels under the machine's limits: {title}", fontsize=11)
+    intensities = [r["operations"] / r["bytes"] for r in points]
+    low, high = min(intensities) / 2, max(intensities) * 2
+    isa = points[0]["isa"]
+    ceilings = {r["limit"]: r["median"] for r in limits if r.get("isa") == isa}
+    ceilings.update(_among(points, "multiply", "multiply_limit"))
+    for i, (name, rate) in enumerate(ceilings.items()):
+        axes.plot([low, high], [rate, rate], color="#999999", lw=1, ls=_STYLES[i % 4])
+        axes.annotate(
+            f"{name} {rate:.0f} Gop/s", (low, rate), (4, 3), textcoords="offset points", fontsize=8
+        )
+    highest = max(ceilings.values(), default=None)
+    reads = {r["pages"]: r["median"] for r in records.select(limits, limit="read")}
+    reads.update(_among(points, "pages", "read_limit"))
+    for i, (pages, rate) in enumerate(sorted(reads.items(), key=lambda item: -item[1])):
+        end = high if highest is None else min(high, highest / rate)
+        axes.plot(
+            [low, end], [low * rate, end * rate], color="#222222", lw=1,
+            ls=_STYLES[i % 4], label=f"read, {pages} pages {rate:.1f} GB/s",
+        )  # fmt: skip
+    formats = list(dict.fromkeys(r["format"] for r in points))
+    kinds = list(dict.fromkeys((r["kernel"], r["tokens"]) for r in points))
+    for record, x in zip(points, intensities, strict=True):
+        kind = kinds.index((record["kernel"], record["tokens"]))
+        axes.plot(
+            x, record["operations"] / record["median"] / 1e9, _MARKS[kind % len(_MARKS)],
+            color=_COLORS[formats.index(record["format"]) % len(_COLORS)], ms=7, mew=0, alpha=0.85,
+        )  # fmt: skip
+    for i, form in enumerate(formats):
+        axes.plot([], [], "s", color=_COLORS[i % len(_COLORS)], ms=7, mew=0, label=form)
+    for i, (kernel, tokens) in enumerate(kinds):
+        label = f"{kernel}, {count(tokens, 'row')}"
+        axes.plot([], [], _MARKS[i % len(_MARKS)], color="#777777", ms=7, mew=0, label=label)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(low, high)
+    axes.set_xlabel("operations for each byte of weights or cache")
+    axes.set_ylabel("Gop/s, a multiplication and its addition are two")
+    _finish(figure, axes)
+
+
+def _among(points: Sequence[Record], place: str, limit: str) -> dict[str, float]:
+    """Limits as they were measured among these kernels, better than before all of them."""
+    known = [r for r in points if r.get(place) and r.get(limit)]
+    return {
+        name: statistics.median(r[limit] for r in known if r[place] == name)
+        for name in dict.fromkeys(r[place] for r in known)
+    }
+
+
+def _by_size(figure: Figure, sized: Sequence[Record], kind: str) -> None:
+    verb = {"decode": "writing", "prefill": "reading"}[kind]
+    axes = figure.add_subplot()
+    title = f"Speed of {verb} against the size of the model"
+    same = _lines(axes, sized, ("runner", "threads", "isa", "tokens", "sequences"), "parameters")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    sizes = sorted({r["parameters"] for r in sized})
+    axes.set_xticks(sizes, [_short(size) for size in sizes])
+    axes.xaxis.set_minor_formatter("")
+    axes.set_title(_join(title, same), fontsize=11)
+    axes.set_xlabel("parameters")
+    axes.set_ylabel("tokens/s")
+    _finish(figure, axes)
+
+
+def _by_context(figure: Figure, long: Sequence[Record]) -> None:
+    axes = figure.add_subplot()
+    title = "Speed of writing against the length of the context"
+    same = _lines(axes, long, ("model", "runner", "threads", "isa", "sequences"), "context")
+    axes.set_ylim(bottom=0)
+    axes.set_title(_join(title, same), fontsize=11)
+    axes.set_xlabel("tokens in the context")
+    axes.set_ylabel("tokens/s")
+    _finish(figure, axes)
+
+
+def _lines(axes: Axes, found: Sequence[Record], names: Sequence[str], x: str) -> str:
+    """Draw a line for each combination of `names`, labelled with those of them that differ; return
+    what they have in common.
+    """
+    named = [
+        {**{name: r.get(name) for name in names}, "model": records.model(r),
+         "runner": records.runner(r)}
+        for r in found
+    ]  # fmt: skip
+    keys = [tuple(facts[name] for name in names) for facts in named]
+    differing = [i for i in range(len(names)) if len({key[i] for key in keys}) > 1]
+    for number, key in enumerate(dict.fromkeys(keys)):
+        line = sorted(
+            (record for record, other in zip(found, keys, strict=True) if other == key),
+            key=lambda record: float(record[x]),
+        )
+        medians = [record["median"] for record in line]
+        below = [m - min(r["values"]) for m, r in zip(medians, line, strict=True)]
+        above = [max(r["values"]) - m for m, r in zip(medians, line, strict=True)]
+        axes.errorbar(
+            [record[x] for record in line], medians,
+            [[max(0, value) for value in below], [max(0, value) for value in above]],
+            color=_COLORS[number % len(_COLORS)], marker=_MARKS[number % len(_MARKS)], ms=6, lw=1.5,
+            capsize=3, label=", ".join(_fact(names[i], key[i]) for i in differing) or None,
+        )  # fmt: skip
+    common = [i for i in range(len(names)) if i not in differing and keys[0][i] is not None]
+    return ", ".join(_fact(names[i], keys[0][i]) for i in common)
+
+
+def _join(title: str, same: str) -> str:
+    return f"{title}\n{same}" if same else title
+
+
+def _fact(name: str, value: Any) -> str:
+    if name == "threads":
+        return count(value, "thread")
+    if name in ("tokens", "sequences"):
+        return count(value, name[:-1])
+    return str(value)
+
+
+def _short(size: float) -> str:
+    return f"{size / 1e9:.3g} B" if size >= 1e9 else f"{size / 1e6:.3g} M"
+
+
+def _finish(figure: Figure, axes: Axes) -> None:
+    axes.grid(color="#e5e5e5", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)

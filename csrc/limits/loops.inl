@@ -1,0 +1,134 @@
+// The loops of limits/table.h, in the same vectors as the kernels.
+//
+// The multiply loops keep a register tile like those of the ISA's kernels and take their operands
+// from the first-level cache, so each round is the inner loop of a matrix product that never waits
+// for memory, unpacks nothing and scales nothing.
+#pragma once
+
+#include "limits/table.h"
+
+namespace pythia_rt::PYTHIA_RT_ISA {
+
+constexpr int64_t kPrefetchFloats = 1024;  // 4 KiB ahead: the hardware's own stops at page ends
+
+inline float read(const float* values, int64_t count) {
+  constexpr int kVectors = 8;
+  Vec sums[kVectors];
+  for (Vec& sum : sums) sum = zero();
+  for (int64_t i = 0; i < count; i += kVectors * 16) {
+    for (int v = 0; v < kVectors; ++v) {
+      __builtin_prefetch(values + i + kPrefetchFloats + 16 * v);
+      sums[v] = sums[v] + load(values + i + 16 * v);
+    }
+  }
+  for (int v = 1; v < kVectors; ++v) sums[0] = sums[0] + sums[v];
+  return reduce_add(sums[0]);
+}
+
+// The compiler may not know that a pointer is the same as in the round before: else it would
+// multiply once and add the product every time.
+template <typename T>
+inline void forget(T*& pointer) {
+  asm volatile("" : "+r"(pointer));
+}
+
+#ifdef PYTHIA_RT_MATRIX_UNIT
+
+constexpr int64_t kByteOperations = int64_t{2} * 2 * 16 * 16 * 64;
+
+// Through the unit's only door, which also loads its operands and stores its sums.
+inline float multiply_bytes(const uint8_t* operands, int64_t rounds) {
+  alignas(64) int32_t out[2 * 16 * 16] = {};
+  unit_begin();
+  for (int64_t round = 0; round < rounds; ++round) {
+    forget(operands);
+    unit_multiply<2>(reinterpret_cast<const int8_t*>(operands), 64, operands + 1024, 1024, out);
+  }
+  unit_end();
+  return static_cast<float>(out[0]);
+}
+
+#else
+
+// Where a vector takes two of sixteen registers, a fourth sum of integers would leave them.
+constexpr int kByteTile = kTokenTile > 4 ? kTokenTile : 3;
+constexpr int64_t kByteOperations = int64_t{2} * kRowTile * kByteTile * 64;
+
+inline float multiply_bytes(const uint8_t* operands, int64_t rounds) {
+  const auto* codes = reinterpret_cast<const int8_t*>(operands + 1024);
+  float total = 0;
+  while (rounds > 0) {
+    // Short enough that no sum leaves 24 bits: 4 * 63 * 63 a round.
+    const int64_t count = rounds < 1024 ? rounds : 1024;
+    IntVec sums[kRowTile][kByteTile];
+    for (auto& row : sums) {
+      for (IntVec& sum : row) sum = int_zero();
+    }
+    for (int64_t round = 0; round < count; ++round) {
+      forget(operands);
+      forget(codes);
+      for (int b = 0; b < kRowTile; ++b) {
+        const Tile tile = load_tile(operands + 64 * b);
+        for (int r = 0; r < kByteTile; ++r) {
+          sums[b][r] = narrow_dot(sums[b][r], tile, codes + 64 * r);
+        }
+      }
+    }
+    Vec sum = zero();
+    for (auto& row : sums) {
+      for (const IntVec& lanes : row) sum = sum + to_float(lanes);
+    }
+    total += reduce_add(sum);
+    rounds -= count;
+  }
+  return total;
+}
+
+#endif
+
+constexpr int64_t kFloatOperations = int64_t{2} * kRowTile * kTokenTile * 16;
+
+inline float multiply_floats(const uint8_t* operands, int64_t rounds) {
+  const auto* weights = reinterpret_cast<const float*>(operands);
+  const auto* values = reinterpret_cast<const float*>(operands + 1024);
+  Vec sums[kRowTile][kTokenTile];
+  for (auto& row : sums) {
+    for (Vec& sum : row) sum = zero();
+  }
+  for (int64_t round = 0; round < rounds; ++round) {
+    forget(weights);
+    forget(values);
+    for (int b = 0; b < kRowTile; ++b) {
+      const Vec weight = load(weights + 16 * b);
+      for (int r = 0; r < kTokenTile; ++r) {
+        sums[b][r] = fma(weight, broadcast(values[16 * r]), sums[b][r]);
+      }
+    }
+  }
+  Vec sum = zero();
+  for (auto& row : sums) {
+    for (const Vec& lanes : row) sum = sum + lanes;
+  }
+  return reduce_add(sum);
+}
+
+template <float (*kLoop)(const uint8_t*, int64_t)>
+inline float multiply(const uint8_t* operands, int64_t rounds) {
+  const float sum = kLoop(operands, rounds);
+  leave_vectors();
+  return sum;
+}
+
+inline float read_all(const float* values, int64_t count) {
+  const float sum = read(values, count);
+  leave_vectors();
+  return sum;
+}
+
+extern const LimitTable kLimits;
+const LimitTable kLimits = {PYTHIA_RT_ISA_NAME,
+                            read_all,
+                            {multiply<multiply_bytes>, kByteOperations},
+                            {multiply<multiply_floats>, kFloatOperations}};
+
+}  // namespace pythia_rt::PYTHIA_RT_ISA

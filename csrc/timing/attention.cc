@@ -1,0 +1,111 @@
+// Attention over a cache, cut into tasks as backend/cpu.cc cuts it.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "base/error.h"
+#include "base/rounding.h"
+#include "base/thread_pool.h"
+#include "formats/kv_formats.h"
+#include "timing/activations.h"
+#include "timing/workloads.h"
+
+namespace pythia_rt {
+
+namespace {
+
+constexpr int64_t kQueriesPerTask = 16;
+
+int64_t capacity(const AttentionShape& shape) { return round_up(shape.positions, int64_t{16}); }
+
+// Of one head, on a cache line.
+int64_t head_bytes(KvFormat format, const AttentionShape& shape) {
+  return round_up(kv_sizes(format, shape.head_dim, capacity(shape)).total(), int64_t{64});
+}
+
+double cache_bytes(KvFormat format, const AttentionShape& shape) {
+  return static_cast<double>(shape.heads * head_bytes(format, shape));
+}
+
+// Scores and mixing: 2 * 2 * head_dim for each position that a query sees.
+double count_operations(const AttentionShape& shape) {
+  const auto first = static_cast<double>(shape.positions - shape.tokens + 1);
+  const auto seen = (first + static_cast<double>(shape.positions)) / 2;
+  return 4.0 * static_cast<double>(shape.heads * shape.head_dim * shape.tokens) * seen;
+}
+
+const AttentionShape& checked(const AttentionShape& shape) {
+  constexpr int64_t kMost = int64_t{1} << 20;
+  for (const int64_t size : {shape.heads, shape.head_dim, shape.tokens, shape.positions}) {
+    if (size < 1 || size > kMost) throw_invalid("attention cannot have a size of ", size);
+  }
+  if (shape.tokens > shape.positions) throw_invalid("more tokens than positions");
+  return shape;
+}
+
+class Attention : public Workload {
+ public:
+  Attention(const KernelTable& kernels, const PageBuffer& pages, KvFormat format,
+            const AttentionShape& shape)
+      : Workload(cache_bytes(format, shape), count_operations(shape)),
+        kernel_(kernels.attention[static_cast<int>(format)]),
+        shape_(shape),
+        queries_(shape.tokens, shape.heads * shape.head_dim),
+        out_(shape.tokens, shape.heads * shape.head_dim) {
+    const KvSizes sizes = kv_sizes(format, shape.head_dim, capacity(shape));
+    const int64_t bytes = head_bytes(format, shape);
+    const int64_t caches = static_cast<int64_t>(pages.size()) / bytes / shape.heads;
+    if (caches < 1) {
+      throw_invalid("a cache of ", bytes * shape.heads, " bytes does not fit a memory of ",
+                    pages.size());
+    }
+    auto* memory = reinterpret_cast<std::byte*>(pages.data());
+    for (int64_t head = 0; head < caches * shape.heads; ++head) {
+      heads_.push_back(sizes.place(memory + head * bytes));
+    }
+  }
+
+ protected:
+  void pass(ThreadPool& pool, int64_t index) override {
+    const int64_t caches = static_cast<int64_t>(heads_.size()) / shape_.heads;
+    const KvHead* heads = heads_.data() + index % caches * shape_.heads;
+    const auto scores = static_cast<size_t>(kQueryTile * capacity(shape_)) * sizeof(float);
+    scores_.resize(static_cast<size_t>(pool.n_threads()));
+    for (AlignedBuffer& buffer : scores_) {
+      if (buffer.size() < scores) buffer = AlignedBuffer(scores);
+    }
+    pool.run(
+        divide_up(shape_.tokens, kQueriesPerTask) * shape_.heads, [&](int64_t task, int worker) {
+          const int64_t head = task % shape_.heads, row = task / shape_.heads * kQueriesPerTask;
+          AttentionArguments arguments{};
+          arguments.queries = queries_.data() + row * queries_.stride() + head * shape_.head_dim;
+          arguments.query_stride = queries_.stride();
+          arguments.cache = heads[head];
+          arguments.head_dim = shape_.head_dim;
+          arguments.first_position = shape_.positions - shape_.tokens + row;
+          arguments.rows = std::min(kQueriesPerTask, shape_.tokens - row);
+          arguments.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
+          arguments.scores = scores_[static_cast<size_t>(worker)].as<float>();
+          arguments.scores_stride = capacity(shape_);
+          arguments.out = out_.data() + row * out_.stride() + head * shape_.head_dim;
+          arguments.out_stride = out_.stride();
+          kernel_(arguments);
+        });
+  }
+
+ private:
+  void (*kernel_)(const AttentionArguments&);
+  AttentionShape shape_;
+  ActivationRows queries_, out_;
+  std::vector<KvHead> heads_;          // of all caches
+  std::vector<AlignedBuffer> scores_;  // one per thread
+};
+
+}  // namespace
+
+std::unique_ptr<Workload> attention_workload(const KernelTable& kernels, const PageBuffer& pages,
+                                             KvFormat format, const AttentionShape& shape) {
+  return std::make_unique<Attention>(kernels, pages, format, checked(shape));
+}
+
+}  // namespace pythia_rt
