@@ -16,7 +16,12 @@ def read_bandwidth(threads: int) -> float | None:
     measure = getattr(_extension(), "read_bandwidth", None)
     if measure is None:
         return None
-    return float(measure(bytes=BYTES, pages="huge", threads=threads, repetitions=3))
+    for pages in ("huge", "small"):
+        try:
+            return float(measure(bytes=BYTES, pages=pages, threads=threads, repetitions=3))
+        except (MemoryError, OSError, RuntimeError):  # no pages of this size to be had
+            continue
+    return None
 
 
 @functools.cache

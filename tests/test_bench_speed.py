@@ -223,16 +223,22 @@ def test_bandwidth_is_unknown_without_the_extension(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(limits, "_extension", lambda: None)
     assert limits.read_bandwidth(2) is None
     seen: list[dict[str, Any]] = []
+    refused = "none"
 
     class Extension:
         @staticmethod
         def read_bandwidth(**arguments: Any) -> float:
             seen.append(arguments)
+            if arguments["pages"] == refused:
+                raise MemoryError
             return 17.5
 
     monkeypatch.setattr(limits, "_extension", lambda: Extension)
     assert limits.read_bandwidth(2) == 17.5
     assert seen == [{"bytes": 1 << 28, "pages": "huge", "threads": 2, "repetitions": 3}]
+    refused = "huge"
+    assert limits.read_bandwidth(2) == 17.5
+    assert [arguments["pages"] for arguments in seen[1:]] == ["huge", "small"]
 
 
 def test_ways_to_load() -> None:
