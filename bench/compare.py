@@ -1,17 +1,35 @@
-"""pythia_rt beside transformers, in turn, in one run: python -m bench.compare CHECKPOINT."""
+"""pythia_rt beside its peers, in turn, in one run: python -m bench.compare CHECKPOINT.
+
+A peer that is not installed, or cannot convert the checkpoint, is skipped with a line.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from bench import measure, runners
+from bench import checkpoint, kinds, limits, measure, records
+from bench.runners import registry
+from bench.runners.ours import PythiaRt
+from bench.runners.protocol import Runner, Source
 from pythia_rt import _core
 from pythia_rt.convert import convert
 
-Load = Callable[[], runners.Runner]
+Load = Callable[[], Runner]
+BANDWIDTH = "memory, read"
+
+
+class Subject(NamedTuple):
+    """What all records of a run have in common."""
+
+    model: str
+    parameters: int
+    threads: int
+    isa: str
 
 
 def main() -> None:
@@ -20,84 +38,139 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="a folder in Hugging Face layout")
     parser.add_argument("--formats", nargs="+", choices=_core.format_names(), default=["q4", "q8"])
     parser.add_argument(
-        "--peers", nargs="*", choices=("bfloat16", "float32"), default=["bfloat16", "float32"]
+        "--peers",
+        nargs="*",
+        type=_peers,
+        default=[_peers(peer) for peer in registry.PEERS],
+        metavar="PEER[:FORMAT]",
+        help=f"default: {' '.join(registry.PEERS)}, each in all its formats",
     )
-    measure.add_text_options(parser)
+    measure.add_work_options(parser, kinds.KINDS)
+    measure.add_texts_option(parser)
     measure.add_options(parser, repetitions=5)
     options = parser.parse_args()
+    work = kinds.Work.of(options)
+    config = json.loads((options.checkpoint / "config.json").read_text())
+    _check_context(parser, config, work, options.kinds)
+    facts = records.machine()
+    measure.append_line(options.json, facts)
+    print(records.headline(facts))
 
+    subject = Subject(
+        options.checkpoint.resolve().name,
+        sum(tensor.size for tensor in checkpoint.tensors(config)),
+        options.threads or _core.default_threads(),
+        _core.selected_isa(),
+    )
+    print(f"{subject.model}, {subject.threads} threads; x: how many times as fast the first is")
     with tempfile.TemporaryDirectory() as folder:
-        loaders: dict[str, Load] = {}
-        for form in options.formats:
-            path = Path(folder) / form
-            loaders[f"pythia_rt {form}"] = _ours(options.checkpoint, path, form, options.threads)
-        for dtype in options.peers:
-            name = f"transformers {dtype}"
-            loaders[name] = _theirs(options.checkpoint, dtype, options.threads)
-        loaded = _load(loaders)
-        rates = _measure(loaded, options)
-    _print(rates, options)
+        source = Source(options.checkpoint, Path(folder), subject.threads, work.room)
+        loaders = {f"pythia_rt {form}": _ours(source, form) for form in options.formats}
+        for peer, form in (pair for chosen in options.peers for pair in chosen):
+            loaders[f"{peer} {form}"] = _theirs(source, peer, form)
+        runners = _load(loaders)
+        for kind in options.kinds:
+            found = _measure(kind, runners, work, options, subject)
+            _report(kind, found, options.json)
 
 
-def _ours(checkpoint: Path, path: Path, form: str, threads: int | None) -> Load:
-    return lambda: runners.PythiaRt(convert(checkpoint, path, format=form), threads)
+def _peers(name: str) -> list[tuple[str, str]]:
+    try:
+        return registry.chosen(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _theirs(checkpoint: Path, dtype: str, threads: int | None) -> Load:
-    return lambda: runners.Transformers(checkpoint, threads, dtype)
+def _check_context(
+    parser: argparse.ArgumentParser,
+    config: checkpoint.Config,
+    work: kinds.Work,
+    chosen: list[str],
+) -> None:
+    """Refuse work that the model has no room for, before anything is converted."""
+    room = int(config["max_position_embeddings"])
+    for kind, needed in work.lengths().items():
+        if kind in chosen and needed > room:
+            parser.error(f"{kind} needs {needed} tokens, the model has a context of {room}")
 
 
-def _load(loaders: dict[str, Load]) -> dict[str, runners.Runner]:
-    loaded = {}
+def _ours(source: Source, form: str) -> Load:
+    def load() -> Runner:
+        path = convert(source.checkpoint, source.folder / f"pythia_rt-{form}", format=form)
+        return PythiaRt(path, source.threads, source.room)
+
+    return load
+
+
+def _theirs(source: Source, peer: str, form: str) -> Load:
+    return lambda: registry.load(peer, form, source)
+
+
+def _load(loaders: Mapping[str, Load]) -> dict[str, Runner]:
+    runners = {}
     for name, load in loaders.items():
         try:
-            loaded[name] = load()
-        except ImportError as error:
-            print(f"{name} is skipped: {error}")
-    return loaded
+            runners[name] = load()
+        except Exception as error:  # whatever a peer may raise; our own errors are not hidden
+            if name.startswith("pythia_rt "):
+                raise
+            print(f"{name} is skipped: {registry.reason(error)}", flush=True)
+    return runners
 
 
 def _measure(
-    loaded: dict[str, runners.Runner], options: argparse.Namespace
-) -> dict[str, dict[str, measure.Rates]]:
-    """Return {kind: {runner: rates}}."""
-    vocab_size = min(runner.vocab_size for runner in loaded.values())
-    prompt = runners.random_tokens(options.prefill, vocab_size)
-    prefill = {name: runners.prefill_rate(runner, prompt) for name, runner in loaded.items()}
-    # After a short prompt: the time to write is mostly that of reading the weights.
-    decode = {
-        name: runners.decode_rate(runner, prompt[:32], options.decode)
-        for name, runner in loaded.items()
+    kind: str,
+    runners: Mapping[str, Runner],
+    work: kinds.Work,
+    options: argparse.Namespace,
+    subject: Subject,
+) -> dict[str, records.Record | None]:
+    """A record of each runner; None for one that cannot do this kind of work."""
+    vocab_size = min(runner.vocab_size for runner in runners.values())
+    measurements = {
+        name: measurement
+        for name, runner in runners.items()
+        if (measurement := work.measurement(kind, runner, vocab_size)) is not None
     }
-    return {
-        "prefill": measure.alternate(prefill, options.repetitions),
-        "decode": measure.alternate(decode, options.repetitions),
-    }
+    if limits.read_bandwidth(subject.threads) is not None:
+        measurements[BANDWIDTH] = lambda: limits.read_bandwidth(subject.threads) or 0.0
+    rates = measure.alternate(measurements, options.repetitions, _failure(kind))
+    bandwidth = rates.pop(BANDWIDTH, None)
+    found: dict[str, records.Record | None] = dict.fromkeys(runners)
+    for name, rate in rates.items():
+        found[name] = records.of_rates(
+            rate,
+            benchmark="compare",
+            runner=name,
+            kind=kind,
+            bytes_per_token=runners[name].bytes_per_token,
+            bandwidth=None if bandwidth is None else bandwidth.median,
+            **work.facts(kind),
+            **subject._asdict(),
+        )
+    return found
 
 
-def _print(rates: dict[str, dict[str, measure.Rates]], options: argparse.Namespace) -> None:
-    threads = options.threads or _core.default_threads()
-    print(f"{options.checkpoint.name}, {threads} threads, {_core.selected_isa()}, tokens/s")
-    for kind, table in rates.items():
-        ours, *others = table
-        for name, rate in table.items():
-            ratio = table[ours].median / rate.median
-            versus = f"   {ours} is {ratio:.2f} times as fast" if name in others else ""
-            print(f"  {kind:8}{getattr(options, kind):4}  {name:22} {rate}{versus}")
-            measure.append_line(
-                options.json,
-                {
-                    "benchmark": "compare",
-                    "checkpoint": options.checkpoint.name,
-                    "runner": name,
-                    "kind": kind,
-                    "tokens": getattr(options, kind),
-                    "threads": threads,
-                    "isa": _core.selected_isa(),
-                    "median": rate.median,
-                    "values": rate.values,
-                },
-            )
+def _failure(kind: str) -> Callable[[str, Exception], None]:
+    def tell(name: str, error: Exception) -> None:
+        if name.startswith("pythia_rt "):
+            raise error
+        print(f"{name} cannot do {kind}: {registry.reason(error)}", flush=True)
+
+    return tell
+
+
+def _report(kind: str, found: Mapping[str, records.Record | None], lines: Path | None) -> None:
+    """Print a kind's table, with how many times as fast as each the first runner is."""
+    first = next(iter(found.values()))
+    for name, record in found.items():
+        if record is None:
+            print(f"  {kind:8} {name:22} {'-':>9}")
+            continue
+        ratio = first.median / record.median if first is not None else 1.0
+        versus = "" if record is first else f"   x {ratio:.2f}"
+        print(f"  {kind:8} {name:22} {record.line()}{versus}", flush=True)
+        measure.append_line(lines, record.to_dict())
 
 
 if __name__ == "__main__":

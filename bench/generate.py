@@ -1,12 +1,22 @@
-"""Tokens per second of a flat file, reading and writing: python -m bench.generate FILE."""
+"""Speed, start and memory of a flat file: python -m bench.generate FILE."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from bench import measure, runners
-from pythia_rt import _core
+from bench import fresh, kinds, limits, measure, records
+from bench.runners.ours import PythiaRt
+from pythia_rt import Model, _core
+from pythia_rt.info import describe
+
+RATES = ("prefill", "decode", "long", "batch")
+KINDS = (*RATES, "load", "first_token", "memory")
+BANDWIDTH = "bandwidth"
 
 
 def main() -> None:
@@ -14,43 +24,147 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--kv-format", choices=_core.kv_format_names(), default="f16")
-    measure.add_text_options(parser)
+    measure.add_work_options(parser, KINDS)
     measure.add_options(parser, repetitions=5)
     options = parser.parse_args()
+    work = kinds.Work.of(options)
+    about = describe(options.file)
+    for kind, needed in work.lengths().items():
+        if kind in options.kinds and needed > (room := about["spec"]["max_positions"]):
+            parser.error(f"{kind} needs {needed} tokens, the model has a context of {room}")
 
-    runner = runners.PythiaRt(options.file, options.threads, options.kv_format)
-    model = runner.model
-    prompt = runners.random_tokens(options.prefill, runner.vocab_size)
-    rates = measure.alternate(
-        {
-            "prefill": runners.prefill_rate(runner, prompt),
-            "decode": runners.decode_rate(runner, prompt, options.decode),
-        },
-        options.repetitions,
-    )
-    gigabytes = rates["decode"].median * model.bytes_per_token / 1e9
-    print(
-        f"{options.file.name}: {model.isa}, {model.threads} threads, KV cache {options.kv_format}"
-    )
-    print(f"  prefill of {options.prefill:5} tokens  {rates['prefill']} tokens/s")
-    print(f"  decode of {options.decode:6} tokens  {rates['decode']} tokens/s", end="")
-    print(f", {gigabytes:.1f} GB/s of weights")
-    for kind, rate in rates.items():
-        measure.append_line(
-            options.json,
-            {
-                "benchmark": "generate",
-                "file": options.file.name,
-                "kind": kind,
-                "tokens": getattr(options, kind),
-                "threads": model.threads,
-                "isa": model.isa,
-                "kv_format": options.kv_format,
-                "median": rate.median,
-                "values": rate.values,
-                "bytes_per_token": model.bytes_per_token,
-            },
+    machine = records.machine()
+    measure.append_line(options.json, machine)
+    print(records.headline(machine))
+    common = {
+        "benchmark": "generate",
+        "model": options.file.name,
+        "parameters": about["parameters"],
+        "runner": f"pythia_rt {about['recipe']}",
+        "threads": options.threads or _core.default_threads(),
+        "isa": _core.selected_isa(),
+    }
+    print(f"{options.file.name}: {common['threads']} threads, KV cache {options.kv_format}")
+    # Before this process grows by a model: what it starts shares its memory.
+    for kind, take in (("memory", _memory), ("first_token", _first_token), ("load", _load)):
+        if kind in options.kinds:
+            for record in take(options, about, common):
+                _report(record, options.json)
+    for record in _rates(options, work, common):
+        _report(record, options.json)
+
+
+def _rates(
+    options: argparse.Namespace, work: kinds.Work, common: Mapping[str, Any]
+) -> list[records.Record]:
+    chosen = [kind for kind in RATES if kind in options.kinds]
+    if not chosen:
+        return []
+    threads = common["threads"]
+    runner = PythiaRt(options.file, threads, work.room, options.kv_format)
+    measurements: dict[str, Callable[[], float]] = {
+        kind: found
+        for kind in chosen
+        if (found := work.measurement(kind, runner, runner.vocab_size)) is not None
+    }
+    if limits.read_bandwidth(threads) is not None:
+        measurements[BANDWIDTH] = lambda: limits.read_bandwidth(threads) or 0.0
+    rates = measure.alternate(measurements, options.repetitions)
+    bandwidth = rates.pop(BANDWIDTH, None)
+    return [
+        records.of_rates(
+            rate,
+            kind=kind,
+            bytes_per_token=runner.bytes_per_token,
+            bandwidth=None if bandwidth is None else bandwidth.median,
+            **work.facts(kind),
+            **common,
         )
+        for kind, rate in rates.items()
+    ]
+
+
+def _load(
+    options: argparse.Namespace, about: Mapping[str, Any], common: Mapping[str, Any]
+) -> list[records.Record]:
+    """Seconds until a model is ready, the file being in the system's cache."""
+
+    def loading(arguments: dict[str, Any]) -> Callable[[], float]:
+        def take() -> float:
+            start = time.perf_counter()
+            Model.load(options.file, threads=options.threads, **arguments)
+            return time.perf_counter() - start
+
+        return take
+
+    ways = {name: loading(arguments) for name, arguments in load_ways(Model.load).items()}
+    return _seconds("load", measure.alternate(ways, options.repetitions), common, tokens=0)
+
+
+def load_ways(load: Callable[..., Model]) -> dict[str, dict[str, Any]]:
+    """The ways to load a file that this version knows: a name and the arguments of each."""
+    if "copy" in inspect.signature(load).parameters:
+        return {"mapping": {"copy": False}, "copying": {"copy": True}}
+    return {"mapping": {}}
+
+
+def _first_token(
+    options: argparse.Namespace, about: Mapping[str, Any], common: Mapping[str, Any]
+) -> list[records.Record]:
+    """Seconds from the start of a process to the first token after a short prompt."""
+    file, threads = options.file, common["threads"]
+    starts = {"Python": lambda: fresh.first_token_seconds(file, threads, kinds.SHORT)}
+    if about["tokenizer"]:
+        starts["command line"] = lambda: fresh.first_text_seconds(file, threads)
+    else:
+        print("  the command line is skipped: the file has no tokenizer")
+    times = measure.alternate(starts, options.repetitions)
+    return _seconds("first_token", times, common, tokens=1)
+
+
+def _memory(
+    options: argparse.Namespace, about: Mapping[str, Any], common: Mapping[str, Any]
+) -> list[records.Record]:
+    """MB resident at most; beside it what the file, its cache and Python alone account for."""
+    length, count = options.prefill, options.decode
+    peak, imported = fresh.peak_bytes(
+        options.file, common["threads"], options.kv_format, length, count
+    )
+    sizes = {
+        "": peak,
+        "before loading": imported,
+        "file": about["bytes"],
+        "KV cache": fresh.kv_bytes(options.file, options.kv_format, length + count),
+    }
+    fields: dict[str, Any] = {"tokens": count, "context": length, "sequences": 1}
+    return [
+        _one(common, name, kind="memory", values=[size / 1e6], unit="MB", **fields)
+        for name, size in sizes.items()
+    ]
+
+
+def _seconds(
+    kind: str, times: Mapping[str, measure.Rates], common: Mapping[str, Any], *, tokens: int
+) -> list[records.Record]:
+    context = kinds.SHORT if tokens else 0
+    fields: dict[str, Any] = {"tokens": tokens, "context": context, "sequences": 1}
+    return [
+        _one(common, name, kind=kind, values=time.values, unit="s", **fields)
+        for name, time in times.items()
+    ]
+
+
+def _one(
+    common: Mapping[str, Any], way: str, *, values: list[float], **fields: Any
+) -> records.Record:
+    runner = f"{common['runner']}, {way}" if way else common["runner"]
+    median = measure.Rates(values).median
+    return records.Record(**{**common, "runner": runner}, median=median, values=values, **fields)
+
+
+def _report(record: records.Record, lines: Path | None) -> None:
+    print(f"  {record.kind:12} {record.runner:32} {record.line()}", flush=True)
+    measure.append_line(lines, record.to_dict())
 
 
 if __name__ == "__main__":

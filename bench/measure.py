@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ PAUSE = 0.05  # seconds between runs: lets the threads of the one before stop sp
 
 @dataclass(frozen=True)
 class Rates:
-    """Repetitions of one measurement, in units per second."""
+    """Repetitions of one measurement."""
 
     values: list[float]
 
@@ -42,18 +42,30 @@ class Rates:
 
 
 def alternate(
-    measurements: Mapping[Name, Callable[[], float]], repetitions: int
+    measurements: Mapping[Name, Callable[[], float]],
+    repetitions: int,
+    on_failure: Callable[[Name, Exception], None] | None = None,
 ) -> dict[Name, Rates]:
     """Run every measurement in turn, `repetitions` times after a warm-up, so that a change of the
     machine's speed meets all of them. Each returns its rate.
+
+    One that raises in the warm-up is left out and told to `on_failure`, if that is given.
     """
-    values: dict[Name, list[float]] = {name: [] for name in measurements}
-    for repetition in range(repetitions + 1):
-        for name, measure in measurements.items():
+    values: dict[Name, list[float]] = {}
+    for name, measure in measurements.items():
+        time.sleep(PAUSE)
+        try:
+            measure()
+        except Exception as error:
+            if on_failure is None:
+                raise
+            on_failure(name, error)
+        else:
+            values[name] = []
+    for _ in range(repetitions):
+        for name, rates in values.items():
             time.sleep(PAUSE)
-            rate = measure()
-            if repetition > 0:
-                values[name].append(rate)
+            rates.append(measurements[name]())
     return {name: Rates(rates) for name, rates in values.items()}
 
 
@@ -70,11 +82,26 @@ def add_options(parser: argparse.ArgumentParser, *, repetitions: int) -> None:
     parser.add_argument("--json", type=Path, help="a file of JSON lines to append the figures to")
 
 
-def add_text_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of benchmarks that generate."""
+def add_work_options(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
+    """Add the options of benchmarks that generate: which kinds of work, and how much of each."""
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=list(kinds))
     parser.add_argument("--threads", type=positive, help="default: one per physical core")
     parser.add_argument("--prefill", type=positive, default=512, help="tokens of the prompt")
-    parser.add_argument("--decode", type=positive, default=64, help="tokens to write after it")
+    parser.add_argument("--decode", type=positive, default=64, help="tokens to write")
+    parser.add_argument("--context", type=positive, default=1536, help="tokens read before: long")
+    parser.add_argument("--sequences", type=positive, default=8, help="written together: batch")
+
+
+def add_texts_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option of benchmarks that score."""
+    parser.add_argument(
+        "--texts",
+        type=positive,
+        nargs=2,
+        metavar=("COUNT", "LENGTH"),
+        default=(64, 256),
+        help="how many texts to score, of how many tokens",
+    )
 
 
 def positive(text: str) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import records
-from bench.records import Record
+from bench import recorded
+from bench.recorded import Record
 from bench.table import count
 
 if TYPE_CHECKING:
@@ -44,24 +44,24 @@ def write(found: Sequence[Record], folder: Path) -> list[Path]:
 
 
 def _plots(found: Sequence[Record]) -> Iterator[tuple[str, Callable[[Figure], None]]]:
-    kernels = records.select(found, benchmark="kernels")
-    timed = [r for r in records.select(kernels, kind="kernel") if r.get("pages")]
+    kernels = recorded.select(found, benchmark="kernels")
+    timed = [r for r in recorded.select(kernels, kind="kernel") if r.get("pages")]
     keys = dict.fromkeys((r["isa"], r["threads"], r["shape"]) for r in timed)
     for isa, threads, shape in keys:
-        points = records.select(timed, isa=isa, threads=threads, shape=shape)
-        limits = records.select(kernels, kind="limit", threads=threads)
+        points = recorded.select(timed, isa=isa, threads=threads, shape=shape)
+        limits = recorded.select(kernels, kind="limit", threads=threads)
         yield (
             f"roofline-{isa}-{threads}-{shape}",
             _bind(
                 _roofline, points, limits, f"{isa}, {count(threads, 'thread')}, matrices of {shape}"
             ),
         )
-    generated = [r for r in records.generation(found) if r.get("unit", "tokens/s") == "tokens/s"]
+    generated = [r for r in recorded.generation(found) if r.get("unit", "tokens/s") == "tokens/s"]
     for kind in ("decode", "prefill"):
-        sized = [r for r in records.select(generated, kind=kind) if r.get("parameters")]
+        sized = [r for r in recorded.select(generated, kind=kind) if r.get("parameters")]
         if sized:
             yield f"size-{kind}", _bind(_by_size, sized, kind)
-    long = [r for r in records.select(generated, kind="long") if r.get("context") is not None]
+    long = [r for r in recorded.select(generated, kind="long") if r.get("context") is not None]
     if long:
         yield "context", _bind(_by_context, long)
 
@@ -86,7 +86,7 @@ def _roofline(
             f"{name} {rate:.0f} Gop/s", (low, rate), (4, 3), textcoords="offset points", fontsize=8
         )
     highest = max(ceilings.values(), default=None)
-    reads = {r["pages"]: r["median"] for r in records.select(limits, limit="read")}
+    reads = {r["pages"]: r["median"] for r in recorded.select(limits, limit="read")}
     reads.update(_among(points, "pages", "read_limit"))
     for i, (pages, rate) in enumerate(sorted(reads.items(), key=lambda item: -item[1])):
         end = high if highest is None else min(high, highest / rate)
@@ -156,8 +156,8 @@ def _lines(axes: Axes, found: Sequence[Record], names: Sequence[str], x: str) ->
     what they have in common.
     """
     named = [
-        {**{name: r.get(name) for name in names}, "model": records.model(r),
-         "runner": records.runner(r)}
+        {**{name: r.get(name) for name in names}, "model": recorded.model(r),
+         "runner": recorded.runner(r)}
         for r in found
     ]  # fmt: skip
     keys = [tuple(facts[name] for name in names) for facts in named]

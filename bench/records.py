@@ -1,84 +1,106 @@
-"""The JSON lines that benchmarks write with --json, read back for bench.report."""
+"""What a benchmark writes down: the machine once, then a record of each measurement."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-Record = dict[str, Any]
+import numpy
 
-GENERATION = ("compare", "generate")
-_NEEDED = {
-    "kernels": ("kind", "threads", "median", "values"),
-    "compare": ("kind", "threads", "median", "values"),
-    "generate": ("kind", "threads", "median", "values"),
-}
-_LIMIT = ("limit", "unit")
-_KERNEL = ("kernel", "format", "isa", "shape", "tokens", "bytes", "operations")
-# What tells a measurement from another; the rest are its figures.
-_IDENTITY = (
-    "benchmark", "kind", "limit", "kernel", "format", "isa", "shape", "pages", "model",
-    "checkpoint", "file", "runner", "kv_format", "tokens", "context", "sequences", "threads",
-)  # fmt: skip
+import pythia_rt
+from bench.measure import Rates
+from bench.runners import registry
+from pythia_rt import _core
 
 
-def read(path: Path) -> list[Record]:
-    """Return the records of benchmarks with a report, each measurement as it was last taken.
+@dataclass(frozen=True)
+class Record:
+    """One measurement of one runner, with the fields of a JSON line."""
 
-    Raises ValueError with one sentence for a line that is none, OSError for a file that is none.
-    """
-    found: dict[tuple[Any, ...], Record] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = None
-        if not isinstance(record, dict) or "benchmark" not in record:
-            raise ValueError(f"{path}, line {number}: not a record of a benchmark")
-        if record["benchmark"] in _NEEDED:
-            _check(record, f"{path}, line {number}")
-            identity = tuple(record.get(name) for name in _IDENTITY)
-            found.pop(identity, None)
-            found[identity] = record
-    if not found:
-        raise ValueError(f"{path} has no records of {', '.join(_NEEDED)}")
-    return list(found.values())
+    benchmark: str
+    model: str
+    parameters: int
+    runner: str
+    kind: str
+    tokens: int
+    context: int
+    sequences: int
+    threads: int
+    isa: str
+    median: float
+    values: list[float]
+    unit: str
+    bytes_per_token: int | None = None
+    gigabytes_per_s: float | None = None
+    fraction: float | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
 
-def _check(record: Mapping[str, Any], place: str) -> None:
-    name = record["benchmark"]
-    needed: Sequence[str] = _NEEDED[name]
-    if name == "kernels":
-        needed = (*needed, *(_LIMIT if record.get("kind") == "limit" else _KERNEL))
-    missing = [field for field in needed if record.get(field) is None]
-    if missing:
-        raise ValueError(f"{place}: a record of {name} without {', '.join(missing)}")
-    values = record["values"]
-    if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
-        raise ValueError(f"{place}: the values are not numbers")
-    if not values:
-        raise ValueError(f"{place}: there are no values")
+    def line(self) -> str:
+        """The figures for people."""
+        rates = Rates(self.values)
+        digits = 4 if self.unit == "s" else 1
+        text = f"{rates.median:9.{digits}f} ± {rates.spread:4.0%} {self.unit}"
+        if self.gigabytes_per_s is not None:
+            text += f", {self.gigabytes_per_s:.1f} GB/s of weights"
+        if self.fraction is not None:
+            text += f", {self.fraction:.0%} of the memory's"
+        return text
 
 
-def select(records: Sequence[Record], **wanted: Any) -> list[Record]:
-    """Return the records that have all these fields with these values."""
-    return [r for r in records if all(r.get(name) == value for name, value in wanted.items())]
+def of_rates(
+    rates: Rates,
+    *,
+    kind: str,
+    bytes_per_token: int | None,
+    bandwidth: float | None,
+    **facts: Any,
+) -> Record:
+    """A record in tokens per second; of decoding, with what part of the bandwidth that is."""
+    gigabytes = None
+    if kind == "decode" and bytes_per_token is not None:
+        gigabytes = rates.median * bytes_per_token / 1e9
+    return Record(
+        kind=kind,
+        median=rates.median,
+        values=rates.values,
+        unit="tokens/s",
+        bytes_per_token=bytes_per_token,
+        gigabytes_per_s=gigabytes,
+        fraction=None if gigabytes is None or not bandwidth else gigabytes / bandwidth,
+        **facts,
+    )
 
 
-def generation(records: Sequence[Record]) -> list[Record]:
-    """Return the records of whole models."""
-    return [record for record in records if record["benchmark"] in GENERATION]
+def machine() -> dict[str, Any]:
+    """Facts about this machine, as JSON values."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    packages = {"pythia_rt": pythia_rt.__version__, "numpy": numpy.__version__}
+    return {
+        "benchmark": "machine",
+        "processor": processor(),
+        "cores": _core.default_threads(),
+        "memory_gb": round(memory / 1e9, 1),
+        "isa": _core.selected_isa(),
+        "python": platform.python_version(),
+        "versions": {**packages, **registry.versions()},
+    }
 
 
-def model(record: Mapping[str, Any]) -> str:
-    """Return the name of the model a record is about."""
-    return str(record.get("model") or record.get("checkpoint") or record.get("file") or "model")
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name, as well as the system knows it."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    fields = (line.partition(":") for line in lines)
+    names = [value.strip() for key, _, value in fields if key.strip() == "model name"]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
-def runner(record: Mapping[str, Any]) -> str:
-    """Return the name of the runtime a record is about."""
-    return str(record.get("runner") or "pythia_rt")
+def headline(facts: Mapping[str, Any]) -> str:
+    """The machine in a line for people."""
+    return f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gb']} GB, {facts['isa']}"

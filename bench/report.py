@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import measure, plots, records, table
-from bench.records import Record
+from bench import measure, plots, recorded, table
+from bench.recorded import Record
 
 _KERNEL_HEADINGS = ("kernel", "format", "rows", "µs", "GB/s", "read limit", "Gop/s",
                     "multiply limit", "of roof")  # fmt: skip
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a folder for report.md and the plots")
     options = parser.parse_args()
     try:
-        found = records.read(options.file)
+        found = recorded.read(options.file)
         if options.output is None:
             print("\n".join(markdown(found)))
             return
@@ -47,17 +47,17 @@ def main() -> None:
 
 def markdown(found: Sequence[Record]) -> Iterator[str]:
     """Lines of all tables that there are records for."""
-    kernels = records.select(found, benchmark="kernels")
-    limits = records.select(kernels, kind="limit")
+    kernels = recorded.select(found, benchmark="kernels")
+    limits = recorded.select(kernels, kind="limit")
     if limits:
         yield from ("## Limits of the machine", "", *_limits(limits), "")
-    timed = records.select(kernels, kind="kernel")
+    timed = recorded.select(kernels, kind="kernel")
     for key in _unique(timed, "isa", "threads", "shape"):
         isa, threads, shape = key
-        group = records.select(timed, isa=isa, threads=threads, shape=shape)
+        group = recorded.select(timed, isa=isa, threads=threads, shape=shape)
         yield from (f"## Kernels: {isa}, {table.count(threads, 'thread')}, {shape}", "")
         yield from (*table.lines([_KERNEL_HEADINGS, *map(_kernel, group)]), "")
-    generated = records.generation(found)
+    generated = recorded.generation(found)
     if generated:
         yield from ("## Models", "")
         yield from (*table.lines([_GENERATION_HEADINGS, *map(_generation, generated)]), "")
@@ -73,7 +73,7 @@ def _limits(limits: Sequence[Record]) -> Iterator[str]:
     for name, pages, isa, unit in _unique(limits, "limit", "pages", "isa", "unit"):
         line = []
         for n in threads:
-            same = records.select(limits, limit=name, pages=pages, isa=isa, threads=n)
+            same = recorded.select(limits, limit=name, pages=pages, isa=isa, threads=n)
             line.append(str(measure.Rates(same[0]["values"])).strip() if same else "")
         cells.append((name, f"{pages} pages" if pages else isa, *line, unit))
     return table.lines(cells)
@@ -97,9 +97,9 @@ def _kernel(record: Record) -> tuple[str, ...]:
 def _generation(record: Record) -> tuple[str, ...]:
     rates = measure.Rates(record["values"])
     return (
-        records.model(record),
+        recorded.model(record),
         _parameters(record.get("parameters")),
-        records.runner(record),
+        recorded.runner(record),
         record["kind"],
         *(_text(record.get(name)) for name in ("tokens", "context", "sequences", "threads", "isa")),
         f"{statistics.median(rates.values):.4g}",

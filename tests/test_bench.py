@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from bench import checkpoint
-from pythia_rt.convert import convert
 
 
 def run(module: str, *arguments: object) -> str:
@@ -68,31 +67,6 @@ def test_impossible_shards_are_refused(tmp_path: Path) -> None:
     for shards in (0, 29):
         with pytest.raises(ValueError, match=f"28 tensors cannot be cut into {shards} shards"):
             checkpoint.write(tmp_path / "out", make_config(), shards=shards)
-
-
-def test_generate(folder: Path, tmp_path: Path) -> None:
-    path = convert(folder, tmp_path / "tiny.q8", format="q8")
-    lines = tmp_path / "lines"
-    options = ("--prefill", 20, "--decode", 3, "--repetitions", 2, "--threads", 1)
-    printed = run("generate", path, *options, "--json", lines)
-    assert "prefill" in printed
-    assert "GB/s" in printed
-    records = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert [record["kind"] for record in records] == ["prefill", "decode"]
-    assert all(len(record["values"]) == 2 and record["threads"] == 1 for record in records)
-
-
-def test_compare(folder: Path, tmp_path: Path) -> None:
-    lines = tmp_path / "lines"
-    options = ("--prefill", 40, "--decode", 3, "--repetitions", 1, "--threads", 1)
-    printed = run("compare", folder, *options, "--peers", "float32", "--json", lines)
-    records = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert {(record["kind"], record["runner"]) for record in records} == {
-        (kind, runner)
-        for kind in ("prefill", "decode")
-        for runner in ("pythia_rt q4", "pythia_rt q8", "transformers float32")
-    }
-    assert "times as fast" in printed
 
 
 def test_conversion(folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from bench import records, testing_extension
+from bench import recorded, testing_extension
 from bench.workloads import PAGES, Shape
 from pythia_rt import _core
 
@@ -38,12 +38,14 @@ def test_every_kernel_of_every_isa(tmp_path: Path) -> None:
     lines = tmp_path / "lines"
     done = run("--shape", "48x80", "--rows", 1, 3, "--context", 20, *FEW, "--json", lines)
     assert done.returncode == 0, done.stderr
-    found = records.read(lines)
-    limits = {(r["limit"], r.get("pages") or r["isa"]) for r in records.select(found, kind="limit")}
+    found = recorded.read(lines)
+    limits = {
+        (r["limit"], r.get("pages") or r["isa"]) for r in recorded.select(found, kind="limit")
+    }
     isas = _core.isa_names()
     multiplies = {(kind, isa) for kind in ("int8", "fp32") for isa in isas}
     assert limits == {("read", pages) for pages in PAGES} | multiplies
-    kernels = records.select(found, kind="kernel")
+    kernels = recorded.select(found, kind="kernel")
     assert {(r["kernel"], r["format"], r["tokens"], r["isa"]) for r in kernels} == {
         (*kernel, isa)
         for isa in isas
@@ -65,10 +67,10 @@ def test_bytes_and_operations(tmp_path: Path) -> None:
     options = ("--shape", "32x64", "--rows", 5, "--context", 32, "--isas", "scalar")
     done = run(*options, "--formats", "f16", "q8", *FEW, "--json", lines)
     assert done.returncode == 0, done.stderr
-    kernels = records.select(records.read(lines), kind="kernel")
+    kernels = recorded.select(recorded.read(lines), kind="kernel")
 
     def amounts(**wanted: Any) -> tuple[float, float]:
-        (record,) = records.select(kernels, **wanted)
+        (record,) = recorded.select(kernels, **wanted)
         return record["bytes"], record["operations"]
 
     assert amounts(kernel="linear", format="f16") == (32 * 64 * 2, 2 * 32 * 64 * 5)

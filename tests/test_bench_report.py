@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from bench import records, report, roofline, table
+from bench import recorded, report, roofline, table
 
 Record = dict[str, Any]
 
@@ -95,7 +95,7 @@ def test_a_fraction_is_of_the_limit_that_binds() -> None:
 
 
 def test_tables_hold_every_record(tmp_path: Path) -> None:
-    lines = list(report.markdown(records.read(write(tmp_path / "lines", RECORDS))))
+    lines = list(report.markdown(recorded.read(write(tmp_path / "lines", RECORDS))))
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert ["read", "file pages", "20.0 ±   5%", "", "GB/s"] in cells
     assert ["int8", "avx2", "100.0 ±   0%", "190.0 ±   0%", "Gop/s"] in cells
@@ -111,7 +111,7 @@ def test_tables_hold_every_record(tmp_path: Path) -> None:
 
 def test_the_last_of_equal_measurements_counts(tmp_path: Path) -> None:
     twice = [generated("decode", "a", 1.0), generated("decode", "a", 2.0)]
-    (found,) = records.read(write(tmp_path / "lines", twice))
+    (found,) = recorded.read(write(tmp_path / "lines", twice))
     assert found["median"] == 2.0
 
 

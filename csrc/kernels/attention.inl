@@ -162,7 +162,7 @@ template <typename Cache, int kQueries>
 inline void attend(const AttentionArguments& arguments, int64_t row) {
   const int64_t longest = arguments.first_position + row + kQueries;
   const int64_t tiles = (longest + 15) / 16;
-  constexpr int kTiles = kQueries == 1 ? 4 : 2;
+  constexpr int kTiles = kQueries == 1 ? 1 : 2;
   int64_t tile = 0;
   for (; tile + kTiles <= tiles; tile += kTiles) {
     score_tiles<Cache, kQueries, kTiles>(arguments, row, tile);

@@ -1,0 +1,1 @@
+"""Runtimes to measure: this project and its peers, a file each, behind small interfaces."""

@@ -1,0 +1,70 @@
+"""This project, on a flat file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.runners.likelihood import log_likelihoods
+from bench.runners.protocol import Room, Tokens
+from pythia_rt import _core
+from pythia_rt.convert import FlatFile
+
+
+class PythiaRt:
+    """A Stepper and a Scorer."""
+
+    def __init__(self, path: Path, threads: int, room: Room, kv_format: str = "f16"):
+        """Load the file."""
+        self._file = FlatFile(path)
+        self.model = _core.Model(
+            dict(self._file.spec), self._file.formats, self._file.tensors, threads=threads
+        )
+        self.vocab_size: int = self._file.spec["vocab_size"]
+        self.bytes_per_token: int | None = self.model.bytes_per_token
+        self._room, self._kv_format = room, kv_format
+        self._made: dict[int, list[_core.Session]] = {}  # by how many run together
+        self._running: list[_core.Session] = []
+        self._following: list[Tokens] = []
+
+    def start(self, *prompts: Tokens) -> None:
+        """See Runner."""
+        self._running = self._sessions(len(prompts))
+        for session, prompt in zip(self._running, prompts, strict=True):
+            session.rewind(0)
+            session.prefill(prompt)
+        self._following = [_likeliest(session.last_logits) for session in self._running]
+
+    def step(self) -> None:
+        """See Stepper."""
+        if len(self._running) == 1:
+            self._running[0].prefill(self._following[0])
+            self._following[0] = _likeliest(self._running[0].last_logits)
+        else:
+            logits = _core.forward(self._running, self._following)
+            self._following = [_likeliest(row) for row in logits]
+
+    def score(self, texts: Sequence[Tokens]) -> list[NDArray[np.float32]]:
+        """See Scorer."""
+        (session,) = self._sessions(1)
+        found = []
+        for text in texts:
+            session.rewind(0)
+            found.append(log_likelihoods(session.logits(text), text, self.model.threads))
+        return found
+
+    def _sessions(self, count: int) -> list[_core.Session]:
+        if count not in self._made:
+            room = self._room.of(count)
+            self._made[count] = [
+                _core.Session(self.model, capacity=room, kv_format=self._kv_format)
+                for _ in range(count)
+            ]
+        return self._made[count]
+
+
+def _likeliest(logits: NDArray[np.float32]) -> Tokens:
+    return np.array([logits.argmax()], np.int32)

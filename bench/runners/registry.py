@@ -1,0 +1,85 @@
+"""The peers there are, found and loaded by name; one that cannot be loaded is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+from bench import llama
+from bench.runners import ctranslate_peer, llama_peer, openvino_peer, torch_peer
+from bench.runners.protocol import Runner, Source
+
+
+class Kind(NamedTuple):
+    """A peer: what loads it, its formats, the modules and the distributions it needs."""
+
+    load: Callable[[Source, str], Runner]
+    formats: tuple[str, ...]
+    modules: tuple[str, ...]
+    distributions: tuple[str, ...]
+
+
+PEERS: dict[str, Kind] = {
+    "transformers": Kind(
+        torch_peer.Transformers,
+        torch_peer.FORMATS,
+        torch_peer.PACKAGES,
+        ("transformers", "torch"),
+    ),
+    "llama.cpp": Kind(
+        llama_peer.LlamaCpp,
+        llama_peer.FORMATS,
+        llama_peer.PACKAGES,
+        ("llama-cpp-python",),
+    ),
+    "ctranslate2": Kind(
+        ctranslate_peer.CTranslate2,
+        ctranslate_peer.FORMATS,
+        ctranslate_peer.PACKAGES,
+        ("ctranslate2",),
+    ),
+    "openvino": Kind(
+        openvino_peer.OpenVino,
+        openvino_peer.FORMATS,
+        openvino_peer.PACKAGES,
+        ("openvino-genai", "openvino", "optimum-intel"),
+    ),
+}
+
+
+def chosen(name: str) -> list[tuple[str, str]]:
+    """(peer, format) of "peer:format", or of all formats of "peer". Raises ValueError."""
+    peer, _, form = name.partition(":")
+    if peer not in PEERS or (form and form not in PEERS[peer].formats):
+        every = ", ".join(f"{p}:{f}" for p, kind in PEERS.items() for f in kind.formats)
+        raise ValueError(f"there is no peer {name!r}; there are {every}, or all of one: {peer}")
+    return [(peer, f) for f in PEERS[peer].formats if form in ("", f)]
+
+
+def load(peer: str, form: str, source: Source) -> Runner:
+    """Convert and load. Raises ImportError that says what is not installed, and what peers do."""
+    kind = PEERS[peer]
+    if missing := llama.missing(*kind.modules):
+        raise ImportError(f"not installed: {', '.join(missing)}")
+    return kind.load(source, form)
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
+def versions() -> dict[str, str]:
+    """Of the peers' distributions that are installed."""
+    return dict(_versions())
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for kind in PEERS.values():
+        for name in kind.distributions:
+            try:
+                yield name, version(name)
+            except PackageNotFoundError:
+                continue
