@@ -6,8 +6,8 @@
 
 #include "base/aligned_buffer.h"
 #include "base/rounding.h"
-#include "base/thread_pool.h"
 #include "formats/formats.h"
+#include "kernels/tasks.h"
 
 namespace pythia_rt {
 
@@ -36,12 +36,6 @@ class Scratch {
   AlignedBuffer buffer_;
 };
 
-// Work on fewer values than this is over sooner than a second thread would have started.
-constexpr int64_t kSmallWork = 16 * 1024;
-
-// Tasks per thread: more even out threads that are held up, fewer cost less.
-constexpr int64_t kTasksPerThread = 16;
-
 // A matrix unit reads whole tiles of 16 rows (kernels/table.h).
 constexpr int64_t kRowPadding = 16;
 
@@ -58,13 +52,13 @@ class CpuBackend : public Backend {
   }
 
   void embed(const Matrix& embedding, const int32_t* tokens, Rows out) override {
-    each_row(out.count, out.width, [&](int64_t begin, int64_t end) {
+    each_row(pool_, out.count, out.width, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) unpack_row(embedding, tokens[i], out.row(i));
     });
   }
 
   void layer_norm(const NormParameters& norm, Rows in, Rows out) override {
-    each_row(in.count, in.width, [&](int64_t begin, int64_t end) {
+    each_row(pool_, in.count, in.width, [&](int64_t begin, int64_t end) {
       kernels_.layer_norm({in.data, norm.weight, norm.bias, out.data, in.width, in.stride,
                            norm.epsilon, begin, end});
     });
@@ -72,28 +66,28 @@ class CpuBackend : public Backend {
 
   void linear(const Product& product) override {
     const LinearArguments arguments = prepare(product, first_input_);
-    const Steps steps = cut(arguments);
-    pool_.run(steps.count,
-              [&](int64_t task, int worker) { multiply(arguments, steps, task, worker); });
+    const Cut tasks = cut(arguments);
+    pool_.run(tasks.count,
+              [&](int64_t task, int worker) { multiply(arguments, tasks, task, worker); });
   }
 
   void linear_pair(const Product& first, const Product& second) override {
     const LinearArguments a = prepare(first, first_input_);
     const LinearArguments b = prepare(second, second_input_);
-    const Steps a_steps = cut(a), b_steps = cut(b);
+    const Cut a_tasks = cut(a), b_tasks = cut(b);
     if (first.out.data == second.out.data) {
       // One task does the same outputs of both, in order.
-      pool_.run(a_steps.count, [&](int64_t task, int worker) {
-        multiply(a, a_steps, task, worker);
-        multiply(b, a_steps, task, worker);
+      pool_.run(a_tasks.count, [&](int64_t task, int worker) {
+        multiply(a, a_tasks, task, worker);
+        multiply(b, a_tasks, task, worker);
       });
       return;
     }
-    pool_.run(a_steps.count + b_steps.count, [&](int64_t task, int worker) {
-      if (task < a_steps.count) {
-        multiply(a, a_steps, task, worker);
+    pool_.run(a_tasks.count + b_tasks.count, [&](int64_t task, int worker) {
+      if (task < a_tasks.count) {
+        multiply(a, a_tasks, task, worker);
       } else {
-        multiply(b, b_steps, task - a_steps.count, worker);
+        multiply(b, b_tasks, task - a_tasks.count, worker);
       }
     });
   }
@@ -101,7 +95,7 @@ class CpuBackend : public Backend {
   void rotate_and_append(const HeadLayout& heads, Rows qkv,
                          const std::vector<SequenceRows>& sequences) override {
     for (const SequenceRows& sequence : sequences) {
-      each_row(sequence.count, qkv.width, [&](int64_t begin, int64_t end) {
+      each_row(pool_, sequence.count, qkv.width, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) rotate_and_append_row(heads, qkv, sequence, i);
       });
     }
@@ -170,8 +164,6 @@ class CpuBackend : public Backend {
   }
 
  private:
-  static constexpr int64_t kQueriesPerTask = 16;
-
   // What one thread needs for itself.
   struct Worker {
     Scratch panel;
@@ -179,26 +171,11 @@ class CpuBackend : public Backend {
   };
   Worker& scratch(int worker) { return workers_[static_cast<size_t>(worker)]; }
 
-  // Calls function(begin, end) over [0, count), on several threads where the work is worth it.
-  template <typename Function>
-  void each_row(int64_t count, int64_t width, const Function& function) {
-    const int64_t rows_per_task = std::max<int64_t>(1, divide_up(kSmallWork, width));
-    pool_.run(divide_up(count, rows_per_task), [&](int64_t task, int) {
-      function(task * rows_per_task, std::min(count, (task + 1) * rows_per_task));
-    });
-  }
-
   // The input of a product, quantised.
   struct QuantisedInput {
     Scratch codes;   // [rows][stride] int8
     Scratch scales;  // [rows][groups] f32
     Scratch sums;    // [rows][groups] i32
-  };
-
-  // How the blocks of a matrix are cut into tasks.
-  struct Steps {
-    int64_t blocks;  // of one task, fewer in the last
-    int64_t count;
   };
 
   LinearArguments prepare(const Product& product, QuantisedInput& input) {
@@ -214,18 +191,15 @@ class CpuBackend : public Backend {
     return arguments;
   }
 
-  Steps cut(const LinearArguments& arguments) const {
-    const int64_t blocks = arguments.matrix->row_blocks();
-    const int64_t wanted = pool_.n_threads() == 1 ? 1 : pool_.n_threads() * kTasksPerThread;
-    const int64_t step = round_up(divide_up(blocks, wanted), 4);
-    return {step, divide_up(blocks, step)};
+  Cut cut(const LinearArguments& arguments) const {
+    return cut_blocks(arguments.matrix->row_blocks(), pool_.n_threads());
   }
 
-  void multiply(const LinearArguments& arguments, Steps steps, int64_t task, int worker) {
+  void multiply(const LinearArguments& arguments, Cut tasks, int64_t task, int worker) {
     const Matrix& matrix = *arguments.matrix;
     LinearArguments part = arguments;
-    part.block_begin = task * steps.blocks;
-    part.block_end = std::min(part.block_begin + steps.blocks, matrix.row_blocks());
+    part.block_begin = task * tasks.size;
+    part.block_end = std::min(part.block_begin + tasks.size, matrix.row_blocks());
     const int64_t panel = kernels_.linear_panel_bytes(matrix, part.row_end);
     part.panel = scratch(worker).panel.get<uint8_t>(panel);
     kernels_.linear[static_cast<int>(matrix.format)](part);
@@ -242,7 +216,7 @@ class CpuBackend : public Backend {
     arguments.out.codes = input.codes.get<int8_t>(rows * arguments.out.stride);
     arguments.out.scales = input.scales.get<float>(rows * groups);
     arguments.out.sums = input.sums.get<int32_t>(rows * groups);
-    each_row(in.count, in.width, [&](int64_t begin, int64_t end) {
+    each_row(pool_, in.count, in.width, [&](int64_t begin, int64_t end) {
       QuantiseArguments part = arguments;
       part.row_begin = begin;
       part.row_end = end;

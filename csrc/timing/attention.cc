@@ -1,20 +1,18 @@
-// Attention over a cache, cut into tasks as backend/cpu.cc cuts it.
+// Attention over a cache.
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "base/error.h"
 #include "base/rounding.h"
-#include "base/thread_pool.h"
 #include "formats/kv_formats.h"
+#include "kernels/tasks.h"
 #include "timing/activations.h"
 #include "timing/workloads.h"
 
 namespace pythia_rt {
 
 namespace {
-
-constexpr int64_t kQueriesPerTask = 16;
 
 int64_t capacity(const AttentionShape& shape) { return round_up(shape.positions, int64_t{16}); }
 

@@ -1,19 +1,17 @@
-// Matrix products, cut into tasks as backend/cpu.cc cuts them.
+// Matrix products.
 #include <algorithm>
 #include <vector>
 
 #include "base/error.h"
 #include "base/rounding.h"
-#include "base/thread_pool.h"
 #include "formats/formats.h"
+#include "kernels/tasks.h"
 #include "timing/activations.h"
 #include "timing/workloads.h"
 
 namespace pythia_rt {
 
 namespace {
-
-constexpr int64_t kTasksPerThread = 4;
 
 int64_t total_bytes(const std::vector<PackedPart>& layout, size_t alignment) {
   int64_t total = 0;
@@ -89,18 +87,16 @@ class Linear : public Workload {
     arguments.epilogue = Epilogue::store;
     arguments.row_end = count;
 
-    const int64_t blocks = matrix.row_blocks();
-    const int64_t wanted = pool.n_threads() == 1 ? 1 : pool.n_threads() * kTasksPerThread;
-    const int64_t step = round_up(divide_up(blocks, wanted), int64_t{4});
+    const Cut tasks = cut_blocks(matrix.row_blocks(), pool.n_threads());
     const auto panel = static_cast<size_t>(kernels_.linear_panel_bytes(matrix, count));
     panels_.resize(static_cast<size_t>(pool.n_threads()));
     for (AlignedBuffer& buffer : panels_) {
       if (buffer.size() < panel) buffer = AlignedBuffer(panel);
     }
-    pool.run(divide_up(blocks, step), [&](int64_t task, int worker) {
+    pool.run(tasks.count, [&](int64_t task, int worker) {
       LinearArguments part = arguments;
-      part.block_begin = task * step;
-      part.block_end = std::min(part.block_begin + step, blocks);
+      part.block_begin = task * tasks.size;
+      part.block_end = std::min(part.block_begin + tasks.size, matrix.row_blocks());
       part.panel = panels_[static_cast<size_t>(worker)].as<uint8_t>();
       kernel_(part);
     });

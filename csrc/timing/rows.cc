@@ -1,8 +1,5 @@
-// Kernels that go over activations row by row, cut into tasks as backend/cpu.cc cuts them.
-#include <algorithm>
-
-#include "base/rounding.h"
-#include "base/thread_pool.h"
+// Kernels that go over activations row by row.
+#include "kernels/tasks.h"
 #include "timing/activations.h"
 #include "timing/workloads.h"
 
@@ -10,34 +7,36 @@ namespace pythia_rt {
 
 namespace {
 
-constexpr int64_t kSmallWork = 16 * 1024;
+// `bytes` and `operations` are those of one value.
+template <typename Out>
+class RowWorkload : public Workload {
+ public:
+  RowWorkload(int64_t tokens, int64_t columns, double bytes, double operations)
+      : Workload(bytes * count(tokens, columns), operations * count(tokens, columns)),
+        in_(tokens, columns),
+        out_(tokens, columns) {}
 
-double count(int64_t tokens, int64_t columns) {
-  return static_cast<double>(tokens) * static_cast<double>(columns);
-}
+ protected:
+  const ActivationRows in_;
+  const Out out_;
 
-// Calls function(begin, end) over rows of this width.
-template <typename Function>
-void each_row(ThreadPool& pool, const ActivationRows& rows, const Function& function) {
-  const int64_t step = std::max<int64_t>(1, divide_up(kSmallWork, rows.width()));
-  pool.run(divide_up(rows.count(), step), [&](int64_t task, int) {
-    function(task * step, std::min(rows.count(), (task + 1) * step));
-  });
-}
+ private:
+  static double count(int64_t tokens, int64_t columns) {
+    return static_cast<double>(tokens) * static_cast<double>(columns);
+  }
+};
 
-class Norm : public Workload {
+class Norm : public RowWorkload<ActivationRows> {
  public:
   Norm(const KernelTable& kernels, int64_t tokens, int64_t columns)
-      : Workload(kBytes * count(tokens, columns), kOperations * count(tokens, columns)),
+      : RowWorkload(tokens, columns, kBytes, kOperations),
         kernel_(kernels.layer_norm),
-        in_(tokens, columns),
-        out_(tokens, columns),
         parameters_(2, columns) {}
 
  protected:
   void pass(ThreadPool& pool, int64_t) override {
     const float* weight = parameters_.data();
-    each_row(pool, in_, [&](int64_t begin, int64_t end) {
+    each_row(pool, in_.count(), in_.width(), [&](int64_t begin, int64_t end) {
       kernel_({in_.data(), weight, weight + parameters_.stride(), out_.data(), in_.width(),
                in_.stride(), 1e-5f, begin, end});
     });
@@ -49,20 +48,17 @@ class Norm : public Workload {
   static constexpr double kOperations = 8;
 
   void (*kernel_)(const NormArguments&);
-  ActivationRows in_, out_, parameters_;
+  ActivationRows parameters_;
 };
 
-class Quantise : public Workload {
+class Quantise : public RowWorkload<QuantisedBuffer> {
  public:
   Quantise(const KernelTable& kernels, int64_t tokens, int64_t columns)
-      : Workload(kBytes * count(tokens, columns), kOperations * count(tokens, columns)),
-        kernel_(kernels.quantise),
-        in_(tokens, columns),
-        out_(tokens, columns) {}
+      : RowWorkload(tokens, columns, kBytes, kOperations), kernel_(kernels.quantise) {}
 
  protected:
   void pass(ThreadPool& pool, int64_t) override {
-    each_row(pool, in_, [&](int64_t begin, int64_t end) {
+    each_row(pool, in_.count(), in_.width(), [&](int64_t begin, int64_t end) {
       kernel_({in_.data(), in_.stride(), out_.groups(), out_.rows(), begin, end});
     });
   }
@@ -73,8 +69,6 @@ class Quantise : public Workload {
   static constexpr double kOperations = 5;
 
   void (*kernel_)(const QuantiseArguments&);
-  ActivationRows in_;
-  QuantisedBuffer out_;
 };
 
 }  // namespace
