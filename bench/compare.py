@@ -20,7 +20,6 @@ from pythia_rt import _core
 from pythia_rt.convert import convert
 
 Load = Callable[[], Runner]
-BANDWIDTH = "memory, read"
 
 
 class Subject(NamedTuple):
@@ -132,10 +131,9 @@ def _measure(
         for name, runner in runners.items()
         if (measurement := work.measurement(kind, runner, vocab_size)) is not None
     }
-    if limits.read_bandwidth(subject.threads) is not None:
-        measurements[BANDWIDTH] = lambda: limits.read_bandwidth(subject.threads) or 0.0
-    rates = measure.alternate(measurements, options.repetitions, _failure(kind))
-    bandwidth = rates.pop(BANDWIDTH, None)
+    rates, bandwidth = limits.alternate(
+        measurements, options.repetitions, subject.threads, _failure(kind)
+    )
     found: dict[str, records.Record | None] = dict.fromkeys(runners)
     for name, rate in rates.items():
         found[name] = records.of_rates(
@@ -144,7 +142,7 @@ def _measure(
             runner=name,
             kind=kind,
             bytes_per_token=runners[name].bytes_per_token,
-            bandwidth=None if bandwidth is None else bandwidth.median,
+            bandwidth=bandwidth,
             **work.facts(kind),
             **subject._asdict(),
         )

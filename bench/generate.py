@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from pythia_rt.info import describe
 
 RATES = ("prefill", "decode", "long", "batch")
 KINDS = (*RATES, "load", "first_token", "memory")
-BANDWIDTH = "bandwidth"
+LOAD_WAYS = {"mapping": {"copy": False}, "copying": {"copy": True}}
 
 
 def main() -> None:
@@ -67,16 +66,13 @@ def _rates(
         for kind in chosen
         if (found := work.measurement(kind, runner, runner.vocab_size)) is not None
     }
-    if limits.read_bandwidth(threads) is not None:
-        measurements[BANDWIDTH] = lambda: limits.read_bandwidth(threads) or 0.0
-    rates = measure.alternate(measurements, options.repetitions)
-    bandwidth = rates.pop(BANDWIDTH, None)
+    rates, bandwidth = limits.alternate(measurements, options.repetitions, threads)
     return [
         records.of_rates(
             rate,
             kind=kind,
             bytes_per_token=runner.bytes_per_token,
-            bandwidth=None if bandwidth is None else bandwidth.median,
+            bandwidth=bandwidth,
             **work.facts(kind),
             **common,
         )
@@ -89,7 +85,7 @@ def _load(
 ) -> list[records.Record]:
     """Seconds until a model is ready, the file being in the system's cache."""
 
-    def loading(arguments: dict[str, Any]) -> Callable[[], float]:
+    def loading(arguments: Mapping[str, bool]) -> Callable[[], float]:
         def take() -> float:
             start = time.perf_counter()
             Model.load(options.file, threads=options.threads, **arguments)
@@ -97,15 +93,8 @@ def _load(
 
         return take
 
-    ways = {name: loading(arguments) for name, arguments in load_ways(Model.load).items()}
+    ways = {name: loading(arguments) for name, arguments in LOAD_WAYS.items()}
     return _seconds("load", measure.alternate(ways, options.repetitions), common, tokens=0)
-
-
-def load_ways(load: Callable[..., Model]) -> dict[str, dict[str, Any]]:
-    """The ways to load a file that this version knows: a name and the arguments of each."""
-    if "copy" in inspect.signature(load).parameters:
-        return {"mapping": {"copy": False}, "copying": {"copy": True}}
-    return {"mapping": {}}
 
 
 def _first_token(

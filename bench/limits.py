@@ -1,37 +1,39 @@
-"""What this machine's memory can do, from the project's own test extension."""
+"""How fast this machine reads memory, measured among what reads it."""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+
+from bench import measure, testing_extension, workloads
+from pythia_rt import _core
 
 BYTES = 1 << 28  # more than any cache holds
+SECONDS = 0.03  # of each repetition, at least
 
 
-def read_bandwidth(threads: int) -> float | None:
-    """GB/s that `threads` threads read together; None without an extension that can tell."""
-    measure = getattr(_extension(), "read_bandwidth", None)
-    if measure is None:
+def bandwidth(threads: int) -> Callable[[], float] | None:
+    """Return a measurement in bytes/s, in huge pages; None without the test extension."""
+    try:
+        native = testing_extension.load()
+    except ImportError:
         return None
-    for pages in ("huge", "small"):
-        try:
-            return float(measure(bytes=BYTES, pages=pages, threads=threads, repetitions=3))
-        except (MemoryError, OSError, RuntimeError):  # no pages of this size to be had
-            continue
-    return None
+    work: workloads.Workload = native.read_workload(
+        _core.isa_names()[0], native.PageBuffer(BYTES, "huge")
+    )
+    passes = workloads.rate(work, native.ThreadPool(threads), SECONDS)
+    return lambda: work.bytes * passes()
 
 
-@functools.cache
-def _extension() -> Any:
-    """`_testing` of the build that PYTHIA_RT_TESTING_DIR names; None if there is none."""
-    folder = os.environ.get("PYTHIA_RT_TESTING_DIR")
-    built = sorted(Path(folder).glob("_testing*.so")) if folder else []
-    spec = importlib.util.spec_from_file_location("_testing", built[0]) if built else None
-    if spec is None or spec.loader is None:
-        return None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def alternate(
+    measurements: Mapping[str, Callable[[], float]],
+    repetitions: int,
+    threads: int,
+    on_failure: Callable[[str, Exception], None] | None = None,
+) -> tuple[dict[str, measure.Rates], float | None]:
+    """Do as `measure.alternate`, and return the median bandwidth, in GB/s, of the same turns."""
+    read = bandwidth(threads)
+    name = "memory"
+    turns = {**measurements, name: read} if read is not None else dict(measurements)
+    rates = measure.alternate(turns, repetitions, on_failure)
+    found = rates.pop(name, None)
+    return rates, None if found is None else found.median / 1e9

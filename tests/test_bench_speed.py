@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from bench import compare, fresh, generate, kinds, limits, measure, records
+from bench import compare, fresh, generate, kinds, limits, measure, records, testing_extension
 from bench.runners import registry
 from bench.runners.likelihood import log_likelihoods
 from bench.runners.ours import PythiaRt
 from bench.runners.protocol import Room, Runner, Scorer, Source, Stepper, Tokens, Writer
-from pythia_rt import Model
+from pythia_rt import Model, _core
 from pythia_rt.convert import convert
 
 DEMO = ROOT / "pythia_rt" / "demo"
@@ -220,33 +220,61 @@ def test_the_first_run_does_not_count() -> None:
 
 
 def test_bandwidth_is_unknown_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_extension", lambda: None)
-    assert limits.read_bandwidth(2) is None
-    seen: list[dict[str, Any]] = []
-    refused = "none"
+    def absent() -> None:
+        raise ImportError("there is none")
+
+    monkeypatch.setattr(testing_extension, "load", absent)
+    assert limits.bandwidth(2) is None
+    rates, bandwidth = limits.alternate({"a": lambda: 4.0}, 2, 2)
+    assert (rates["a"].values, bandwidth) == ([4.0, 4.0], None)
+
+
+def test_bandwidth_is_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[object, ...]] = []
+
+    class Work:
+        bytes = 35.0e9
+
+        def time(self, pool: object, seconds: float) -> float:
+            seen.append(("time", pool))
+            return 2.0
 
     class Extension:
         @staticmethod
-        def read_bandwidth(**arguments: Any) -> float:
-            seen.append(arguments)
-            if arguments["pages"] == refused:
-                raise MemoryError
-            return 17.5
+        def PageBuffer(size: int, kind: str) -> str:  # noqa: N802
+            seen.append((size, kind))
+            return "pages"
 
-    monkeypatch.setattr(limits, "_extension", lambda: Extension)
-    assert limits.read_bandwidth(2) == 17.5
-    assert seen == [{"bytes": 1 << 28, "pages": "huge", "threads": 2, "repetitions": 3}]
-    refused = "huge"
-    assert limits.read_bandwidth(2) == 17.5
-    assert [arguments["pages"] for arguments in seen[1:]] == ["huge", "small"]
+        @staticmethod
+        def ThreadPool(threads: int) -> str:  # noqa: N802
+            return f"pool of {threads}"
+
+        @staticmethod
+        def read_workload(isa: str, pages: str) -> Work:
+            assert (isa, pages) == (_core.isa_names()[0], "pages")
+            return Work()
+
+    monkeypatch.setattr(testing_extension, "load", lambda: Extension)
+    rates, bandwidth = limits.alternate({"a": lambda: 4.0}, 2, 2)
+    assert (rates.keys(), bandwidth) == ({"a"}, 17.5)
+    assert seen == [(1 << 28, "huge"), *[("time", "pool of 2")] * 3]
 
 
-def test_ways_to_load() -> None:
-    assert "mapping" in generate.load_ways(Model.load)
-    assert generate.load_ways(lambda path, copy=False: Model.demo()) == {
-        "mapping": {"copy": False},
-        "copying": {"copy": True},
-    }
+@pytest.mark.skipif(
+    not os.environ.get(testing_extension.VARIABLE),
+    reason="PYTHIA_RT_TESTING_DIR does not name a build of _testing",
+)
+def test_the_extension_has_what_the_bandwidth_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BYTES", 1 << 21)
+    read = limits.bandwidth(1)
+    assert read is not None
+    assert read() > 0
+
+
+def test_ways_to_load(flat: Path) -> None:
+    assert generate.LOAD_WAYS == {"mapping": {"copy": False}, "copying": {"copy": True}}
+    for arguments in generate.LOAD_WAYS.values():
+        assert Model.load(flat, **arguments).spec
 
 
 def test_likelihoods_are_those_of_the_softmax() -> None:
