@@ -42,7 +42,9 @@ void check_inputs(const std::vector<SequenceInput>& inputs) {
 class BatchedSequence {
  public:
   explicit BatchedSequence(const SequenceInput& input)
-      : session_(*input.session), logits_(input.logits) {
+      : session_(*input.session),
+        logits_(input.logits),
+        log_probabilities_(input.log_probabilities) {
     // A token that was sampled but not run yet comes first; nobody asked for its logits.
     if (session_.pending_ >= 0) {
       tokens_.push_back(session_.pending_);
@@ -53,6 +55,7 @@ class BatchedSequence {
     last_ = std::move(session_.last_logits_);  // the memory, not what it holds
     session_.last_logits_.clear();
     session_.position_ = session_.cache_.length();
+    if (log_probabilities_ != nullptr) terms_.resize(static_cast<size_t>(input.count - 1));
   }
 
   bool is_done() const { return next_ == count(); }
@@ -64,7 +67,12 @@ class BatchedSequence {
     const int64_t n = std::min(end - next_, room);
     Chunk chunk{&session_.cache_, tokens_.data() + next_, n, nullptr, false};
     const int64_t vocab_size = session_.model().spec().vocab_size;
-    if (logits_ != nullptr && !is_leading) {
+    if (log_probabilities_ != nullptr) {
+      if (!is_leading) {
+        chunk.terms = terms_.data() + (next_ - n_leading_);
+        chunk.n_terms = std::min(n, count() - 1 - next_);
+      }
+    } else if (logits_ != nullptr && !is_leading) {
       chunk.logits = logits_ + (next_ - n_leading_) * vocab_size;
       chunk.all_logits = true;
     } else if (next_ + n == count()) {
@@ -78,6 +86,12 @@ class BatchedSequence {
   // After a pass: the session takes over what has been run, and at the end the last logits.
   void settle() {
     session_.position_ = session_.cache_.length();
+    if (log_probabilities_ != nullptr) {
+      if (is_done()) {
+        std::transform(terms_.begin(), terms_.end(), log_probabilities_, log_softmax);
+      }
+      return;
+    }
     if (!is_done() || !session_.last_logits_.empty()) return;
     if (logits_ != nullptr) {
       const int64_t vocab_size = session_.model().spec().vocab_size;
@@ -91,11 +105,13 @@ class BatchedSequence {
   int64_t count() const { return static_cast<int64_t>(tokens_.size()); }
 
   Session& session_;
-  float* logits_;  // where the caller wants the logits of every token, or null
+  float* logits_;             // where the caller wants the logits of every token, or null
+  float* log_probabilities_;  // or the log-probability of every token but the first
   std::vector<int32_t> tokens_;
   int64_t n_leading_ = 0;
   int64_t next_ = 0;
-  std::vector<float> last_;  // logits of the last token
+  std::vector<float> last_;         // logits of the last token
+  std::vector<SoftmaxTerm> terms_;  // of the log-probabilities
 };
 
 void forward(const std::vector<SequenceInput>& inputs, FunctionRef<void()> interrupt) {

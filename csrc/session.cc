@@ -33,13 +33,18 @@ int64_t checked_capacity(const Model& model, int64_t capacity) {
 
 }  // namespace
 
+float log_softmax(const SoftmaxTerm& term) {
+  const double centred = static_cast<double>(term.logit) - term.largest;
+  return static_cast<float>(centred - portable_log(term.sum));
+}
+
 Session::Session(std::shared_ptr<Model> model, int64_t capacity, KvFormat kv_format)
     : model_(std::move(model)),
       capacity_(checked_capacity(*model_, capacity)),
       cache_(model_->backend(), model_->spec(), kv_format, capacity_) {}
 
 void Session::prefill(const int32_t* tokens, int64_t count, FunctionRef<void()> interrupt) {
-  forward({{this, tokens, count, nullptr}}, interrupt);
+  forward({{this, tokens, count}}, interrupt);
 }
 
 void Session::logits(const int32_t* tokens, int64_t count, float* out,
@@ -59,17 +64,11 @@ SampledToken Session::step(Sampler& sampler) {
   }
   const std::vector<float>& logits = last_logits();
   const int32_t token = sampler.sample(logits.data(), logits.size());
+  const SoftmaxTerm term =
+      model_->backend().softmax(logits.data(), static_cast<int64_t>(logits.size()), token);
   pending_ = token;
   position_ += 1;
-  return {token, log_probability(logits, token)};
-}
-
-float Session::log_probability(const std::vector<float>& logits, int32_t token) const {
-  float largest = 0;
-  float sum = 0;
-  model_->backend().softmax_sum(logits.data(), static_cast<int64_t>(logits.size()), &largest, &sum);
-  const double centred = static_cast<double>(logits[static_cast<size_t>(token)]) - largest;
-  return static_cast<float>(centred - portable_log(sum));
+  return {token, log_softmax(term)};
 }
 
 void Session::rewind(int64_t position) {

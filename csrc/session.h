@@ -39,8 +39,10 @@ class Model {
   std::mutex mutex_;
 };
 
-// A sampled token and its log-probability under the model: of the softmax of all its raw logits,
-// before any sampling step.
+// ln of what a softmax makes of a logit, all raw logits counted.
+float log_softmax(const SoftmaxTerm& term);
+
+// A sampled token and its log-probability under the model, before any sampling step.
 struct SampledToken {
   int32_t token;
   float log_probability;
@@ -76,7 +78,6 @@ class Session {
 
  private:
   friend class BatchedSequence;  // of batch.cc, which runs sessions
-  float log_probability(const std::vector<float>& logits, int32_t token) const;
 
   std::shared_ptr<Model> model_;
   int64_t capacity_;
@@ -86,12 +87,15 @@ class Session {
   int32_t pending_ = -1;            // sampled, but not in the cache yet
 };
 
-// Tokens to append to a session, and where the logits after each go: [count][vocab_size] or null.
+// Tokens to append to a session, and where go the logits after each, [count][vocab_size] or null,
+// or the log-probabilities of all but the first, [count - 1] or null. A session has no kept logits
+// after the latter.
 struct SequenceInput {
   Session* session;
   const int32_t* tokens;
   int64_t count;
-  float* logits;
+  float* logits = nullptr;
+  float* log_probabilities = nullptr;
 };
 
 // Appends to several sequences of one model in shared passes. Throws std::invalid_argument, before

@@ -29,6 +29,7 @@ __all__: list[str] = [
     "pack",
     "pack_codes",
     "packed_layout",
+    "score",
     "selected_isa",
     "unpack",
 ]
@@ -305,6 +306,17 @@ def packed_layout(format: str, rows: int, columns: int) -> list[tuple[str, str, 
     The stored tensors of a matrix: (part, safetensors type, shape) each, in order.
 
     Raises ValueError for an unknown format or a shape that cannot be packed.
+    """
+
+def score(
+    sessions: collections.abc.Sequence[Session],
+    tokens: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]],
+) -> list[numpy.typing.NDArray[numpy.float32]]:
+    """
+    Appends tokens [n_i] to each session in shared passes; returns the log-probability
+    [n_i - 1] of each one's tokens but the first, under the model's raw distribution.
+
+    The logits are not kept. Raises ValueError before anything is appended.
     """
 
 def selected_isa() -> str:

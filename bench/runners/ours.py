@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.runners.likelihood import log_likelihoods
 from bench.runners.protocol import Room, Tokens
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile
+from pythia_rt.scoring import score
 
 
 class PythiaRt:
@@ -49,12 +49,7 @@ class PythiaRt:
 
     def score(self, texts: Sequence[Tokens]) -> list[NDArray[np.float32]]:
         """See Scorer."""
-        (session,) = self._sessions(1)
-        found = []
-        for text in texts:
-            session.rewind(0)
-            found.append(log_likelihoods(session.logits(text), text, self.model.threads))
-        return found
+        return score(self.model, texts, self._kv_format)
 
     def _sessions(self, count: int) -> list[_core.Session]:
         if count not in self._made:

@@ -46,6 +46,14 @@ struct Product {
   Epilogue epilogue;
 };
 
+// What a softmax makes of one of its logits: e^(logit - largest) / sum, where the sum is that of
+// e^(logit - largest) over all logits.
+struct SoftmaxTerm {
+  float logit;
+  float largest;
+  float sum;
+};
+
 // How the columns of a row of queries, keys and values are divided into heads.
 struct HeadLayout {
   int64_t n_heads;
@@ -97,8 +105,12 @@ class Backend {
   // out[i] = in[rows[i]]
   virtual void gather(Rows in, const int64_t* rows, Rows out) = 0;
 
-  // The largest of n logits on the host, and the sum of e^(logit - largest).
-  virtual void softmax_sum(const float* logits, int64_t n, float* largest, float* sum) = 0;
+  // The softmax of logits [n] on the host, at `index`.
+  virtual SoftmaxTerm softmax(const float* logits, int64_t n, int64_t index) = 0;
+
+  // The softmax over the rows of `head` of every row of `in`, at targets[i]: out[i], on the host,
+  // the same as of logits. The logits are not kept.
+  virtual void score(const Matrix& head, Rows in, const int32_t* targets, SoftmaxTerm* out) = 0;
 
   // Copies rows to the host, `width` values each, close together.
   virtual void read(Rows in, float* out) = 0;

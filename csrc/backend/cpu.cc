@@ -147,8 +147,48 @@ class CpuBackend : public Backend {
     }
   }
 
-  void softmax_sum(const float* logits, int64_t n, float* largest, float* sum) override {
-    kernels_.softmax_sum(logits, n, largest, sum);
+  SoftmaxTerm softmax(const float* logits, int64_t n, int64_t index) override {
+    const int64_t n_runs = divide_up(n, kSoftmaxRun);
+    std::vector<float> runs(static_cast<size_t>(2 * n_runs));  // not a member: any thread may ask
+    float* largest = runs.data();
+    float* sums = largest + n_runs;
+    for (int64_t run = 0; run < n_runs; ++run) {
+      const int64_t begin = run * kSoftmaxRun;
+      kernels_.softmax_run(logits + begin, std::min(kSoftmaxRun, n - begin), largest + run,
+                           sums + run);
+    }
+    SoftmaxTerm term{logits[index], 0, 0};
+    kernels_.softmax_merge(largest, sums, n_runs, &term.largest, &term.sum);
+    return term;
+  }
+
+  // A task is one run of the vocabulary for all rows: its logits do not leave the cache.
+  void score(const Matrix& head, Rows in, const int32_t* targets, SoftmaxTerm* out) override {
+    constexpr int64_t kStride = kSoftmaxRun + 16;  // an odd number of cache lines
+    const LinearArguments arguments = prepare({&head, in, {}, Epilogue::store}, first_input_);
+    const int64_t n_runs = divide_up(head.rows, kSoftmaxRun);
+    float* largest = softmax_runs_.get<float>(2 * in.count * n_runs);  // [rows][n_runs]
+    float* sums = largest + in.count * n_runs;
+    const Cut tasks{kSoftmaxRun / kRowBlock, n_runs};
+    pool_.run(n_runs, [&](int64_t run, int worker) {
+      LinearArguments part = arguments;
+      part.out = scratch(worker).logits.get<float>(in.count * kStride);
+      part.out_stride = kStride;
+      part.out_block = run * tasks.size;
+      multiply(part, tasks, run, worker);
+      const int64_t begin = run * kSoftmaxRun;
+      const int64_t n = std::min(kSoftmaxRun, head.rows - begin);
+      for (int64_t i = 0; i < in.count; ++i) {
+        const float* logits = part.out + i * kStride;
+        const int64_t index = i * n_runs + run;
+        kernels_.softmax_run(logits, n, largest + index, sums + index);
+        if (targets[i] / kSoftmaxRun == run) out[i].logit = logits[targets[i] - begin];
+      }
+    });
+    for (int64_t i = 0; i < in.count; ++i) {
+      kernels_.softmax_merge(largest + i * n_runs, sums + i * n_runs, n_runs, &out[i].largest,
+                             &out[i].sum);
+    }
   }
 
   void read(Rows in, float* out) override {
@@ -168,6 +208,7 @@ class CpuBackend : public Backend {
   struct Worker {
     Scratch panel;
     Scratch scores;
+    Scratch logits;  // of one run of a softmax
   };
   Worker& scratch(int worker) { return workers_[static_cast<size_t>(worker)]; }
 
@@ -247,6 +288,7 @@ class CpuBackend : public Backend {
   std::vector<Worker> workers_;
   QuantisedInput first_input_;
   QuantisedInput second_input_;  // of a pair
+  Scratch softmax_runs_;         // largest logits and sums of the runs of softmaxes
 };
 
 }  // namespace

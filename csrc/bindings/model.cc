@@ -179,18 +179,18 @@ FloatArray logits_array(const Session& session, int64_t count) {
   return FloatArray({count, session.model().spec().vocab_size});
 }
 
-std::vector<FloatArray> forward_batch(const std::vector<BoundSession*>& sessions,
-                                      const std::vector<TokenArray>& tokens) {
+// Runs tokens on sessions; bind(input) makes the array for what a sequence asks for.
+template <typename Bind>
+std::vector<FloatArray> run_batch(const std::vector<BoundSession*>& sessions,
+                                  const std::vector<TokenArray>& tokens, const Bind& bind) {
   if (sessions.size() != tokens.size()) {
     throw_invalid("there are ", sessions.size(), " sessions for ", tokens.size(), " token arrays");
   }
-  std::vector<FloatArray> logits;
+  std::vector<FloatArray> results;
   std::vector<SequenceInput> inputs;
   for (size_t i = 0; i < sessions.size(); ++i) {
-    Session& session = sessions[i]->session();
-    const int64_t count = count_tokens(tokens[i]);
-    logits.push_back(logits_array(session, count));
-    inputs.push_back({&session, tokens[i].data(), count, logits.back().mutable_data()});
+    inputs.push_back({&sessions[i]->session(), tokens[i].data(), count_tokens(tokens[i])});
+    results.push_back(bind(inputs.back()));
   }
   const py::gil_scoped_release release;
   std::vector<std::unique_lock<std::mutex>> locks;
@@ -202,7 +202,25 @@ std::vector<FloatArray> forward_batch(const std::vector<BoundSession*>& sessions
     if (!locks.back().owns_lock()) throw_failed("a session is running on another thread");
   }
   forward(inputs, check_signals);
-  return logits;
+  return results;
+}
+
+std::vector<FloatArray> forward_batch(const std::vector<BoundSession*>& sessions,
+                                      const std::vector<TokenArray>& tokens) {
+  return run_batch(sessions, tokens, [](SequenceInput& input) {
+    FloatArray logits = logits_array(*input.session, input.count);
+    input.logits = logits.mutable_data();
+    return logits;
+  });
+}
+
+std::vector<FloatArray> score_batch(const std::vector<BoundSession*>& sessions,
+                                    const std::vector<TokenArray>& tokens) {
+  return run_batch(sessions, tokens, [](SequenceInput& input) {
+    FloatArray scores(std::max<int64_t>(input.count - 1, 0));
+    input.log_probabilities = scores.mutable_data();
+    return scores;
+  });
 }
 
 }  // namespace
@@ -300,6 +318,11 @@ void bind_model(py::module_& module) {
   module.def("forward", &forward_batch, py::arg("sessions"), py::arg("tokens"),
              "Appends tokens [n_i] to each session in shared passes; returns each one's logits\n"
              "[n_i, vocab_size]. Raises ValueError before anything is appended.");
+
+  module.def("score", &score_batch, py::arg("sessions"), py::arg("tokens"),
+             "Appends tokens [n_i] to each session in shared passes; returns the log-probability\n"
+             "[n_i - 1] of each one's tokens but the first, under the model's raw distribution.\n\n"
+             "The logits are not kept. Raises ValueError before anything is appended.");
 }
 
 }  // namespace pythia_rt

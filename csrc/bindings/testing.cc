@@ -270,10 +270,17 @@ FloatArray attention(const std::string& isa, const std::string& kv_format, const
   return out;
 }
 
-// (largest, sum of e^(logit - largest)) of logits [n].
+// (largest, sum of e^(logit - largest)) of logits [n], run by run.
 std::tuple<float, float> softmax_sum(const std::string& isa, const Floats& logits) {
+  const KernelTable& table = kernels_for(isa);
+  std::vector<float> run_largest, run_sums;
+  for (int64_t begin = 0; begin < logits.size(); begin += kSoftmaxRun) {
+    table.softmax_run(logits.data() + begin, std::min(kSoftmaxRun, logits.size() - begin),
+                      &run_largest.emplace_back(), &run_sums.emplace_back());
+  }
   float largest = 0, sum = 0;
-  kernels_for(isa).softmax_sum(logits.data(), logits.size(), &largest, &sum);
+  table.softmax_merge(run_largest.data(), run_sums.data(), static_cast<int64_t>(run_sums.size()),
+                      &largest, &sum);
   return {largest, sum};
 }
 

@@ -55,7 +55,8 @@ inline void run_tiles(const Work& work, const LinearArguments& arguments) {
 
 // Adds the bias and sends 16 outputs of one row on their way.
 inline void finish(const LinearArguments& arguments, int64_t block, int64_t row, Vec y) {
-  float* out = arguments.out + row * arguments.out_stride + block * kRowBlock;
+  float* out =
+      arguments.out + row * arguments.out_stride + (block - arguments.out_block) * kRowBlock;
   const float* bias = arguments.matrix->bias;
   if (bias != nullptr) y = y + load(bias + block * kRowBlock);
   switch (arguments.epilogue) {

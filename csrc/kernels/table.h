@@ -31,6 +31,7 @@ struct LinearArguments {
   int64_t in_stride;
   float* out;  // [rows][out_stride]
   int64_t out_stride;
+  int64_t out_block;  // the block of 16 output columns that out begins with
   Epilogue epilogue;
   int64_t row_begin, row_end;      // activations: rows of in and out
   int64_t block_begin, block_end;  // weights: blocks of 16 output columns
@@ -87,6 +88,9 @@ struct AttentionArguments {
 
 constexpr int kQueryTile = 4;  // rows that one pass over the cache serves
 
+// Logits that a softmax takes at a time: 256 rows of so many stay in a second-level cache.
+constexpr int64_t kSoftmaxRun = 512;
+
 struct KernelTable {
   const char* isa;
   void (*linear[kFormatCount])(const LinearArguments&);
@@ -97,7 +101,9 @@ struct KernelTable {
   void (*append[kKvFormatCount])(const AppendArguments&);        // by KvFormat
   void (*attention[kKvFormatCount])(const AttentionArguments&);  // by KvFormat
   FitScales fit_scales;
-  void (*softmax_sum)(const float* logits, int64_t n, float* largest, float* sum);
+  void (*softmax_run)(const float* logits, int64_t n, float* largest, float* sum);
+  void (*softmax_merge)(const float* run_largest, const float* run_sums, int64_t n_runs,
+                        float* largest, float* sum);
 };
 
 }  // namespace pythia_rt

@@ -8,7 +8,7 @@
 #include "kernels/norm.inl"
 #include "kernels/quantise.inl"
 #include "kernels/rope.inl"
-#include "kernels/softmax_sum.inl"
+#include "kernels/softmax.inl"
 #include "kernels/table.h"
 #ifdef PYTHIA_RT_MATRIX_UNIT
 #include "kernels/linear_matrix_unit.inl"
@@ -93,7 +93,8 @@ const KernelTable kTable = {
 #undef PYTHIA_RT_KV_FORMAT
     },
     Entry<fit_scales>::call,
-    Entry<softmax_sum>::call,
+    Entry<softmax_run>::call,
+    Entry<softmax_merge>::call,
 };
 
 }  // namespace pythia_rt::PYTHIA_RT_ISA

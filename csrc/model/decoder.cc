@@ -38,6 +38,7 @@ void Decoder::run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_
     chunk.cache->set_length(chunk.cache->length() + chunk.count);
   }
   compute_logits(chunks, x);
+  compute_terms(chunks, x);
 }
 
 void Decoder::run_layer(const LayerWeights& layer, const std::vector<SequenceRows>& sequences,
@@ -133,6 +134,31 @@ void Decoder::compute_logits(const std::vector<Chunk>& chunks, Rows x) {
       float* out = wanted_outs_[static_cast<size_t>(begin + i)];
       backend_.read({logits.row(i), 1, logits.width, logits.stride}, out);
     }
+  }
+}
+
+// Every row is scored in one go, in a buffer that the layers are done with.
+void Decoder::compute_terms(const std::vector<Chunk>& chunks, Rows x) {
+  wanted_rows_.clear();
+  targets_.clear();
+  int64_t first_row = 0;
+  for (const Chunk& chunk : chunks) {
+    for (int64_t i = 0; i < chunk.n_terms; ++i) {
+      wanted_rows_.push_back(first_row + i);
+      targets_.push_back(chunk.tokens[i + 1]);
+    }
+    first_row += chunk.count;
+  }
+  if (targets_.empty()) return;
+  terms_.resize(targets_.size());
+  const Rows hidden = activations_.attn_in.first(static_cast<int64_t>(targets_.size()));
+  backend_.gather(x, wanted_rows_.data(), hidden);
+  backend_.layer_norm(norm(weights_.final_norm), hidden, hidden);
+  backend_.score(weights_.head, hidden, targets_.data(), terms_.data());
+  const SoftmaxTerm* term = terms_.data();
+  for (const Chunk& chunk : chunks) {
+    std::copy_n(term, chunk.n_terms, chunk.terms);
+    term += chunk.n_terms;
   }
 }
 

@@ -19,8 +19,10 @@ struct Chunk {
   KvCache* cache;
   const int32_t* tokens;
   int64_t count;
-  float* logits;    // null for none, else [count or 1][vocab_size] on the host
-  bool all_logits;  // of every token, not of the last alone
+  float* logits;                 // null for none, else [count or 1][vocab_size] on the host
+  bool all_logits;               // of every token, not of the last alone
+  SoftmaxTerm* terms = nullptr;  // [n_terms] on the host: of tokens[1 ..], each after those before
+  int64_t n_terms = 0;           // count or less; tokens[n_terms] must be there
 };
 
 // Is told what a matrix is about to be multiplied with.
@@ -44,6 +46,7 @@ class Decoder {
   void run_layer(const LayerWeights& layer, const std::vector<SequenceRows>& sequences, Rows x,
                  InputObserver observe);
   void compute_logits(const std::vector<Chunk>& chunks, Rows x);
+  void compute_terms(const std::vector<Chunk>& chunks, Rows x);
   const std::vector<SequenceRows>& sequence_rows(const std::vector<Chunk>& chunks, int64_t layer);
   NormParameters norm(const NormWeights& weights) const;
 
@@ -60,6 +63,8 @@ class Decoder {
   std::vector<SequenceRows> sequences_;
   std::vector<int64_t> wanted_rows_;  // of x, whose logits somebody wants
   std::vector<float*> wanted_outs_;   // where they go
+  std::vector<int32_t> targets_;      // tokens whose terms somebody wants
+  std::vector<SoftmaxTerm> terms_;    // of the targets
 };
 
 }  // namespace pythia_rt

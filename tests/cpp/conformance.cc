@@ -47,7 +47,7 @@ int run() {
     check_linear(table, scalar, checks);
     check_layer_norm(table, scalar, checks);
     check_rotate(table, scalar, checks);
-    check_softmax_sum(table, scalar, checks);
+    check_softmax(table, scalar, checks);
     check_fit_scales(table, scalar, checks);
     check_attention(table, scalar, checks);
     std::printf("%-7s digest of the kernels' results: %016" PRIx64 "\n", isa.c_str(),

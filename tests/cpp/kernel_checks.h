@@ -14,7 +14,7 @@ void check_linear(const KernelTable& table, const KernelTable& scalar, Checks& c
 void check_quantise(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_layer_norm(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_rotate(const KernelTable& table, const KernelTable& scalar, Checks& checks);
-void check_softmax_sum(const KernelTable& table, const KernelTable& scalar, Checks& checks);
+void check_softmax(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_fit_scales(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_attention(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 
