@@ -26,6 +26,7 @@ from .plan import Plan
 from .progress import Progress
 from .recipe import choose_formats, describe
 from .spec import CHOICES
+from .threads import checked_threads
 from .tokenizer import count_ids, read_tokenizer_files
 from .weights import WeightReader, pack_chunk
 from .writer import FlatFileWriter
@@ -82,8 +83,7 @@ def convert(
     if activation is not None and activation not in CHOICES["activation"]:
         known = ", ".join(CHOICES["activation"])
         raise ValueError(f"activation {activation!r} is unknown: choose one of {known}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, not {threads}: leave it out for all cores")
+    n_threads = checked_threads(threads)
     if calibrate is None and calibrate_tokens is not None:
         raise ValueError("calibrate_tokens has no effect without calibrate: give a text too")
     parts = {"embed": embed, "head": head, "attention": attention, "mlp": mlp}
@@ -133,7 +133,7 @@ def convert(
             ) as writer,
             SourceDigests(inputs) as digests,
         ):
-            _write_weights(writer, checkpoint, plan, formats, sequences, threads or 0, progress)
+            _write_weights(writer, checkpoint, plan, formats, sequences, n_threads, progress)
             for name in TOKENIZER_FILES:
                 if name in files:
                     writer.write(name, [files[name]])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pythia_rt import _core
 from pythia_rt.convert.flatfile import FlatFile
+from pythia_rt.convert.threads import checked_threads
 from pythia_rt.generation import Generation, Stream
 from pythia_rt.prompt import Prompt, token_ids
 from pythia_rt.sampling import Sampling, SamplingOptions, merged
@@ -42,7 +43,7 @@ class Model:
         natural = "f32" if set(file.formats.values()) == {"f32"} else "f16"
         self._kv_format = _checked_kv_format(kv_format) or natural
         self._core = _core.Model(
-            dict(file.spec), file.formats, file.tensors, threads=_checked_threads(threads)
+            dict(file.spec), file.formats, file.tensors, threads=checked_threads(threads)
         )
         self._tokenizer = Tokenizer(file.tokenizer) if file.tokenizer is not None else None
 
@@ -78,7 +79,7 @@ class Model:
         from pythia_rt.cache import open_checkpoint  # a flat file needs none of it
 
         _checked_kv_format(kv_format)  # both before minutes of conversion
-        _checked_threads(threads)
+        checked_threads(threads)
         file = open_checkpoint(
             os.fspath(name_or_folder),
             revision=revision,
@@ -106,7 +107,7 @@ class Model:
         no room for a copy, ValueError for a bad argument.
         """
         _checked_kv_format(kv_format)  # both before gigabytes are copied
-        _checked_threads(threads)
+        checked_threads(threads)
         file = FlatFile(Path(path).expanduser(), copy=copy)
         return cls(file, threads=threads, kv_format=kv_format)
 
@@ -295,15 +296,6 @@ class Model:
             raise ValueError(
                 f"{n_tokens} tokens do not fit into the context of {self.context}: shorten the text"
             )
-
-
-def _checked_threads(threads: int | None) -> int:
-    """The core's number of threads: 0 stands for its default."""
-    if threads is None:
-        return 0
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ValueError(f"threads must be a whole number of at least 1, or None, not {threads!r}")
-    return threads
 
 
 def _checked_kv_format(kv_format: str | None) -> str | None:

@@ -20,6 +20,7 @@ import pytest
 
 import pythia_rt
 from pythia_rt import FlatFileError, Generation, Model, Sampling
+from pythia_rt.convert.threads import usable_processors
 from pythia_rt.model import DEMO_FOLDER
 
 PROMPT = "The kernel"
@@ -351,6 +352,13 @@ def test_format_threads_and_cache_format_take_effect(cache: Path, model: Model) 
 def test_bad_thread_counts(cache: Path, threads: Any) -> None:
     with pytest.raises(ValueError, match="threads must be a whole number of at least 1"):
         Model.demo(cache_dir=cache, threads=threads)
+
+
+def test_more_threads_than_processors(cache: Path) -> None:
+    most = usable_processors()
+    assert Model.demo(cache_dir=cache, threads=most).threads == most
+    with pytest.raises(ValueError, match=f"threads must be at most {most}, the processors"):
+        Model.demo(cache_dir=cache, threads=most + 1)
 
 
 @pytest.mark.parametrize("kv_format", ["f8", "", 16, "F16"])

@@ -159,6 +159,7 @@ def test_threads_format_and_cache_format(tmp_path: Path) -> None:
         (["--logit-bias", "99999=1"], "logit_bias names token 99999"),
         (["--logit-bias", "1=nan"], "logit_bias"),
         (["--threads", "0"], "threads must be"),
+        (["--threads", "4097"], "the processors that this process may use, not 4097"),
         (["--kv-format", "f8"], "kv_format must be one of f16, f32, q8"),
         (["--format", "q3"], "format 'q3' is unknown"),
         (["--model", "no such model!"], "is no folder and no hub id"),

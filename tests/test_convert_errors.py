@@ -232,8 +232,9 @@ def test_a_flat_file_is_no_source(source: Path, out: Path) -> None:
         ({"embed": ""}, "embed '' is unknown"),
         ({"head": "int8"}, "head 'int8' is unknown"),
         ({"activation": "relu"}, "activation 'relu' is unknown: choose one of gelu, gelu_tanh"),
-        ({"threads": 0}, "threads must be at least 1, not 0"),
-        ({"threads": -3}, "threads must be at least 1"),
+        ({"threads": 0}, "threads must be a whole number of at least 1"),
+        ({"threads": -3}, "threads must be a whole number of at least 1"),
+        ({"threads": 1 << 20}, "the processors that this process may use, not 1048576"),
         ({"revision": "step3000"}, "is a folder, which has no revisions"),
     ],
 )
