@@ -6,6 +6,7 @@ A peer that is not installed, or cannot convert the checkpoint, is skipped with 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,15 +15,16 @@ from typing import NamedTuple
 
 from bench import checkpoint, kinds, limits, measure, records
 from bench.runners import registry
+from bench.runners.isolated import Isolated, Subject, reason
 from bench.runners.ours import PythiaRt
 from bench.runners.protocol import Runner, Source
 from pythia_rt import _core
 from pythia_rt.convert import convert
 
-Load = Callable[[], Runner]
+Load = Callable[[], Runner]  # can be pickled, to be called in another process
 
 
-class Subject(NamedTuple):
+class About(NamedTuple):
     """What all records of a run have in common."""
 
     model: str
@@ -55,22 +57,26 @@ def main() -> None:
     measure.append_line(options.json, facts)
     print(records.headline(facts))
 
-    subject = Subject(
+    about = About(
         options.checkpoint.resolve().name,
         sum(tensor.size for tensor in checkpoint.tensors(config)),
         options.threads or _core.default_threads(),
         _core.selected_isa(),
     )
-    print(f"{subject.model}, {subject.threads} threads; x: how many times as fast the first is")
+    print(f"{about.model}, {about.threads} threads; x: how many times as fast the first is")
     with tempfile.TemporaryDirectory() as folder:
-        source = Source(options.checkpoint, Path(folder), subject.threads, work.room)
-        loaders = {f"pythia_rt {form}": _ours(source, form) for form in options.formats}
+        source = Source(options.checkpoint, Path(folder), about.threads, work.room)
+        loads: dict[str, Load] = {
+            f"pythia_rt {form}": functools.partial(_ours, source, form) for form in options.formats
+        }
         for peer, form in (pair for chosen in options.peers for pair in chosen):
-            loaders[f"{peer} {form}"] = _theirs(source, peer, form)
-        runners = _load(loaders)
+            loads[f"{peer} {form}"] = functools.partial(registry.load, peer, form, source)
+        subjects = _start(loads, work)
         for kind in options.kinds:
-            found = _measure(kind, runners, work, options, subject)
+            found = _measure(kind, subjects, work, options, about)
             _report(kind, found, options.json)
+        for subject in subjects.values():
+            subject.close()
 
 
 def _peers(name: str) -> list[tuple[str, str]]:
@@ -93,58 +99,52 @@ def _check_context(
             parser.error(f"{kind} needs {needed} tokens, the model has a context of {room}")
 
 
-def _ours(source: Source, form: str) -> Load:
-    def load() -> Runner:
-        path = convert(source.checkpoint, source.folder / f"pythia_rt-{form}", format=form)
-        return PythiaRt(path, source.threads, source.room)
-
-    return load
+def _ours(source: Source, form: str) -> Runner:
+    path = convert(source.checkpoint, source.folder / f"pythia_rt-{form}", format=form)
+    return PythiaRt(path, source.threads, source.room)
 
 
-def _theirs(source: Source, peer: str, form: str) -> Load:
-    return lambda: registry.load(peer, form, source)
-
-
-def _load(loaders: Mapping[str, Load]) -> dict[str, Runner]:
-    runners = {}
-    for name, load in loaders.items():
+def _start(loads: Mapping[str, Load], work: kinds.Work) -> dict[str, Isolated]:
+    """One process after the other, so that no two convert at a time."""
+    subjects = {}
+    for name, load in loads.items():
         try:
-            runners[name] = load()
-        except Exception as error:  # whatever a peer may raise; our own errors are not hidden
+            subjects[name] = Isolated(load, work)
+        except RuntimeError as error:
             if name.startswith("pythia_rt "):
                 raise
-            print(f"{name} is skipped: {registry.reason(error)}", flush=True)
-    return runners
+            print(f"{name} is skipped: {error}", flush=True)
+    return subjects
 
 
 def _measure(
     kind: str,
-    runners: Mapping[str, Runner],
+    subjects: Mapping[str, Subject],
     work: kinds.Work,
     options: argparse.Namespace,
-    subject: Subject,
+    about: About,
 ) -> dict[str, records.Record | None]:
-    """A record of each runner; None for one that cannot do this kind of work."""
-    vocab_size = min(runner.vocab_size for runner in runners.values())
+    """A record of each subject; None for one that cannot do this kind of work."""
+    vocab_size = min(subject.vocab_size for subject in subjects.values())
     measurements = {
         name: measurement
-        for name, runner in runners.items()
-        if (measurement := work.measurement(kind, runner, vocab_size)) is not None
+        for name, subject in subjects.items()
+        if (measurement := subject.measurement(kind, vocab_size)) is not None
     }
     rates, bandwidth = limits.alternate(
-        measurements, options.repetitions, subject.threads, _failure(kind)
+        measurements, options.repetitions, about.threads, _failure(kind)
     )
-    found: dict[str, records.Record | None] = dict.fromkeys(runners)
+    found: dict[str, records.Record | None] = dict.fromkeys(subjects)
     for name, rate in rates.items():
         found[name] = records.of_rates(
             rate,
             benchmark="compare",
             runner=name,
             kind=kind,
-            bytes_per_token=runners[name].bytes_per_token,
+            bytes_per_token=subjects[name].bytes_per_token,
             bandwidth=bandwidth,
             **work.facts(kind),
-            **subject._asdict(),
+            **about._asdict(),
         )
     return found
 
@@ -153,7 +153,7 @@ def _failure(kind: str) -> Callable[[str, Exception], None]:
     def tell(name: str, error: Exception) -> None:
         if name.startswith("pythia_rt "):
             raise error
-        print(f"{name} cannot do {kind}: {registry.reason(error)}", flush=True)
+        print(f"{name} cannot do {kind}: {reason(error)}", flush=True)
 
     return tell
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 Name = TypeVar("Name")
 
-PAUSE = 0.05  # seconds between runs: lets the threads of the one before stop spinning
+PAUSE = 0.25  # seconds between runs: some runtimes' threads spin for 0.2 after their work
 
 
 @dataclass(frozen=True)

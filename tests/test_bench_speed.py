@@ -16,6 +16,7 @@ from conftest import ROOT
 
 from bench import compare, fresh, generate, kinds, limits, measure, records, testing_extension
 from bench.runners import registry
+from bench.runners.isolated import Isolated, Local
 from bench.runners.likelihood import log_likelihoods
 from bench.runners.ours import PythiaRt
 from bench.runners.protocol import Room, Runner, Scorer, Source, Stepper, Tokens, Writer
@@ -149,9 +150,9 @@ def test_runners_are_told_apart_by_what_they_can_do(flat: Path) -> None:
 
 def test_a_failing_runner_is_left_out_of_its_kind(capsys: pytest.CaptureFixture[str]) -> None:
     options = argparse.Namespace(repetitions=2)
-    subject = compare.Subject("model", 5, 1, "scalar")
-    runners: dict[str, Runner] = {"a peer": Stepping(), "another": Writing()}
-    found = compare._measure("batch", runners, WORK, options, subject)
+    about = compare.About("model", 5, 1, "scalar")
+    subjects = {"a peer": Local(Stepping(), WORK), "another": Local(Writing(), WORK)}
+    found = compare._measure("batch", subjects, WORK, options, about)
     assert found["a peer"] is None
     assert "a peer cannot do batch: one sequence at a time" in capsys.readouterr().out
     assert found["another"] is not None
@@ -162,16 +163,45 @@ def test_a_failing_runner_is_left_out_of_its_kind(capsys: pytest.CaptureFixture[
     assert "12.0" in second
 
 
+def broken() -> Runner:
+    raise RuntimeError("no luck\nand more lines")
+
+
+def crashing() -> Runner:
+    os._exit(3)
+
+
 def test_a_peer_that_does_not_load_is_skipped_with_its_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def broken() -> Runner:
-        raise RuntimeError("no luck\nand more lines")
-
-    assert compare._load({"a peer": broken, "another": Writing}).keys() == {"another"}
-    assert capsys.readouterr().out == "a peer is skipped: no luck\n"
+    loads: dict[str, compare.Load] = {"a peer": broken, "a bad one": crashing, "another": Writing}
+    subjects = compare._start(loads, WORK)
+    assert subjects.keys() == {"another"}
+    assert capsys.readouterr().out == (
+        "a peer is skipped: no luck\na bad one is skipped: its process ended with 3\n"
+    )
     with pytest.raises(RuntimeError, match="no luck"):
-        compare._load({"pythia_rt q4": broken})
+        compare._start({"pythia_rt q4": broken}, WORK)
+    subjects["another"].close()
+
+
+def test_an_isolated_runner_does_what_a_local_one_does() -> None:
+    isolated = Isolated(Writing, WORK)
+    assert (isolated.vocab_size, isolated.bytes_per_token) == (10, None)
+    assert isolated.measurement("score", 10) is None
+    rate = isolated.measurement("batch", 10)
+    assert rate is not None
+    assert rate() == 2 * 3 / 0.5
+    isolated.close()
+    stepping = Isolated(Stepping, WORK)
+    rate = stepping.measurement("batch", 10)
+    assert rate is not None
+    with pytest.raises(RuntimeError, match="one sequence at a time"):
+        rate()
+    rate = stepping.measurement("decode", 10)
+    assert rate is not None
+    assert rate() > 0
+    stepping.close()
 
 
 def test_a_peer_that_is_not_installed_is_named(
@@ -272,9 +302,9 @@ def test_the_extension_has_what_the_bandwidth_needs(monkeypatch: pytest.MonkeyPa
 
 
 def test_ways_to_load(flat: Path) -> None:
-    assert generate.LOAD_WAYS == {"mapping": {"copy": False}, "copying": {"copy": True}}
-    for arguments in generate.LOAD_WAYS.values():
-        assert Model.load(flat, **arguments).spec
+    assert generate.LOAD_WAYS == {"mapping": False, "copying": True}
+    for copy in generate.LOAD_WAYS.values():
+        assert Model.load(flat, copy=copy).spec
 
 
 def test_likelihoods_are_those_of_the_softmax() -> None:

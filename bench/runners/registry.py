@@ -65,12 +65,6 @@ def load(peer: str, form: str, source: Source) -> Runner:
     return kind.load(source, form)
 
 
-def reason(error: Exception) -> str:
-    """An error in one line."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
-
-
 def versions() -> dict[str, str]:
     """Of the peers' distributions that are installed."""
     return dict(_versions())

@@ -25,6 +25,8 @@ class Transformers:
 
         self._torch = torch
         torch.set_num_threads(source.threads)
+        logging: Any = transformers.utils.logging
+        logging.disable_progress_bar()
         maker: Any = transformers.AutoModelForCausalLM  # torch's types hide what this returns
         self._model = maker.from_pretrained(
             source.checkpoint, dtype=getattr(torch, form), attn_implementation="sdpa"
