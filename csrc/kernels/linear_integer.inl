@@ -30,18 +30,27 @@ struct SquareScaleCodes {
 
 // How one group of a block of 16 rows is read: q8 as stored, fewer bits unpacked on the way
 // (formats/narrow.h has the layout), and fewer bits from a panel that was unpacked before (many
-// rows share one unpacking).
+// rows share one unpacking). kAhead says how far ahead the first rows ask for their weights, in
+// bytes, 0 for not at all: with few rows, hardware prefetching alone keeps too few reads under way
+// where memory is slow to answer, and stops at the end of every page.
+constexpr int64_t kPrefetchBytes = 2048;
+
 struct WideGroup {
   using Scales = HalfScales;
+  static constexpr int64_t kAhead = kPrefetchBytes;
   static constexpr int kBits = 8;
   static constexpr bool kUnpacked = true;
   static constexpr int64_t kBytes = kUnpackedGroup;
   static IntVec begin(int32_t sum) { return wide_begin(sum); }
   static IntVec dot(IntVec acc, Tile tile, const int8_t* a) { return wide_dot(acc, tile, a); }
 };
+struct WideGroupOfManyRows : WideGroup {
+  static constexpr int64_t kAhead = 0;
+};
 template <int kBitsPerCode>
 struct PackedGroup {
   using Scales = SquareScaleCodes;
+  static constexpr int64_t kAhead = kPrefetchBytes;
   static constexpr int kBits = kBitsPerCode;
   static constexpr int kHighBits = kBits - 4;
   static constexpr int kOffset = kBits == 4 ? 64 : 1 << (kBits - 1);
@@ -79,6 +88,7 @@ struct PackedGroup {
 };
 template <int kBitsPerCode>
 struct PanelGroup : PackedGroup<kBitsPerCode> {
+  static constexpr int64_t kAhead = 0;
   static constexpr bool kUnpacked = true;
   static constexpr int64_t kBytes = kUnpackedGroup;
 };
@@ -111,6 +121,8 @@ struct IntegerWork {
     const int8_t* codes = in.codes + row * in.stride;
     const uint8_t* weight_scales = static_cast<const uint8_t*>(arguments.matrix->scales) +
                                    block * groups * kRowBlock * Scales::kBytes;
+    // Later rows find the weights in a cache.
+    const int64_t ahead = row == arguments.row_begin ? Group::kAhead : 0;
     Vec sum[kBlocks][kRows];
     for (auto& rows : sum) {
       for (Vec& lanes : rows) lanes = zero();
@@ -124,7 +136,8 @@ struct IntegerWork {
           for (int turn = 1; turn < kTurns; ++turn) dot[b][r][turn] = int_zero();
         }
       }
-      add_group(dot, tiles + group * Group::kBytes, block_bytes, codes + group * kColumnGroup);
+      add_group(dot, tiles + group * Group::kBytes, block_bytes, codes + group * kColumnGroup,
+                ahead);
       for (int b = 0; b < kBlocks; ++b) {
         const Vec weight_scale =
             Scales::load(weight_scales + (b * groups + group) * kRowBlock * Scales::kBytes);
@@ -144,16 +157,21 @@ struct IntegerWork {
     }
   }
 
+  static Tile load_ahead(const uint8_t* place, [[maybe_unused]] int64_t ahead) {
+    if constexpr (Group::kAhead > 0) __builtin_prefetch(place + ahead);
+    return load_tile(place);
+  }
+
   template <int kBlocks, int kRows, int kTurns>
   void add_group(IntVec (&dot)[kBlocks][kRows][kTurns], const uint8_t* tiles, int64_t block_bytes,
-                 const int8_t* codes) const {
+                 const int8_t* codes, int64_t ahead) const {
     const int64_t stride = arguments.quantised.stride;
     // Unrolled: accumulators stay in registers only while every index is a constant.
     if constexpr (Group::kUnpacked) {
 #pragma GCC unroll 16
       for (int64_t i = 0; i < kTilesPerGroup; ++i) {
         for (int b = 0; b < kBlocks; ++b) {
-          const Tile tile = load_tile(tiles + b * block_bytes + i * 64);
+          const Tile tile = load_ahead(tiles + b * block_bytes + i * 64, ahead);
           for (int r = 0; r < kRows; ++r) {
             IntVec& acc = dot[b][r][i % kTurns];
             acc = Group::dot(acc, tile, codes + r * stride + 4 * i);
@@ -172,8 +190,8 @@ struct IntegerWork {
         for (int64_t p = half * Group::kPieces; p < (half + 1) * Group::kPieces; ++p) {
           for (int b = 0; b < kBlocks; ++b) {
             Tile first, second;
-            Group::unpack(load_tile(tiles + b * block_bytes + p * 64), high[b], table, first,
-                          second);
+            Group::unpack(load_ahead(tiles + b * block_bytes + p * 64, ahead), high[b], table,
+                          first, second);
             for (int r = 0; r < kRows; ++r) {
               const int8_t* row_codes = codes + r * stride + 8 * p;
               IntVec& even = dot[b][r][2 * p % kTurns];
@@ -228,8 +246,13 @@ inline void linear_q8_vectors(const LinearArguments& arguments) {
   const int64_t groups = count_groups(arguments);
   const int64_t begin = arguments.block_begin;
   const uint8_t* weights = block_weights(arguments, begin, groups * WideGroup::kBytes);
-  run_tiles(IntegerWork<WideGroup>{arguments, groups, weights, begin, table_of(arguments)},
-            arguments);
+  const Table table = table_of(arguments);
+  if (arguments.row_end - arguments.row_begin < kPanelRows) {
+    run_tiles(IntegerWork<WideGroup>{arguments, groups, weights, begin, table}, arguments);
+  } else {
+    run_tiles(IntegerWork<WideGroupOfManyRows>{arguments, groups, weights, begin, table},
+              arguments);
+  }
 }
 
 template <int kBits>
