@@ -38,6 +38,11 @@ inline void append(const AppendArguments& arguments) {
   }
 }
 
+// A single query waits for memory: how far ahead, in codes, it asks for them (see
+// linear_integer.inl).
+template <typename Cache>
+constexpr int64_t kAhead = 2048 / sizeof(typename Cache::Code);
+
 // scores[q][position] = scale * key . query for whole tiles of positions, kTiles at a time.
 template <typename Cache, int kQueries, int kTiles>
 inline void score_tiles(const AttentionArguments& arguments, int64_t row, int64_t tile) {
@@ -58,7 +63,9 @@ inline void score_tiles(const AttentionArguments& arguments, int64_t row, int64_
     }
     for (int64_t i = begin; i < end; ++i) {
       for (int t = 0; t < kTiles; ++t) {
-        const Vec key = Cache::load_codes(keys + (t * dim + i) * 16);
+        const auto* place = keys + (t * dim + i) * 16;
+        if constexpr (kQueries == 1) __builtin_prefetch(place + kAhead<Cache>);
+        const Vec key = Cache::load_codes(place);
         for (int q = 0; q < kQueries; ++q) {
           sum[q][t] = fma(key, broadcast(query[q * arguments.query_stride + i]), sum[q][t]);
         }
@@ -128,7 +135,9 @@ inline void mix_values(const AttentionArguments& arguments, int64_t row, int64_t
     const int64_t end = begin + step < common ? begin + step : common;
     for (int64_t position = begin; position < end; ++position) {
       for (int w = 0; w < kWidth; ++w) {
-        const Vec value = Cache::load_codes(values + position * stride + 16 * w);
+        const auto* place = values + position * stride + 16 * w;
+        if constexpr (kQueries == 1) __builtin_prefetch(place + kAhead<Cache>);
+        const Vec value = Cache::load_codes(place);
         for (int q = 0; q < kQueries; ++q) {
           const float weight = Cache::kIsScaled
                                    ? scaled[q][w][position - begin]
@@ -162,7 +171,7 @@ template <typename Cache, int kQueries>
 inline void attend(const AttentionArguments& arguments, int64_t row) {
   const int64_t longest = arguments.first_position + row + kQueries;
   const int64_t tiles = (longest + 15) / 16;
-  constexpr int kTiles = kQueries == 1 ? 1 : 2;
+  constexpr int kTiles = 2;
   int64_t tile = 0;
   for (; tile + kTiles <= tiles; tile += kTiles) {
     score_tiles<Cache, kQueries, kTiles>(arguments, row, tile);
@@ -172,11 +181,17 @@ inline void attend(const AttentionArguments& arguments, int64_t row) {
   for (int q = 0; q < kQueries; ++q) {
     sums[q] = soften(arguments.scores + q * arguments.scores_stride, longest - kQueries + q + 1);
   }
-  constexpr int kWidth = kQueries == 1 ? 4 : 2;
+  // A row of values is read in one piece where there are registers for it.
+  constexpr int kWidth = kQueries > 1 ? 2 : kRowTile > 1 ? 8 : 4;
   const int64_t width = kv_groups(arguments.head_dim) * 16;
   int64_t column = 0;
   for (; column + 16 * kWidth <= width; column += 16 * kWidth) {
     mix_values<Cache, kQueries, kWidth>(arguments, row, column, sums);
+  }
+  if constexpr (kWidth > 4) {
+    for (; column + 16 * 4 <= width; column += 16 * 4) {
+      mix_values<Cache, kQueries, 4>(arguments, row, column, sums);
+    }
   }
   for (; column < width; column += 16) {
     mix_values<Cache, kQueries, 1>(arguments, row, column, sums);
