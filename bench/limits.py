@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from bench import measure, testing_extension, workloads
 from pythia_rt import _core
 
-BYTES = 1 << 28  # more than any cache holds
+BYTES = 1 << 30  # more than any cache holds
 SECONDS = 0.03  # of each repetition, at least
 
 

@@ -287,7 +287,7 @@ def test_bandwidth_is_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testing_extension, "load", lambda: Extension)
     rates, bandwidth = limits.alternate({"a": lambda: 4.0}, 2, 2)
     assert (rates.keys(), bandwidth) == ({"a"}, 17.5)
-    assert seen == [(1 << 28, "huge"), *[("time", "pool of 2")] * 3]
+    assert seen == [(1 << 30, "huge"), *[("time", "pool of 2")] * 3]
 
 
 @pytest.mark.skipif(
