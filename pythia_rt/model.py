@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import tempfile
@@ -45,7 +46,11 @@ class Model:
         self._core = _core.Model(
             dict(file.spec), file.formats, file.tensors, threads=checked_threads(threads)
         )
-        self._tokenizer = Tokenizer(file.tokenizer) if file.tokenizer is not None else None
+
+    # Read when it is first needed: that takes longer than all the rest of loading.
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer | None:
+        return None if self._file.tokenizer is None else Tokenizer(self._file.tokenizer)
 
     @classmethod
     def from_pretrained(
