@@ -61,9 +61,11 @@ def _plots(found: Sequence[Record]) -> Iterator[tuple[str, Callable[[Figure], No
         sized = [r for r in recorded.select(generated, kind=kind) if r.get("parameters")]
         if sized:
             yield f"size-{kind}", _bind(_by_size, sized, kind)
-    long = [r for r in recorded.select(generated, kind="long") if r.get("context") is not None]
-    if long:
-        yield "context", _bind(_by_context, long)
+    written = [r for r in generated if r["kind"] in ("decode", "long") and r.get("context")]
+    for model in dict.fromkeys(recorded.model(r) for r in written):
+        of_model = [r for r in written if recorded.model(r) == model]
+        if len({r["context"] for r in of_model}) > 1:
+            yield f"context-{model}", _bind(_by_context, of_model)
 
 
 def _bind(draw: Callable[..., None], *arguments: Any) -> Callable[[Figure], None]:
@@ -128,7 +130,9 @@ def _by_size(figure: Figure, sized: Sequence[Record], kind: str) -> None:
     verb = {"decode": "writing", "prefill": "reading"}[kind]
     axes = figure.add_subplot()
     title = f"Speed of {verb} against the size of the model"
-    same = _lines(axes, sized, ("runner", "threads", "isa", "tokens", "sequences"), "parameters")
+    # How much is read at once matters; how much is written only says how long it was measured.
+    tokens = ("tokens",) if kind == "prefill" else ()
+    same = _lines(axes, sized, ("runner", "threads", "isa", *tokens, "sequences"), "parameters")
     axes.set_xscale("log")
     axes.set_yscale("log")
     sizes = sorted({r["parameters"] for r in sized})
@@ -144,7 +148,7 @@ def _by_context(figure: Figure, long: Sequence[Record]) -> None:
     axes = figure.add_subplot()
     title = "Speed of writing against the length of the context"
     same = _lines(axes, long, ("model", "runner", "threads", "isa", "sequences"), "context")
-    axes.set_ylim(bottom=0)
+    axes.set_yscale("log")
     axes.set_title(_join(title, same), fontsize=11)
     axes.set_xlabel("tokens in the context")
     axes.set_ylabel("tokens/s")
@@ -173,8 +177,9 @@ def _lines(axes: Axes, found: Sequence[Record], names: Sequence[str], x: str) ->
         axes.errorbar(
             [record[x] for record in line], medians,
             [[max(0, value) for value in below], [max(0, value) for value in above]],
-            color=_COLORS[number % len(_COLORS)], marker=_MARKS[number % len(_MARKS)], ms=6, lw=1.5,
-            capsize=3, label=", ".join(_fact(names[i], key[i]) for i in differing) or None,
+            color=_COLORS[number % len(_COLORS)],
+            marker=_MARKS[(number + number // len(_COLORS)) % len(_MARKS)], ms=6, lw=1.5, capsize=3,
+            label=", ".join(_fact(names[i], key[i]) for i in differing) or None,
         )  # fmt: skip
     common = [i for i in range(len(names)) if i not in differing and keys[0][i] is not None]
     return ", ".join(_fact(names[i], keys[0][i]) for i in common)

@@ -119,7 +119,7 @@ def test_plots(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     done = run(write(tmp_path / "lines", RECORDS), "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    names = ["context.png", "roofline-avx2-1-64x64.png", "size-decode.png", "size-prefill.png"]
+    names = ["context-tiny.png", "roofline-avx2-1-64x64.png", "size-decode.png", "size-prefill.png"]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == names
     for name in names:
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
