@@ -120,12 +120,16 @@ def squared_error(group: Doubles, scale: float, grid: Doubles, weights: Doubles)
     return float((weights * np.abs(group[:, None] - levels).min(axis=1) ** 2).sum())
 
 
-def fit_scale(group: Doubles, grid: Doubles, weights: Doubles) -> float:
-    """Return the best of 400 scales for one row's group, tried one after another."""
+def fit_scale(
+    group: Doubles, grid: Doubles, weights: Doubles, first_factor: float, last_factor: float
+) -> float:
+    """Return the best of 400 scales for one row's group, tried one after another: those that map
+    its largest value to either end of the grid, first_factor to last_factor times as large.
+    """
     largest, reach = float(np.abs(group).max()), float(np.abs(grid).max())
     candidates = [
-        sign * largest / (reach * float(end))
-        for end in np.linspace(0.65, 1.3, 200)
+        sign * largest * float(factor) / reach
+        for factor in np.linspace(first_factor, last_factor, 200)
         for sign in (-1, 1)
     ]
     return min(candidates, key=lambda scale: squared_error(group, scale, grid, weights))
