@@ -95,7 +95,9 @@ class Model:
             progress=progress,
             copy=copy,
         )
-        return cls(file, threads=threads, kv_format=kv_format)
+        model = cls(file, threads=threads, kv_format=kv_format)
+        _ = model.tokenizer  # a checkpoint whose tokenizer is damaged is refused here
+        return model
 
     @classmethod
     def load(

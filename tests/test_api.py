@@ -384,13 +384,15 @@ def test_files_that_are_no_flat_files(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_tokenizer_is_refused_where_there_is_text(tmp_path: Path) -> None:
+def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(DEMO_FOLDER, folder)
     content = json.loads((folder / "tokenizer.json").read_bytes())
     content["pre_tokenizer"] = {"type": "Nonsense"}
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    damaged = Model.from_pretrained(folder, cache_dir=tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"the tokenizer\.json cannot be read"):
+        Model.from_pretrained(folder, cache_dir=tmp_path, progress=False)
+    damaged = Model.load(pythia_rt.convert.convert(folder, tmp_path / "damaged.q4"))
     for use in (lambda: damaged.generate("The"), lambda: damaged.logits("The")):
         with pytest.raises(ValueError, match=r"the tokenizer\.json cannot be read"):
             use()
