@@ -1,0 +1,137 @@
+"""Loading on the demo model: what a model says, what its options do, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pythia_rt
+from pythia_rt import FlatFileError, Model
+from pythia_rt.convert.threads import usable_processors
+from pythia_rt.model import DEMO_FOLDER
+
+PROMPT = "The kernel"
+GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 24}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def model(cache: Path) -> Model:
+    return Model.demo(cache_dir=cache)
+
+
+@pytest.fixture(scope="module")
+def without_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("bare") / "bare"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(DEMO_FOLDER / name, folder)
+    return Model.from_pretrained(folder, cache_dir=folder.parent, progress=False)
+
+
+def ids_of(model: Model, text: str) -> list[int]:
+    assert model.tokenizer is not None
+    return model.tokenizer.encode(text)
+
+
+def test_what_a_model_says_about_itself(model: Model) -> None:
+    assert model.spec["hidden_size"] == 256
+    assert model.formats["layers.0.mlp_up"] == "q4"
+    assert (model.context, model.kv_format) == (2048, "f16")
+    assert model.threads >= 1
+    assert "demo" in repr(model)
+    assert model.isa in repr(model)
+    model.spec["hidden_size"] = 1
+    assert model.spec["hidden_size"] == 256
+
+
+def test_format_threads_and_cache_format_take_effect(cache: Path, model: Model) -> None:
+    ids = ids_of(model, PROMPT)
+    q4 = model.logits(ids)
+    one, two = (Model.demo(cache_dir=cache, threads=n) for n in (1, 2))
+    assert (one.threads, two.threads) == (1, 2)
+    assert np.array_equal(one.logits(ids), q4)
+    assert np.array_equal(two.logits(ids), q4)
+    assert Model.demo(cache_dir=cache, format="f32").kv_format == "f32"  # exact by default
+    copied = Model.demo(cache_dir=cache, copy=True)
+    assert np.array_equal(copied.logits(ids), q4)
+    exact_cache = Model.demo(cache_dir=cache, kv_format="f32")
+    assert exact_cache.kv_format == "f32"
+    assert not np.array_equal(exact_cache.logits(ids), q4)
+    f32 = Model.demo(cache_dir=cache, format="f32")
+    assert set(f32.formats.values()) == {"f32"}
+    assert not np.array_equal(f32.logits(ids), q4)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.0, True, "2"])
+def test_bad_thread_counts(cache: Path, threads: Any) -> None:
+    with pytest.raises(ValueError, match="threads must be a whole number of at least 1"):
+        Model.demo(cache_dir=cache, threads=threads)
+
+
+def test_more_threads_than_processors(cache: Path) -> None:
+    most = usable_processors()
+    assert Model.demo(cache_dir=cache, threads=most).threads == most
+    with pytest.raises(ValueError, match=f"threads must be at most {most}, the processors"):
+        Model.demo(cache_dir=cache, threads=most + 1)
+
+
+@pytest.mark.parametrize("kv_format", ["f8", "", 16, "F16"])
+def test_bad_cache_formats(cache: Path, kv_format: Any) -> None:
+    with pytest.raises(ValueError, match="kv_format must be one of f16, f32, q8, not"):
+        Model.demo(cache_dir=cache, kv_format=kv_format)
+
+
+def test_an_unknown_format(cache: Path) -> None:
+    with pytest.raises(ValueError, match=r"format 'q3' is unknown: choose one of .*q4"):
+        Model.demo(cache_dir=cache, format="q3")
+
+
+def test_files_that_are_no_flat_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        Model.load(tmp_path / "missing.safetensors")
+    with pytest.raises(FlatFileError, match="folder"):
+        Model.load(tmp_path)
+    (tmp_path / "empty").touch()
+    for wrong in (tmp_path / "empty", DEMO_FOLDER / "model.safetensors", DEMO_FOLDER / "README.md"):
+        with pytest.raises(FlatFileError) as caught:
+            Model.load(wrong)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(DEMO_FOLDER, folder)
+    content = json.loads((folder / "tokenizer.json").read_bytes())
+    content["pre_tokenizer"] = {"type": "Nonsense"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"the tokenizer\.json cannot be read"):
+        Model.from_pretrained(folder, cache_dir=tmp_path, progress=False)
+    damaged = Model.load(pythia_rt.convert.convert(folder, tmp_path / "damaged.q4"))
+    for use in (lambda: damaged.generate("The"), lambda: damaged.logits("The")):
+        with pytest.raises(ValueError, match=r"the tokenizer\.json cannot be read"):
+            use()
+    assert damaged.new_session(4).logits(np.array([1], np.int32)).shape == (1, 4096)
+
+
+def test_a_model_without_tokenizer(model: Model, without_tokenizer: Model) -> None:
+    ids = ids_of(model, PROMPT)
+    assert without_tokenizer.tokenizer is None
+    result = without_tokenizer.generate(ids, **GREEDY)
+    assert result.tokens == model.generate(ids, **GREEDY).tokens
+    assert result.text == ""
+    with pytest.raises(ValueError, match=r"no tokenizer: give the prompt as token ids"):
+        without_tokenizer.generate(PROMPT)
+    with pytest.raises(ValueError, match="no tokenizer, so it has no text"):
+        without_tokenizer.stream(ids)
+    with pytest.raises(ValueError, match="no tokenizer, so stop strings"):
+        without_tokenizer.generate(ids, stop="x")
