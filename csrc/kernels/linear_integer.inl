@@ -28,13 +28,13 @@ struct SquareScaleCodes {
   }
 };
 
-// How one group of a block of 16 rows is read: q8 as stored, fewer bits unpacked on the way
-// (formats/narrow.h has the layout), and fewer bits from a panel that was unpacked before (many
-// rows share one unpacking). kAhead says how far ahead the first rows ask for their weights, in
-// bytes, 0 for not at all: with few rows, hardware prefetching alone keeps too few reads under way
-// where memory is slow to answer, and stops at the end of every page.
+// How far ahead the first of few rows ask for their weights: hardware prefetching alone keeps too
+// few reads under way where memory is slow to answer, and stops at the end of every page.
 constexpr int64_t kPrefetchBytes = 2048;
 
+// How one group of a block of 16 rows is read: q8 as stored, fewer bits unpacked on the way
+// (formats/narrow.h has the layout), and fewer bits from a panel that was unpacked before (many
+// rows share one unpacking). kAhead is kPrefetchBytes, or 0 for not asking ahead.
 struct WideGroup {
   using Scales = HalfScales;
   static constexpr int64_t kAhead = kPrefetchBytes;

@@ -9,7 +9,7 @@
 namespace pythia_rt::PYTHIA_RT_ISA {
 
 constexpr int kUnitRows = 16;
-constexpr int kUnitBlocks = 2;
+constexpr int64_t kUnitBlocks = 2;  // in one panel: outputs of a row are written side by side
 
 // With fewer rows the unit's tiles stand half empty and the vectors are faster.
 constexpr int64_t kMatrixUnitRows = 13;
@@ -33,63 +33,71 @@ inline void unpack_signed(const uint8_t* in, int64_t groups, Table table, uint8_
   }
 }
 
-// kBlocks blocks of 16 outputs for 16 rows, of which the first n_rows count. The unit works on a
-// group while the vectors scale the one before: the two integer buffers take turns.
-template <typename Scales, int kBlocks>
-inline void multiply_blocks(const LinearArguments& arguments, int64_t groups, int64_t block,
-                            int64_t row, int64_t n_rows) {
+// Where weights lie that are needed soon: with every group one prefetch, `step` bytes after the
+// last.
+struct WeightsAhead {
+  const uint8_t* place;
+  int64_t step;
+};
+
+// One block of 16 outputs, whose panel is given, for 16 rows, of which the first n_rows count. The
+// unit works two groups ahead of the vectors that scale its integers: three buffers take turns. The
+// sums are all the registers that there are, so more blocks at once would only spill them.
+template <typename Scales>
+inline void multiply_block(const LinearArguments& arguments, const uint8_t* panel, int64_t groups,
+                           int64_t block, int64_t row, int64_t n_rows, const WeightsAhead& ahead) {
+  constexpr int64_t kBuffers = 3;
   const QuantisedRows& in = arguments.quantised;
   const int8_t* codes = in.codes + row * in.stride;
   const float* row_scales = in.scales + row * groups;
   const uint8_t* weight_scales = static_cast<const uint8_t*>(arguments.matrix->scales) +
                                  block * groups * kRowBlock * Scales::kBytes;
-  const int64_t panel_bytes = groups * kUnpackedGroup;  // of one block
-  alignas(64) int32_t dots[2][kBlocks][kUnitRows * 16];
-  Vec sum[kBlocks][kUnitRows];
-  for (auto& rows : sum) {
-    for (Vec& lanes : rows) lanes = zero();
-  }
-  unit_multiply<kBlocks>(codes, in.stride, arguments.panel, panel_bytes, dots[0][0]);
+  alignas(64) int32_t dots[kBuffers][kUnitRows * 16];
+  const auto multiply_group = [&](int64_t group) {
+    if (group < groups) {
+      unit_multiply(codes + group * kColumnGroup, in.stride, panel + group * kUnpackedGroup,
+                    dots[group % kBuffers]);
+    }
+  };
+  Vec sum[kUnitRows];
+  for (Vec& lanes : sum) lanes = zero();
+  for (int64_t group = 0; group < kBuffers - 1; ++group) multiply_group(group);
   for (int64_t group = 0; group < groups; ++group) {
-    const int64_t next = group + 1;
-    if (next < groups) {
-      unit_multiply<kBlocks>(codes + next * kColumnGroup, in.stride,
-                             arguments.panel + next * kUnpackedGroup, panel_bytes,
-                             dots[next % 2][0]);
-    }
-    for (int b = 0; b < kBlocks; ++b) {
-      const Vec weight_scale =
-          Scales::load(weight_scales + (b * groups + group) * kRowBlock * Scales::kBytes);
+    multiply_group(group + kBuffers - 1);
+    __builtin_prefetch(ahead.place + group * ahead.step, 0, 2);  // to the second-level cache
+    const Vec weight_scale = Scales::load(weight_scales + group * kRowBlock * Scales::kBytes);
 #pragma GCC unroll 16
-      for (int r = 0; r < kUnitRows; ++r) {
-        const Vec scale = weight_scale * broadcast(row_scales[r * groups + group]);
-        sum[b][r] = fma(to_float(int_load(dots[group % 2][b] + 16 * r)), scale, sum[b][r]);
-      }
+    for (int r = 0; r < kUnitRows; ++r) {
+      const Vec scale = weight_scale * broadcast(row_scales[r * groups + group]);
+      sum[r] = fma(to_float(int_load(dots[group % kBuffers] + 16 * r)), scale, sum[r]);
     }
   }
-  // Through memory: sums stay in registers only while every index into them is a constant. A row's
-  // blocks are finished together: they lie side by side, and the row is far from the next.
-  alignas(64) float sums[kBlocks][kUnitRows][16];
-  for (int b = 0; b < kBlocks; ++b) {
+  // Through memory: sums stay in registers only while every index into them is a constant.
+  alignas(64) float sums[kUnitRows][16];
 #pragma GCC unroll 16
-    for (int r = 0; r < kUnitRows; ++r) store(sums[b][r], sum[b][r]);
-  }
+  for (int r = 0; r < kUnitRows; ++r) store(sums[r], sum[r]);
   for (int r = 0; r < kUnitRows && r < n_rows; ++r) {
-    for (int b = 0; b < kBlocks; ++b) {
-      const Vec y = Scales::finish(*arguments.matrix, block + b, load(sums[b][r]));
-      finish(arguments, block + b, row + r, y);
-    }
+    finish(arguments, block, row + r, Scales::finish(*arguments.matrix, block, load(sums[r])));
   }
 }
 
-// Unpacks kBlocks blocks and multiplies them with rows begin .. end.
-template <typename Group, int kBlocks>
+// Unpacks n_blocks blocks and multiplies them with rows begin .. end.
+template <typename Group>
 inline void multiply_panel(const LinearArguments& arguments, int64_t groups, int64_t block,
-                           int64_t begin, int64_t end) {
-  unpack_signed<Group>(block_weights(arguments, block, groups * Group::kBytes), kBlocks * groups,
-                       table_of(arguments), arguments.panel);
+                           int64_t n_blocks, int64_t begin, int64_t end) {
+  const uint8_t* weights = block_weights(arguments, block, groups * Group::kBytes);
+  unpack_signed<Group>(weights, n_blocks * groups, table_of(arguments), arguments.panel);
+  const int64_t left = arguments.block_end - block - n_blocks;
+  const int64_t next_bytes = (left < kUnitBlocks ? left : kUnitBlocks) * groups * Group::kBytes;
+  const int64_t prefetches = (end - begin + kUnitRows - 1) / kUnitRows * n_blocks * groups;
+  WeightsAhead ahead{weights + n_blocks * groups * Group::kBytes, next_bytes / prefetches};
   for (int64_t row = begin; row < end; row += kUnitRows) {
-    multiply_blocks<typename Group::Scales, kBlocks>(arguments, groups, block, row, end - row);
+    for (int64_t i = 0; i < n_blocks; ++i) {
+      multiply_block<typename Group::Scales>(arguments,
+                                             arguments.panel + i * groups * kUnpackedGroup, groups,
+                                             block + i, row, end - row, ahead);
+      ahead.place += groups * ahead.step;
+    }
   }
 }
 
@@ -101,12 +109,10 @@ inline void linear_on_unit(const LinearArguments& arguments) {
   unit_begin();
   for (int64_t begin = arguments.row_begin; begin < arguments.row_end; begin += chunk) {
     const int64_t end = begin + chunk < arguments.row_end ? begin + chunk : arguments.row_end;
-    int64_t block = arguments.block_begin;
-    for (; block + kUnitBlocks <= arguments.block_end; block += kUnitBlocks) {
-      multiply_panel<Group, kUnitBlocks>(arguments, groups, block, begin, end);
-    }
-    for (; block < arguments.block_end; ++block) {
-      multiply_panel<Group, 1>(arguments, groups, block, begin, end);
+    for (int64_t block = arguments.block_begin; block < arguments.block_end; block += kUnitBlocks) {
+      const int64_t remaining = arguments.block_end - block;
+      multiply_panel<Group>(arguments, groups, block,
+                            remaining < kUnitBlocks ? remaining : kUnitBlocks, begin, end);
     }
   }
   unit_end();

@@ -1,8 +1,8 @@
 // The loops of limits/table.h, in the same vectors as the kernels.
 //
 // The multiply loops keep a register tile like those of the ISA's kernels and take their operands
-// from the first-level cache, so each round is the inner loop of a matrix product that never waits
-// for memory, unpacks nothing and scales nothing.
+// from the first-level cache (a matrix unit from its own registers), so each round is the inner
+// loop of a matrix product that never waits for memory, unpacks nothing and scales nothing.
 #pragma once
 
 #include "limits/table.h"
@@ -34,16 +34,12 @@ inline void forget(T*& pointer) {
 
 #ifdef PYTHIA_RT_MATRIX_UNIT
 
-constexpr int64_t kByteOperations = int64_t{2} * 2 * 16 * 16 * 64;
+constexpr int64_t kByteOperations = int64_t{2} * 4 * 16 * 16 * 64;
 
-// Through the unit's only door, which also loads its operands and stores its sums.
 inline float multiply_bytes(const uint8_t* operands, int64_t rounds) {
-  alignas(64) int32_t out[2 * 16 * 16] = {};
+  alignas(64) int32_t out[4 * 16 * 16] = {};
   unit_begin();
-  for (int64_t round = 0; round < rounds; ++round) {
-    forget(operands);
-    unit_multiply<2>(reinterpret_cast<const int8_t*>(operands), 64, operands + 1024, 1024, out);
-  }
+  unit_accumulate(reinterpret_cast<const int8_t*>(operands), operands + 1024, rounds, out);
   unit_end();
   return static_cast<float>(out[0]);
 }

@@ -4,9 +4,12 @@
 //
 // Matrix unit, beside the interface of simd.h:
 //   unit_begin() unit_end()      around any use, on the thread that uses it
-//   unit_multiply<n>(a, stride, b, b_stride, out)
-//        out[block][16][16] = products of 16 rows of 64 signed bytes at a with, for each of n <= 2
-//        blocks, 16 consecutive weight tiles of signed bytes at b + block * b_stride
+//   unit_multiply(a, stride, b, out)
+//        out[16][16] = products of 16 rows of 64 signed bytes at a with 16 consecutive weight tiles
+//        of signed bytes at b
+//   unit_accumulate(a, b, rounds, out)
+//        the same `rounds` times over in each of four sums, to out[4][16][16]: what the unit does
+//        without waiting for memory, for csrc/limits
 #pragma once
 
 #define PYTHIA_RT_MATRIX_UNIT
@@ -24,32 +27,40 @@ struct alignas(64) TileConfiguration {
 };
 
 inline void unit_begin() {
-  TileConfiguration configuration;
-  __builtin_memset(&configuration, 0, sizeof configuration);
-  configuration.palette = 1;
-  for (int tile = 0; tile < 8; ++tile) {
-    configuration.row_bytes[tile] = 64;
-    configuration.rows[tile] = 16;
-  }
-  _tile_loadconfig(&configuration);
+  // In static storage: GCC believes that the instruction reads eight bytes of it only.
+  static constexpr TileConfiguration kConfiguration = {
+      1, 0, {}, {64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16}};
+  _tile_loadconfig(&kConfiguration);
 }
 
 inline void unit_end() { _tile_release(); }
 
-template <int kBlocks>
-inline void unit_multiply(const int8_t* a, int64_t stride, const uint8_t* b, int64_t b_stride,
-                          int32_t* out) {
-  _tile_loadd(2, a, stride);
-  _tile_loadd(3, b, 64);
+inline void unit_multiply(const int8_t* a, int64_t stride, const uint8_t* b, int32_t* out) {
+  _tile_loadd(1, a, stride);
+  _tile_loadd(2, b, 64);
   _tile_zero(0);
-  _tile_dpbssd(0, 2, 3);
-  if constexpr (kBlocks > 1) {
-    _tile_loadd(4, b + b_stride, 64);
-    _tile_zero(1);
-    _tile_dpbssd(1, 2, 4);
+  _tile_dpbssd(0, 1, 2);
+  _tile_stored(0, out, 64);
+}
+
+inline void unit_accumulate(const int8_t* a, const uint8_t* b, int64_t rounds, int32_t* out) {
+  _tile_loadd(4, a, 64);
+  _tile_loadd(5, b, 64);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  // A sum waits for the one before for longer than the unit is busy with it: four take turns.
+  for (int64_t round = 0; round < rounds; ++round) {
+    _tile_dpbssd(0, 4, 5);
+    _tile_dpbssd(1, 4, 5);
+    _tile_dpbssd(2, 4, 5);
+    _tile_dpbssd(3, 4, 5);
   }
   _tile_stored(0, out, 64);
-  if constexpr (kBlocks > 1) _tile_stored(1, out + 16 * 16, 64);
+  _tile_stored(1, out + 256, 64);
+  _tile_stored(2, out + 512, 64);
+  _tile_stored(3, out + 768, 64);
 }
 
 }  // namespace pythia_rt::PYTHIA_RT_ISA
