@@ -28,20 +28,35 @@ auto with_format(Format format, Function function) {
   throw_invalid("there is no weight format number ", static_cast<int>(format));
 }
 
-float source_value(SourceType type, const void* source, int64_t index) {
-  if (type == SourceType::f32) return static_cast<const float*>(source)[index];
-  const uint16_t bits = static_cast<const uint16_t*>(source)[index];
-  return type == SourceType::f16 ? float_from_half(bits) : float_from_bfloat(bits);
+// Copies values of a source as f32; whether all are finite.
+template <typename Stored, typename Decode>
+bool read_values(const void* source, int64_t begin, int64_t count, Decode decode, float* out) {
+  const auto* in = static_cast<const Stored*>(source) + begin;
+  bool finite = true;
+  for (int64_t i = 0; i < count; ++i) {
+    out[i] = decode(in[i]);
+    finite &= std::fabs(out[i]) <= 3.402823466e38f;
+  }
+  return finite;
+}
+
+bool read_values(SourceType type, const void* source, int64_t begin, int64_t count, float* out) {
+  switch (type) {
+    case SourceType::f32:
+      return read_values<float>(source, begin, count, [](float x) { return x; }, out);
+    case SourceType::f16:
+      return read_values<uint16_t>(
+          source, begin, count, [](uint16_t x) { return float_from_half(x); }, out);
+    case SourceType::bf16:
+      return read_values<uint16_t>(
+          source, begin, count, [](uint16_t x) { return float_from_bfloat(x); }, out);
+  }
+  throw_invalid("there is no source type number ", static_cast<int>(type));
 }
 
 // Copies one row of the source as f32; throws for NaN and infinity.
 void read_row(SourceType type, const void* source, int64_t row, int64_t columns, float* out) {
-  bool finite = true;
-  for (int64_t column = 0; column < columns; ++column) {
-    out[column] = source_value(type, source, row * columns + column);
-    finite &= std::fabs(out[column]) <= 3.402823466e38f;
-  }
-  if (finite) return;
+  if (read_values(type, source, row * columns, columns, out)) return;
   for (int64_t column = 0; column < columns; ++column) {
     if (!std::isfinite(out[column])) {
       throw_invalid("the weights hold a value that is not finite at row ", row, ", column ",
@@ -196,6 +211,12 @@ float fit_row_block(const RowBlock& values, int64_t groups, const float* importa
   return unit;
 }
 
+// The codes of one row in one group: the scale is the same for all.
+template <typename Type>
+void encode_group(const float* values, float scale, uint8_t* codes) {
+  for (int64_t i = 0; i < kColumnGroup; ++i) codes[i] = Type::encode(values[i], scale);
+}
+
 // Calls function(FormatType{}) for a quantised format; throws for any other.
 template <typename Function>
 void with_quantised(Format format, Function function) {
@@ -234,10 +255,11 @@ void pack(Format format, SourceType source_type, const void* source, int64_t row
             fit_row_block<Type>(values, groups, nullptr, fit_scales, first_row, scales.data());
         std::vector<uint8_t> codes(static_cast<size_t>(kRowBlock * stride));
         for (int64_t row = 0; row < kRowBlock; ++row) {
-          for (int64_t column = 0; column < stride; ++column) {
-            codes[static_cast<size_t>(row * stride + column)] =
-                Type::encode(values.data()[row * stride + column],
-                             scales[static_cast<size_t>(column / kColumnGroup * kRowBlock + row)]);
+          for (int64_t group = 0; group < groups; ++group) {
+            const int64_t first = row * stride + group * kColumnGroup;
+            encode_group<Type>(values.data() + first,
+                               scales[static_cast<size_t>(group * kRowBlock + row)],
+                               codes.data() + first);
           }
         }
         Type::store_row_block(codes.data(), stride, groups, scales.data(), unit, out);

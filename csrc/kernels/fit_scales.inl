@@ -7,7 +7,8 @@ namespace pythia_rt::PYTHIA_RT_ISA {
 
 constexpr int kTableLevels = 16;
 
-// The nearest level of a table: how many half-way points lie below, one step each.
+// The nearest level of a table, found by halving: four steps, each past a number of half-way
+// points.
 class TableLevels {
  public:
   explicit TableLevels(const FitArguments& arguments) {
@@ -17,25 +18,33 @@ class TableLevels {
     }
     first_ = levels[0];
     last_ = levels[kTableLevels - 1];
-    for (int i = 0; i + 1 < kTableLevels; ++i) {
-      steps_[i] = broadcast(levels[i + 1] - levels[i]);
-      boundaries_[i] = broadcast((levels[i + 1] + levels[i]) * 0.5f);
+    levels_ = load(levels);
+    for (int step = 0; step < kSteps; ++step) {
+      float boundaries[kTableLevels] = {};
+      for (int i = 0; i + width(step) < kTableLevels; ++i) {
+        const int level = i + width(step);
+        boundaries[i] = (levels[level] + levels[level - 1]) * 0.5f;
+      }
+      boundaries_[step] = load(boundaries);
     }
   }
   float first() const { return first_; }
   float last() const { return last_; }
   Vec nearest(Vec scaled) const {
-    Vec level = broadcast(first_);
-    for (int k = 0; k + 1 < kTableLevels; ++k) {
-      level = level + select_less(boundaries_[k], scaled, steps_[k], zero());
+    IntVec index = int_zero();
+    for (int step = 0; step < kSteps; ++step) {
+      index = add_if_less(index, lookup(boundaries_[step], index), scaled, width(step));
     }
-    return level;
+    return lookup(levels_, index);
   }
 
  private:
+  static constexpr int kSteps = 4;
+  static constexpr int width(int step) { return kTableLevels / 2 >> step; }
+
   float first_, last_;
-  Vec steps_[kTableLevels - 1];       // between neighbouring levels
-  Vec boundaries_[kTableLevels - 1];  // half way between them
+  Vec levels_;
+  Vec boundaries_[kSteps];  // of each index, half way below the level that lies `width` further
 };
 
 // The nearest whole number from -offset to offset - 1.

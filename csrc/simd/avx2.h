@@ -104,6 +104,15 @@ inline Vec fill_after(Vec v, int64_t n, float x) {
   return {_mm256_blendv_ps(fill, v.low, _mm256_castsi256_ps(first_lanes(n))),
           _mm256_blendv_ps(fill, v.high, _mm256_castsi256_ps(first_lanes(n - 8)))};
 }
+// The permutation looks at three bits of an index; the fourth, as a sign, chooses the half.
+inline __m256 lookup_eight(Vec v, __m256i index) {
+  const __m256 low = _mm256_permutevar8x32_ps(v.low, index);
+  const __m256 high = _mm256_permutevar8x32_ps(v.high, index);
+  return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+}
+inline Vec lookup(Vec v, IntVec index) {
+  return {lookup_eight(v, index.low), lookup_eight(v, index.high)};
+}
 inline float reduce_add(Vec v) {
   const __m256 sum8 = _mm256_add_ps(v.low, v.high);
   const __m128 sum4 = _mm_add_ps(_mm256_castps256_ps128(sum8), _mm256_extractf128_ps(sum8, 1));
@@ -128,6 +137,13 @@ inline void int_store(int32_t* p, IntVec v) {
 }
 inline IntVec operator+(IntVec a, IntVec b) {
   return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+}
+inline __m256i add_eight_if_less(__m256i v, __m256 a, __m256 b, int32_t n) {
+  const __m256i less = _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ));
+  return _mm256_add_epi32(v, _mm256_and_si256(less, _mm256_set1_epi32(n)));
+}
+inline IntVec add_if_less(IntVec v, Vec a, Vec b, int32_t n) {
+  return {add_eight_if_less(v.low, a.low, b.low, n), add_eight_if_less(v.high, a.high, b.high, n)};
 }
 inline Vec to_float(IntVec v) { return {_mm256_cvtepi32_ps(v.low), _mm256_cvtepi32_ps(v.high)}; }
 inline IntVec round_to_int(Vec v) {

@@ -69,6 +69,7 @@ inline Vec select_less(Vec a, Vec b, Vec x, Vec y) {
 inline Vec fill_after(Vec v, int64_t n, float x) {
   return {_mm512_mask_blend_ps(first_lanes(n), _mm512_set1_ps(x), v.value)};
 }
+inline Vec lookup(Vec v, IntVec index) { return {_mm512_permutexvar_ps(index.value, v.value)}; }
 inline __m256 low_half(Vec v) { return _mm512_castps512_ps256(v.value); }
 inline __m256 high_half(Vec v) {
   return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v.value), 1));
@@ -92,6 +93,10 @@ inline IntVec int_broadcast(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline IntVec int_load(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void int_store(int32_t* p, IntVec v) { _mm512_storeu_si512(p, v.value); }
 inline IntVec operator+(IntVec a, IntVec b) { return {_mm512_add_epi32(a.value, b.value)}; }
+inline IntVec add_if_less(IntVec v, Vec a, Vec b, int32_t n) {
+  const __mmask16 less = _mm512_cmp_ps_mask(a.value, b.value, _CMP_LT_OQ);
+  return {_mm512_mask_add_epi32(v.value, less, v.value, _mm512_set1_epi32(n))};
+}
 inline Vec to_float(IntVec v) { return {_mm512_cvtepi32_ps(v.value)}; }
 inline IntVec round_to_int(Vec v) {
   return {_mm512_cvt_roundps_epi32(v.value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};

@@ -103,6 +103,17 @@ inline Vec fill_after(Vec v, int64_t n, float x) {
     return vbslq_f32(kept, v.quarter[q], vdupq_n_f32(x));
   });
 }
+// The table instruction looks up bytes: those of lane i are 4 i to 4 i + 3.
+inline Vec lookup(Vec v, IntVec index) {
+  const uint8x16x4_t bytes = {
+      {vreinterpretq_u8_f32(v.quarter[0]), vreinterpretq_u8_f32(v.quarter[1]),
+       vreinterpretq_u8_f32(v.quarter[2]), vreinterpretq_u8_f32(v.quarter[3])}};
+  return each_quarter<Vec>([&](int q) {
+    const int32x4_t first = vmulq_n_s32(index.quarter[q], 0x04040404);
+    const int32x4_t all = vaddq_s32(first, vdupq_n_s32(0x03020100));
+    return vreinterpretq_f32_u8(vqtbl4q_u8(bytes, vreinterpretq_u8_s32(all)));
+  });
+}
 inline float reduce_add(Vec v) {
   const float32x4_t sum4 =
       vaddq_f32(vaddq_f32(v.quarter[0], v.quarter[2]), vaddq_f32(v.quarter[1], v.quarter[3]));
@@ -134,6 +145,12 @@ inline void int_store(int32_t* p, IntVec v) {
 }
 inline IntVec operator+(IntVec a, IntVec b) {
   return each_quarter<IntVec>([&](int q) { return vaddq_s32(a.quarter[q], b.quarter[q]); });
+}
+inline IntVec add_if_less(IntVec v, Vec a, Vec b, int32_t n) {
+  return each_quarter<IntVec>([&](int q) {
+    const uint32x4_t less = vcltq_f32(a.quarter[q], b.quarter[q]);
+    return vaddq_s32(v.quarter[q], vandq_s32(vreinterpretq_s32_u32(less), vdupq_n_s32(n)));
+  });
 }
 inline Vec to_float(IntVec v) {
   return each_quarter<Vec>([&](int q) { return vcvtq_f32_s32(v.quarter[q]); });

@@ -124,6 +124,9 @@ inline Vec select_less(Vec a, Vec b, Vec x, Vec y) {
 inline Vec fill_after(Vec v, int64_t n, float x) {
   return each_lane<Vec>([&](int i) { return i < n ? v.lane[i] : x; });
 }
+inline Vec lookup(Vec v, IntVec index) {
+  return each_lane<Vec>([&](int i) { return v.lane[index.lane[i]]; });
+}
 inline float reduce_add(Vec v) {
   for (int width = 8; width > 0; width /= 2) {
     for (int i = 0; i < width; ++i) v.lane[i] = v.lane[i] + v.lane[i + width];
@@ -152,6 +155,10 @@ inline void int_store(int32_t* p, IntVec v) {
 }
 inline IntVec operator+(IntVec a, IntVec b) {
   return each_lane<IntVec>([&](int i) { return a.lane[i] + b.lane[i]; });
+}
+inline IntVec add_if_less(IntVec v, Vec a, Vec b, int32_t n) {
+  return each_lane<IntVec>(
+      [&](int i) { return a.lane[i] < b.lane[i] ? v.lane[i] + n : v.lane[i]; });
 }
 inline Vec to_float(IntVec v) {
   return each_lane<Vec>([&](int i) { return static_cast<float>(v.lane[i]); });

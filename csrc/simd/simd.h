@@ -17,12 +17,14 @@
 //   abs(a)
 //   select_less(a, b, x, y)                         a < b ? x : y, lane by lane
 //   fill_after(v, n, x)                             lanes n.. replaced by x
+//   lookup(v, index)                                v[index], lane by lane; indices in 0..15
 //   reduce_add(v) reduce_max(v)                     tree: lane i with i + 8, then 4, 2, 1
 //   scale_by_power(v, n)                            v * 2^n, n in [-126, 127]
 //   square_root(x)                                  of one float
 //
 // IntVec: 16 x i32
 //   int_zero() int_broadcast(x) int_load(p) int_store(p, v) a + b
+//   add_if_less(v, a, b, n)                         a < b ? v + n : v, lane by lane
 //   to_float(v)                                     exact below 2^24
 //   round_to_int(v)                                 ties to even; |v| < 2^31
 //   load_i8(p)                                      16 signed bytes

@@ -88,6 +88,7 @@ SimdCase simd_case(int index, Random& random) {
     given.integers[i] = static_cast<int32_t>(random.integer(-(1 << 26), 1 << 26));
     given.powers[i] = static_cast<int32_t>(random.integer(-126, 127));
     given.bytes_range[i] = static_cast<int32_t>(random.integer(-128, 127));
+    given.indices[i] = static_cast<int32_t>(random.integer(0, 15));
     given.halves[i] = half_value(random);
     given.table[i] = static_cast<uint8_t>(random.integer(0, 127));
   }

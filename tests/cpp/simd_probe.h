@@ -17,6 +17,7 @@ struct SimdCase {
   int32_t integers[16];                 // magnitudes up to 2^26
   int32_t powers[16];                   // -126..127
   int32_t bytes_range[16];              // -128..127
+  int32_t indices[16];                  // 0..15
   uint16_t halves[16];                  // any 16 bits that are no NaN as f16 and bf16
   uint8_t wide[64 * kProbeTiles];       // 1..255
   uint8_t narrow[64 * kProbeTiles];     // 0..127

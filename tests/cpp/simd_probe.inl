@@ -52,6 +52,7 @@ inline void keep(SimdResult* result, Tile tile) {
   OPERATION(abs, true, abs(a))                                                                   \
   OPERATION(select_less, true, select_less(a, b, c, d))                                          \
   OPERATION(fill_after, true, fill_after(a, given.count, given.b[0]))                            \
+  OPERATION(lookup, true, lookup(a, int_load(given.indices)))                                    \
   OPERATION(reduce_add, true, reduce_add(a))                                                     \
   OPERATION(reduce_max, true, reduce_max(a))                                                     \
   OPERATION(square_root, true, square_root(given.a[0] < 0 ? -given.a[0] : given.a[0]))           \
@@ -60,6 +61,7 @@ inline void keep(SimdResult* result, Tile tile) {
   OPERATION(int_broadcast, false, int_broadcast(given.integers[0]))                              \
   OPERATION(int_load, false, int_load(to_edge(edge, given.integers, 16)))                        \
   OPERATION(int_add, false, int_load(given.integers) + int_load(given.powers))                   \
+  OPERATION(add_if_less, false, add_if_less(int_load(given.integers), a, b, 8))                  \
   OPERATION(to_float, true, to_float(int_load(given.integers)))                                  \
   OPERATION(round_to_int, false, round_to_int(load(given.rounding)))                             \
   OPERATION(int_reduce_add, false, int_reduce_add(int_load(given.integers)))                     \
