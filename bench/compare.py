@@ -38,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="a folder in Hugging Face layout")
     parser.add_argument("--formats", nargs="+", choices=_core.format_names(), default=["q4", "q8"])
+    parser.add_argument("--kv-formats", nargs="+", choices=_core.kv_format_names(), default=["f16"])
     parser.add_argument(
         "--peers",
         nargs="*",
@@ -67,7 +68,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Source(options.checkpoint, Path(folder), about.threads, work.room)
         loads: dict[str, Load] = {
-            f"pythia_rt {form}": functools.partial(_ours, source, form) for form in options.formats
+            _name(form, kv_format): functools.partial(_ours, source, form, kv_format)
+            for kv_format in options.kv_formats
+            for form in options.formats
         }
         for peer, form in (pair for chosen in options.peers for pair in chosen):
             loads[f"{peer} {form}"] = functools.partial(registry.load, peer, form, source)
@@ -99,9 +102,15 @@ def _check_context(
             parser.error(f"{kind} needs {needed} tokens, the model has a context of {room}")
 
 
-def _ours(source: Source, form: str) -> Runner:
-    path = convert(source.checkpoint, source.folder / f"pythia_rt-{form}", format=form)
-    return PythiaRt(path, source.threads, source.room)
+def _name(form: str, kv_format: str) -> str:
+    return f"pythia_rt {form}" + ("" if kv_format == "f16" else f", {kv_format} cache")
+
+
+def _ours(source: Source, form: str, kv_format: str) -> Runner:
+    path = source.folder / f"pythia_rt-{form}"
+    if not path.exists():
+        convert(source.checkpoint, path, format=form)
+    return PythiaRt(path, source.threads, source.room, kv_format)
 
 
 def _start(loads: Mapping[str, Load], work: kinds.Work) -> dict[str, Isolated]:
@@ -141,7 +150,7 @@ def _measure(
             benchmark="compare",
             runner=name,
             kind=kind,
-            bytes_per_token=subjects[name].bytes_per_token,
+            reads=subjects[name].reads,
             bandwidth=bandwidth,
             **work.facts(kind),
             **about._asdict(),

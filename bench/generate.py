@@ -71,7 +71,7 @@ def _rates(
         records.of_rates(
             rate,
             kind=kind,
-            bytes_per_token=runner.bytes_per_token,
+            reads=runner.reads,
             bandwidth=bandwidth,
             **work.facts(kind),
             **common,

@@ -14,6 +14,7 @@ import numpy
 import pythia_rt
 from bench.measure import Rates
 from bench.runners import registry
+from bench.runners.protocol import Reads
 from pythia_rt import _core
 
 
@@ -48,7 +49,7 @@ class Record:
         digits = 4 if self.unit == "s" else 1
         text = f"{rates.median:9.{digits}f} ± {rates.spread:4.0%} {self.unit}"
         if self.gigabytes_per_s is not None:
-            text += f", {self.gigabytes_per_s:.1f} GB/s of weights"
+            text += f", {self.gigabytes_per_s:.1f} GB/s read"
         if self.fraction is not None:
             text += f", {self.fraction:.0%} of the memory's"
         return text
@@ -58,16 +59,28 @@ def of_rates(
     rates: Rates,
     *,
     kind: str,
-    bytes_per_token: int | None,
+    tokens: int,
+    context: int,
+    reads: Reads,
     bandwidth: float | None,
     **facts: Any,
 ) -> Record:
-    """A record in tokens per second; of decoding, with what part of the bandwidth that is."""
+    """A record in tokens per second; of decoding, with what part of the bandwidth that is.
+
+    After a long prompt a token reads the cache too, which grows meanwhile.
+    """
+    bytes_per_token = reads.weights
+    if kind == "long" and bytes_per_token is not None:
+        positions = context + tokens // 2
+        cached = None if reads.position is None else reads.position * positions
+        bytes_per_token = None if cached is None else bytes_per_token + cached
     gigabytes = None
-    if kind == "decode" and bytes_per_token is not None:
+    if kind in ("decode", "long") and bytes_per_token is not None:
         gigabytes = rates.median * bytes_per_token / 1e9
     return Record(
         kind=kind,
+        tokens=tokens,
+        context=context,
         median=rates.median,
         values=rates.values,
         unit="tokens/s",

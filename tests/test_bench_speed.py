@@ -19,7 +19,7 @@ from bench.runners import registry
 from bench.runners.isolated import Isolated, Local
 from bench.runners.likelihood import log_likelihoods
 from bench.runners.ours import PythiaRt
-from bench.runners.protocol import Room, Runner, Scorer, Source, Stepper, Tokens, Writer
+from bench.runners.protocol import Reads, Room, Runner, Scorer, Source, Stepper, Tokens, Writer
 from pythia_rt import Model, _core
 from pythia_rt.convert import convert
 
@@ -104,7 +104,7 @@ class Stepping:
     """A runner that can do one sequence, and counts."""
 
     vocab_size = 10
-    bytes_per_token: int | None = None
+    reads = Reads(None, None)
 
     def __init__(self) -> None:
         self.steps = 0
@@ -121,7 +121,7 @@ class Writing:
     """A runner with a loop of its own."""
 
     vocab_size = 10
-    bytes_per_token: int | None = None
+    reads = Reads(None, None)
 
     def start(self, *prompts: Tokens) -> None:
         pass
@@ -187,7 +187,7 @@ def test_a_peer_that_does_not_load_is_skipped_with_its_reason(
 
 def test_an_isolated_runner_does_what_a_local_one_does() -> None:
     isolated = Isolated(Writing, WORK)
-    assert (isolated.vocab_size, isolated.bytes_per_token) == (10, None)
+    assert (isolated.vocab_size, isolated.reads) == (10, Reads(None, None))
     assert isolated.measurement("score", 10) is None
     rate = isolated.measurement("batch", 10)
     assert rate is not None
@@ -223,17 +223,23 @@ def test_peers_are_chosen_by_name() -> None:
 
 def test_decoding_has_its_part_of_the_bandwidth() -> None:
     texts = {"benchmark": "compare", "model": "m", "runner": "r", "isa": "scalar"}
-    counts = {"parameters": 1, "tokens": 1, "context": 0, "sequences": 1, "threads": 1}
+    counts = {"parameters": 1, "tokens": 4, "context": 10, "sequences": 1, "threads": 1}
     facts: dict[str, Any] = {**texts, **counts}
     rates = measure.Rates([90.0, 100.0, 120.0])
-    record = records.of_rates(rates, kind="decode", bytes_per_token=10**8, bandwidth=20.0, **facts)
+    record = records.of_rates(
+        rates, kind="decode", reads=Reads(10**8, 10**6), bandwidth=20.0, **facts
+    )
     assert (record.median, record.gigabytes_per_s, record.fraction) == (100.0, 10.0, 0.5)
     assert " ".join(record.line().split()) == (
-        "100.0 ± 15% tokens/s, 10.0 GB/s of weights, 50% of the memory's"
+        "100.0 ± 15% tokens/s, 10.0 GB/s read, 50% of the memory's"
     )
-    unknown = records.of_rates(rates, kind="decode", bytes_per_token=None, bandwidth=1.0, **facts)
+    unknown = records.of_rates(rates, kind="decode", reads=Reads(None, 1), bandwidth=1.0, **facts)
     assert (unknown.gigabytes_per_s, unknown.fraction) == (None, None)
-    batch = records.of_rates(rates, kind="batch", bytes_per_token=10, bandwidth=1.0, **facts)
+    after = records.of_rates(rates, kind="long", reads=Reads(10**8, 10**7), bandwidth=20.0, **facts)
+    assert (after.bytes_per_token, after.gigabytes_per_s) == (10**8 + 12 * 10**7, 22.0)
+    unknown = records.of_rates(rates, kind="long", reads=Reads(10, None), bandwidth=1.0, **facts)
+    assert (unknown.bytes_per_token, unknown.fraction) == (None, None)
+    batch = records.of_rates(rates, kind="batch", reads=Reads(10, 1), bandwidth=1.0, **facts)
     assert (batch.gigabytes_per_s, batch.fraction) == (None, None)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.runners.protocol import Source, Tokens
+from bench.runners.protocol import Reads, Source, Tokens
 
 PACKAGES = ("ctranslate2", "torch", "transformers")
 FORMATS = ("int8",)
@@ -33,7 +33,7 @@ class CTranslate2:
             inter_threads=1,
         )
         self.vocab_size = len(self._words)
-        self.bytes_per_token: int | None = None
+        self.reads = Reads(None, None)
 
     def start(self, *prompts: Tokens) -> None:
         """See Runner."""

@@ -11,14 +11,14 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from bench.kinds import Measurement, Work
-from bench.runners.protocol import Runner
+from bench.runners.protocol import Reads, Runner
 
 
 class Subject(Protocol):
     """What can be measured: a runner and its work, here or elsewhere."""
 
     vocab_size: int
-    bytes_per_token: int | None
+    reads: Reads
 
     def measurement(self, kind: str, vocab_size: int) -> Measurement | None:
         """What measures a kind of work once, in tokens per second; None if it cannot be done."""
@@ -31,7 +31,7 @@ class Local:
         """Take a runner that is loaded."""
         self._runner, self._work = runner, work
         self.vocab_size: int = runner.vocab_size
-        self.bytes_per_token: int | None = runner.bytes_per_token
+        self.reads = runner.reads
 
     def measurement(self, kind: str, vocab_size: int) -> Measurement | None:
         """See Subject."""
@@ -52,8 +52,8 @@ class Isolated:
         self._process.start()
         theirs.close()
         self.vocab_size: int
-        self.bytes_per_token: int | None
-        self.vocab_size, self.bytes_per_token = self._answer()
+        self.reads: Reads
+        self.vocab_size, self.reads = self._answer()
 
     def measurement(self, kind: str, vocab_size: int) -> Measurement | None:
         """See Subject."""
@@ -94,7 +94,7 @@ def _serve(pipe: Connection, load: Callable[[], Runner], work: Work) -> None:
     except Exception as error:  # whatever a runtime may raise
         pipe.send(RuntimeError(reason(error)))
         return
-    pipe.send((subject.vocab_size, subject.bytes_per_token))
+    pipe.send((subject.vocab_size, subject.reads))
     made: dict[object, Measurement | None] = {}
     while True:
         try:

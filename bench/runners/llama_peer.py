@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bench import llama
 from bench.runners.likelihood import log_likelihoods
-from bench.runners.protocol import Source, Tokens
+from bench.runners.protocol import Reads, Source, Tokens
 from bench.weight_bits import gguf_tensors
 
 PACKAGES = ("llama_cpp", "gguf")
@@ -28,9 +28,8 @@ class LlamaCpp:
 
         self._lib, self._room, self._threads = llama_cpp, source.room, source.threads
         path = _convert(source.checkpoint, source.folder, form)
-        self.bytes_per_token: int | None = sum(
-            tensor.bytes for tensor in gguf_tensors(path) if tensor.kind != "embedding"
-        )
+        weights = sum(t.bytes for t in gguf_tensors(path) if t.kind != "embedding")
+        self.reads = Reads(weights, None)
         llama_cpp.llama_backend_init()
         self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self._quiet, None)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.runners.likelihood import log_likelihoods
-from bench.runners.protocol import Source, Tokens
+from bench.runners.protocol import Reads, Source, Tokens
 
 PACKAGES = ("openvino", "openvino_genai")
 FORMATS = ("int8", "int4")
@@ -48,7 +48,7 @@ class OpenVino:
         weakref.finalize(self, _stop, self._pipeline, self._running)  # it complains otherwise
         self._count = 0
         self.vocab_size = int(self._model.outputs[0].partial_shape[2].get_length())
-        self.bytes_per_token: int | None = None
+        self.reads = Reads(None, None)
 
     def start(self, *prompts: Tokens) -> None:
         """See Runner."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.runners.protocol import Room, Tokens
+from bench.fresh import kv_bytes
+from bench.runners.protocol import Reads, Room, Tokens
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile
 from pythia_rt.scoring import score
@@ -24,7 +25,7 @@ class PythiaRt:
             dict(self._file.spec), self._file.formats, self._file.tensors, threads=threads
         )
         self.vocab_size: int = self._file.spec["vocab_size"]
-        self.bytes_per_token: int | None = self.model.bytes_per_token
+        self.reads = Reads(self.model.bytes_per_token, kv_bytes(path, kv_format, 16) // 16)
         self._room, self._kv_format = room, kv_format
         self._made: dict[int, list[_core.Session]] = {}  # by how many run together
         self._running: list[_core.Session] = []

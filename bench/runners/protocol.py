@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,11 +36,18 @@ class Source:
     room: Room
 
 
+class Reads(NamedTuple):
+    """Bytes that writing one token reads; None where they are not known."""
+
+    weights: int | None
+    position: int | None  # of the key-value cache, for each token before
+
+
 class Runner(Protocol):
     """Reads prompts. It has one of the protocols below too, to write."""
 
     vocab_size: int
-    bytes_per_token: int | None  # of weights, that writing one token reads; None: not known
+    reads: Reads
 
     def start(self, *prompts: Tokens) -> None:
         """Forget everything and read prompts of a length, to the logits after each one's last."""

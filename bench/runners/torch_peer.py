@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.runners.protocol import Source, Tokens
+from bench.runners.protocol import Reads, Source, Tokens
 
 PACKAGES = ("torch", "transformers")
 FORMATS = ("float32", "bfloat16")
@@ -32,7 +32,7 @@ class Transformers:
             source.checkpoint, dtype=getattr(torch, form), attn_implementation="sdpa"
         ).eval()
         self.vocab_size: int = self._model.config.vocab_size
-        self.bytes_per_token: int | None = self._bytes_per_token()
+        self.reads = Reads(self._weight_bytes(), None)
         self._output: Any = None
 
     def start(self, *prompts: Tokens) -> None:
@@ -62,7 +62,7 @@ class Transformers:
         with self._torch.inference_mode():
             self._output = self._model(ids, past_key_values=past, use_cache=True, logits_to_keep=1)
 
-    def _bytes_per_token(self) -> int:
+    def _weight_bytes(self) -> int:
         """All parameters, but the embedding only if it is the head too."""
         embedding = self._model.get_input_embeddings().weight
         tied = embedding is self._model.get_output_embeddings().weight
