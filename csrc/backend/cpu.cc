@@ -94,9 +94,12 @@ class CpuBackend : public Backend {
 
   void rotate_and_append(const HeadLayout& heads, Rows qkv,
                          const std::vector<SequenceRows>& sequences) override {
+    // By heads and not by rows: a tile of keys has 16 positions side by side, and threads that
+    // write into one cache line wait for each other.
+    const int64_t width = qkv.width / heads.n_kv_heads;
     for (const SequenceRows& sequence : sequences) {
-      each_row(pool_, sequence.count, qkv.width, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) rotate_and_append_row(heads, qkv, sequence, i);
+      each_row(pool_, heads.n_kv_heads, sequence.count * width, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) rotate_and_append_head(heads, qkv, sequence, i);
       });
     }
   }
@@ -266,20 +269,24 @@ class CpuBackend : public Backend {
     return arguments.out;
   }
 
-  void rotate_and_append_row(const HeadLayout& heads, Rows qkv, const SequenceRows& sequence,
-                             int64_t index) {
-    float* row = qkv.row(sequence.first_row + index);
+  // A key head, its values and the queries that share them.
+  void rotate_and_append_head(const HeadLayout& heads, Rows qkv, const SequenceRows& sequence,
+                              int64_t kv_head) {
     const int64_t half = heads.rotary_dim / 2;
-    for (int64_t head = 0; head < heads.n_heads + heads.n_kv_heads; ++head) {
-      kernels_.rotate({row, sequence.cosines + index * half, sequence.sines + index * half,
-                       heads.rotary_dim, heads.head_dim, head});
-    }
-    const float* keys = row + heads.n_heads * heads.head_dim;
-    const float* values = keys + heads.n_kv_heads * heads.head_dim;
-    for (int64_t head = 0; head < heads.n_kv_heads; ++head) {
+    const int64_t shared = heads.n_heads / heads.n_kv_heads;
+    const int64_t key_head = heads.n_heads + kv_head;
+    const int64_t value_head = key_head + heads.n_kv_heads;
+    for (int64_t index = 0; index < sequence.count; ++index) {
+      float* row = qkv.row(sequence.first_row + index);
+      const auto rotate = [&](int64_t head) {
+        kernels_.rotate({row, sequence.cosines + index * half, sequence.sines + index * half,
+                         heads.rotary_dim, heads.head_dim, head});
+      };
+      for (int64_t i = 0; i < shared; ++i) rotate(kv_head * shared + i);
+      rotate(key_head);
       kernels_.append[static_cast<int>(sequence.kv_format)](
-          {keys + head * heads.head_dim, values + head * heads.head_dim, sequence.cache.head(head),
-           heads.head_dim, sequence.first_position + index});
+          {row + key_head * heads.head_dim, row + value_head * heads.head_dim,
+           sequence.cache.head(kv_head), heads.head_dim, sequence.first_position + index});
     }
   }
 
