@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 sys.path.append(str(ROOT))
 
-from pythia_rt import _core  # noqa: E402
+from pythia_rt import Model, _core  # noqa: E402
 from pythia_rt.convert import convert  # noqa: E402
 from pythia_rt.model import DEMO_FOLDER, KV_FORMATS  # noqa: E402
 
@@ -58,6 +58,18 @@ def demo_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         return path if path.exists() else convert(DEMO_FOLDER, path, format=recipe)
 
     return find
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for converted files, empty at first."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def model(cache: Path) -> Model:
+    """The demo model, converted into `cache`."""
+    return Model.demo(cache_dir=cache)
 
 
 @pytest.fixture(scope="session")

@@ -15,28 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from demo import GREEDY, PROMPT, ids_of
 
 import pythia_rt
 from pythia_rt import Generation, Model, Sampling
-
-PROMPT = "The kernel"
-GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 24}
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def model(cache: Path) -> Model:
-    return Model.demo(cache_dir=cache)
-
-
-def ids_of(model: Model, text: str) -> list[int]:
-    assert model.tokenizer is not None
-    return model.tokenizer.encode(text)
-
 
 # The package
 

@@ -24,19 +24,9 @@ COMMAND = [sys.executable, "-m", "pythia_rt"]
 GREEDY = ["--temperature", "0", "--max-new-tokens", "12"]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(autouse=True)
 def use_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHIA_RT_CACHE", str(cache))
-
-
-@pytest.fixture(scope="module")
-def model(cache: Path) -> Model:
-    return Model.demo(cache_dir=cache)
 
 
 @pytest.fixture(scope="module")

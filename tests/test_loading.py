@@ -9,24 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from demo import GREEDY, PROMPT, ids_of
 
 import pythia_rt
 from pythia_rt import FlatFileError, Model
 from pythia_rt.convert.threads import usable_processors
 from pythia_rt.model import DEMO_FOLDER
-
-PROMPT = "The kernel"
-GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 24}
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def model(cache: Path) -> Model:
-    return Model.demo(cache_dir=cache)
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +24,6 @@ def without_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Model:
     for name in ("config.json", "model.safetensors"):
         shutil.copy(DEMO_FOLDER / name, folder)
     return Model.from_pretrained(folder, cache_dir=folder.parent, progress=False)
-
-
-def ids_of(model: Model, text: str) -> list[int]:
-    assert model.tokenizer is not None
-    return model.tokenizer.encode(text)
 
 
 def test_what_a_model_says_about_itself(model: Model) -> None:
