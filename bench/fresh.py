@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pythia_rt.convert import FlatFile
 
@@ -25,6 +27,7 @@ print("done", flush=True)
 _PEAK = """
 import json, resource, sys
 from pathlib import Path
+from typing import Any
 from pythia_rt import Model
 path, kv_format = sys.argv[1:3]
 threads, vocabulary, length, count = map(int, sys.argv[3:])
@@ -77,9 +80,8 @@ def peak_bytes(
     return peak, imported
 
 
-def kv_bytes(path: Path, kv_format: str, tokens: int) -> int:
-    """Of the key-value cache of so many tokens."""
-    spec = FlatFile(path).spec
+def kv_bytes(spec: Mapping[str, Any], kv_format: str, tokens: int) -> int:
+    """Of the key-value cache of so many tokens, of a model with this spec."""
     groups = -(-spec["head_dim"] // 16)
     code = {"f32": 4, "f16": 2, "q8": 1}[kv_format]
     scales = 4 * groups if kv_format == "q8" else 0

@@ -123,7 +123,7 @@ def _memory(
         "": peak,
         "before loading": imported,
         "file": about["bytes"],
-        "KV cache": fresh.kv_bytes(options.file, options.kv_format, length + count),
+        "KV cache": fresh.kv_bytes(about["spec"], options.kv_format, length + count),
     }
     fields: dict[str, Any] = {"tokens": count, "context": length, "sequences": 1}
     return [

@@ -69,11 +69,8 @@ def of_rates(
 
     After a long prompt a token reads the cache too, which grows meanwhile.
     """
-    bytes_per_token = reads.weights
-    if kind == "long" and bytes_per_token is not None:
-        positions = context + tokens // 2
-        cached = None if reads.position is None else reads.position * positions
-        bytes_per_token = None if cached is None else bytes_per_token + cached
+    is_long = kind == "long"
+    bytes_per_token = reads.after(context + tokens // 2) if is_long else reads.weights
     gigabytes = None
     if kind in ("decode", "long") and bytes_per_token is not None:
         gigabytes = rates.median * bytes_per_token / 1e9

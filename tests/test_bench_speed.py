@@ -340,12 +340,9 @@ def test_sequences_together_write_what_each_writes_alone(flat: Path) -> None:
 @pytest.mark.parametrize(
     ("kv_format", "expected"), [("f32", 4 * 2 * 64), ("f16", 2 * 2 * 64), ("q8", 2 * 64 + 4 * 4)]
 )
-def test_size_of_the_cache(kv_format: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    class File:
-        spec = {"head_dim": 64, "n_layers": 3, "n_kv_heads": 2}  # noqa: RUF012
-
-    monkeypatch.setattr(fresh, "FlatFile", lambda path: File)
-    assert fresh.kv_bytes(Path("any"), kv_format, 17) == 3 * 2 * expected * 32
+def test_size_of_the_cache(kv_format: str, expected: int) -> None:
+    spec = {"head_dim": 64, "n_layers": 3, "n_kv_heads": 2}
+    assert fresh.kv_bytes(spec, kv_format, 17) == 3 * 2 * expected * 32
 
 
 def test_the_processor_has_a_name(tmp_path: Path) -> None:

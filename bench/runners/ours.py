@@ -25,7 +25,9 @@ class PythiaRt:
             dict(self._file.spec), self._file.formats, self._file.tensors, threads=threads
         )
         self.vocab_size: int = self._file.spec["vocab_size"]
-        self.reads = Reads(self.model.bytes_per_token, kv_bytes(path, kv_format, 16) // 16)
+        self.reads = Reads(
+            self.model.bytes_per_token, kv_bytes(self._file.spec, kv_format, 16) // 16
+        )
         self._room, self._kv_format = room, kv_format
         self._made: dict[int, list[_core.Session]] = {}  # by how many run together
         self._running: list[_core.Session] = []

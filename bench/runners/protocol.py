@@ -42,6 +42,12 @@ class Reads(NamedTuple):
     weights: int | None
     position: int | None  # of the key-value cache, for each token before
 
+    def after(self, positions: int) -> int | None:
+        """With so many tokens before it."""
+        if self.weights is None or self.position is None:
+            return None
+        return self.weights + positions * self.position
+
 
 class Runner(Protocol):
     """Reads prompts. It has one of the protocols below too, to write."""
