@@ -30,7 +30,8 @@ Layer::Layer(const Spec& spec, const std::map<std::string, Format>& formats,
     : spec_(one_layer(spec)),
       backend_(std::move(backend)),
       weights_(only(bind_layer(spec_, formats, tensors))),
-      decoder_(spec_, weights_, *backend_) {}
+      parts_{{backend_.get(), 0, 1}},
+      decoder_(spec_, weights_, parts_) {}
 
 void Layer::run(float* hidden, int64_t count, const Inputs& inputs, FunctionRef<void()> interrupt) {
   if (count < 1 || count > spec_.max_positions) {
@@ -42,7 +43,7 @@ void Layer::run(float* hidden, int64_t count, const Inputs& inputs, FunctionRef<
                                                      {&layer.mlp_up, inputs.mlp_up},
                                                      {&layer.mlp_down, inputs.mlp_down}};
   // f32: what is measured is the weights, not the cache.
-  KvCache cache(*backend_, spec_, KvFormat::f32, count);
+  KvCache cache(spec_, parts_, KvFormat::f32, count);
   for (int64_t begin = 0; begin < count; begin += kMaxRows) {
     decoder_.run_layer_alone(0, cache, hidden + begin * spec_.hidden_size,
                              std::min(kMaxRows, count - begin),

@@ -9,6 +9,7 @@
 #include "backend/backend.h"
 #include "base/function_ref.h"
 #include "model/decoder.h"
+#include "model/placement.h"
 #include "model/spec.h"
 #include "model/weights.h"
 
@@ -39,6 +40,7 @@ class Layer {
   Spec spec_;  // of a model with this one layer
   std::unique_ptr<Backend> backend_;
   Weights weights_;
+  Parts parts_;
   Decoder decoder_;
 };
 

@@ -3,16 +3,21 @@
 #include <utility>
 
 #include "base/error.h"
+#include "kernels/dispatch.h"
+#include "kernels/softmax.h"
 #include "sampling/portable_math.h"
 
 namespace pythia_rt {
 
 Model::Model(const Spec& spec, const std::map<std::string, Format>& formats,
-             const std::map<std::string, Blob>& tensors, std::unique_ptr<Backend> backend)
-    : spec_(spec), backend_(std::move(backend)) {
+             const std::map<std::string, Blob>& tensors, std::unique_ptr<Backend> cpu,
+             std::unique_ptr<Backend> device, std::optional<int64_t> device_layers)
+    : spec_(spec), cpu_(std::move(cpu)), device_(std::move(device)) {
   validate(spec_);
   weights_ = bind_weights(spec_, formats, tensors);
-  decoder_ = std::make_unique<Decoder>(spec_, weights_, *backend_);
+  parts_ = divide_layers(spec_, device_.get(), *cpu_, device_layers);
+  place_weights(spec_, parts_, weights_);
+  decoder_ = std::make_unique<Decoder>(spec_, weights_, parts_);
 }
 
 void Model::run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt) {
@@ -41,7 +46,7 @@ float log_softmax(const SoftmaxTerm& term) {
 Session::Session(std::shared_ptr<Model> model, int64_t capacity, KvFormat kv_format)
     : model_(std::move(model)),
       capacity_(checked_capacity(*model_, capacity)),
-      cache_(model_->backend(), model_->spec(), kv_format, capacity_) {}
+      cache_(model_->spec(), model_->parts(), kv_format, capacity_) {}
 
 void Session::prefill(const int32_t* tokens, int64_t count, FunctionRef<void()> interrupt) {
   forward({{this, tokens, count}}, interrupt);
@@ -64,8 +69,8 @@ SampledToken Session::step(Sampler& sampler) {
   }
   const std::vector<float>& logits = last_logits();
   const int32_t token = sampler.sample(logits.data(), logits.size());
-  const SoftmaxTerm term =
-      model_->backend().softmax(logits.data(), static_cast<int64_t>(logits.size()), token);
+  const SoftmaxTerm term = softmax(kernels_for(model_->cpu().isa()), logits.data(),
+                                   static_cast<int64_t>(logits.size()), token);
   pending_ = token;
   position_ += 1;
   return {token, log_softmax(term)};

@@ -16,6 +16,8 @@ __all__: list[str] = [
     "Session",
     "bits_per_weight",
     "compiled_isa_names",
+    "cuda_device_name",
+    "cuda_unavailable",
     "default_threads",
     "encode",
     "feed_back",
@@ -78,11 +80,15 @@ class Model:
         ],
         *,
         threads: int = 0,
+        device: str = "cpu",
+        gpu_layers: int | None = None,
     ) -> None:
         """
         Checks that `tensors` (name to buffer, kept alive) are what `spec` asks for.
 
-        0 threads: as many as default_threads(). Raises ValueError that names what is wrong.
+        0 threads: as many as default_threads(). On the device 'cuda' the weights are copied to
+        it, or those of the first `gpu_layers` layers. Raises ValueError that names what is
+        wrong, RuntimeError where there is no such device, MemoryError where it has no room.
         """
     @property
     def bytes_per_token(self) -> int:
@@ -90,9 +96,19 @@ class Model:
         Bytes of weights that decoding one token reads.
         """
     @property
+    def device(self) -> str:
+        """
+        'cpu', or 'cuda' where that has all layers or the first ones.
+        """
+    @property
+    def gpu_layers(self) -> int:
+        """
+        How many layers, from the first on, the device 'cuda' runs.
+        """
+    @property
     def isa(self) -> str:
         """
-        Instruction set that runs it.
+        Instruction set that runs it, of the device that has its first layers.
         """
     @property
     def spec(self) -> dict[str, typing.Any]:
@@ -189,6 +205,17 @@ def bits_per_weight(format: str) -> float:
 def compiled_isa_names() -> list[str]:
     """
     Names of the instruction sets in this build, best first.
+    """
+
+def cuda_device_name() -> str:
+    """
+    The CUDA device's name. Raises RuntimeError where there is none.
+    """
+
+def cuda_unavailable() -> str:
+    """
+    Why models cannot run on a CUDA device here, as a sentence without its end; empty if
+    they can.
     """
 
 def default_threads() -> int:

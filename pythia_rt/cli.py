@@ -76,7 +76,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(pythia_rt.__version__, prog_name="pythia-rt")
 def main() -> None:
-    """Run GPT-NeoX language models on the CPU."""
+    """Run GPT-NeoX language models on the CPU or a CUDA device."""
 
 
 @main.command("generate")
@@ -89,6 +89,8 @@ def main() -> None:
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep flat files.")
 @click.option("--local-files-only", is_flag=True, help="Download nothing.")
 @click.option("--copy", is_flag=True, help="Copy the weights into memory first.")
+@click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, auto.")
+@click.option("--gpu-layers", type=int, help="Run so many layers there, the CPU the rest.")
 @click.option("--quiet", is_flag=True, help="Show no progress and no speed.")
 @_sampling_options
 def generate_text(
@@ -101,6 +103,8 @@ def generate_text(
     cache_dir: Path | None,
     local_files_only: bool,
     copy: bool,
+    device: str,
+    gpu_layers: int | None,
     quiet: bool,
     logit_bias: Sequence[tuple[int, float]],
     **sampling: Any,
@@ -121,6 +125,8 @@ def generate_text(
         cache_dir=cache_dir,
         local_files_only=local_files_only,
         copy=copy,
+        device=device,
+        gpu_layers=gpu_layers,
         progress=not quiet,
     )
     with loaded.stream(text, chosen) as stream:
@@ -189,7 +195,7 @@ def convert_checkpoint(
 @click.option("--stride", type=int, help="Tokens from window to window.  [default: the window]")
 @click.option("--max-tokens", type=int, help="Read no more than this of the text.")
 @click.option("--weights/--no-weights", default=True, help="Compare the weights too, or not.")
-@click.option("--kv-format", help="Of the KV cache: f16 or f32; by default f32 for f32 weights.")
+@click.option("--kv-format", help="Of the KV cache: f16, f32, q8; by default f32 for f32 weights.")
 @click.option("--reference-kv-format", help="The same for the reference.  [default: f32]")
 @click.option("--threads", type=int, help="Threads to compute with.  [default: physical cores]")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")
@@ -265,11 +271,12 @@ def _load_model(model: str | None, **options: Any) -> Model:
     is_local = model is None or Path(model).exists()
     _refuse_unused(options, flat_file=is_file, local=is_local)
     options["format"] = options["format"] or "q4"
+    keys = ("threads", "kv_format", "copy", "device", "gpu_layers")
+    running = {key: options[key] for key in keys}
     if model is None:
-        keys = ("format", "cache_dir", "threads", "kv_format", "copy")
-        return Model.demo(**{key: options[key] for key in keys})
+        return Model.demo(format=options["format"], cache_dir=options["cache_dir"], **running)
     if is_file:
-        return Model.load(model, **{key: options[key] for key in ("threads", "kv_format", "copy")})
+        return Model.load(model, **running)
     return Model.from_pretrained(model, **options)
 
 
@@ -299,7 +306,7 @@ def _speed(result: pythia_rt.Generation, model: Model) -> str:
     return (
         f"prefill {timing.prompt_tokens} tokens at {timing.prefill_tokens_per_second:.1f} tokens/s"
         f", decode {timing.new_tokens} tokens at {timing.decode_tokens_per_second:.1f} tokens/s "
-        f"(ended by {result.finish_reason}; {model.isa}, {model.threads} threads)"
+        f"(ended by {result.finish_reason}; {model.runs_on})"
     )
 
 

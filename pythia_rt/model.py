@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pythia_rt import _core
 from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.convert.threads import checked_threads
+from pythia_rt.devices import check_device, make_core_model
 from pythia_rt.generation import Generation, Stream
 from pythia_rt.prompt import Prompt, token_ids
 from pythia_rt.sampling import Sampling, SamplingOptions, merged
@@ -37,14 +38,28 @@ class Model:
     the global interpreter lock is released while the model computes.
     """
 
-    def __init__(self, file: FlatFile, *, threads: int | None = None, kv_format: str | None = None):
+    def __init__(
+        self,
+        file: FlatFile,
+        *,
+        threads: int | None = None,
+        kv_format: str | None = None,
+        device: str = "cpu",
+        gpu_layers: int | None = None,
+    ):
         """Build the model from an open flat file; the constructors named above call this."""
         self._file = file
         # Whoever asks for f32 weights wants exact logits: an f16 cache moves them by 5e-4.
         natural = "f32" if set(file.formats.values()) == {"f32"} else "f16"
         self._kv_format = _checked_kv_format(kv_format) or natural
-        self._core = _core.Model(
-            dict(file.spec), file.formats, file.tensors, threads=checked_threads(threads)
+        check_device(device, gpu_layers)
+        self._core = make_core_model(
+            dict(file.spec),
+            file.formats,
+            file.tensors,
+            threads=checked_threads(threads),
+            device=device,
+            gpu_layers=gpu_layers,
         )
 
     # Read when it is first needed: that takes longer than all the rest of loading.
@@ -65,6 +80,8 @@ class Model:
         local_files_only: bool = False,
         progress: bool = True,
         copy: bool = False,
+        device: str = "cpu",
+        gpu_layers: int | None = None,
     ) -> Model:
         """Load a Hugging Face checkpoint: a hub id or a local folder.
 
@@ -77,14 +94,19 @@ class Model:
         time and processes share them; with `copy` they are read into this process's own memory, in
         large pages where the system has them, which writes text about 10 % faster.
 
+        `device` is "cpu", "cuda", or "auto" for the CUDA device if there is one with room for the
+        model. With `gpu_layers` only so many layers, the first ones, run there and the processor
+        runs the rest. Results are the same to the bit (docs/cuda.md).
+
         Raises CheckpointError for a checkpoint that cannot be converted, ValueError for a bad
         argument, OSError for files that cannot be fetched, read or written, MemoryError where there
-        is no room for a copy.
+        is no room for a copy or on the device, RuntimeError where the device cannot be used.
         """
         from pythia_rt.cache import open_checkpoint  # a flat file needs none of it
 
         _checked_kv_format(kv_format)  # both before minutes of conversion
         checked_threads(threads)
+        check_device(device, gpu_layers)
         file = open_checkpoint(
             os.fspath(name_or_folder),
             revision=revision,
@@ -95,7 +117,9 @@ class Model:
             progress=progress,
             copy=copy,
         )
-        model = cls(file, threads=threads, kv_format=kv_format)
+        model = cls(
+            file, threads=threads, kv_format=kv_format, device=device, gpu_layers=gpu_layers
+        )
         _ = model.tokenizer  # a checkpoint whose tokenizer is damaged is refused here
         return model
 
@@ -107,16 +131,20 @@ class Model:
         threads: int | None = None,
         kv_format: str | None = None,
         copy: bool = False,
+        device: str = "cpu",
+        gpu_layers: int | None = None,
     ) -> Model:
         """Load a flat file; the options are those of `from_pretrained`.
 
         Raises FlatFileError if it is not one, OSError if it cannot be read, MemoryError if there is
-        no room for a copy, ValueError for a bad argument.
+        no room for a copy or on the device, RuntimeError where the device cannot be used,
+        ValueError for a bad argument.
         """
-        _checked_kv_format(kv_format)  # both before gigabytes are copied
+        _checked_kv_format(kv_format)  # all of it before gigabytes are copied
         checked_threads(threads)
+        check_device(device, gpu_layers)
         file = FlatFile(Path(path).expanduser(), copy=copy)
-        return cls(file, threads=threads, kv_format=kv_format)
+        return cls(file, threads=threads, kv_format=kv_format, device=device, gpu_layers=gpu_layers)
 
     @classmethod
     def demo(
@@ -127,6 +155,8 @@ class Model:
         threads: int | None = None,
         kv_format: str | None = None,
         copy: bool = False,
+        device: str = "cpu",
+        gpu_layers: int | None = None,
     ) -> Model:
         """Load the bundled demo model, a small GPT-NeoX trained on technical English.
 
@@ -138,6 +168,8 @@ class Model:
             "threads": threads,
             "kv_format": kv_format,
             "copy": copy,
+            "device": device,
+            "gpu_layers": gpu_layers,
         }
         try:
             return cls.from_pretrained(DEMO_FOLDER, cache_dir=cache_dir, progress=False, **options)
@@ -178,8 +210,18 @@ class Model:
 
     @property
     def isa(self) -> str:
-        """The instruction set in use: one of `_core.isa_names()`."""
+        """The instruction set in use: one of `_core.isa_names()`, or "sm_90" of a CUDA device."""
         return self._core.isa
+
+    @property
+    def device(self) -> str:
+        """ "cpu", or "cuda" where a CUDA device runs all layers or the first `gpu_layers`."""
+        return self._core.device
+
+    @property
+    def gpu_layers(self) -> int:
+        """How many layers, from the first on, run on the CUDA device."""
+        return self._core.gpu_layers
 
     @property
     def kv_format(self) -> str:
@@ -193,10 +235,18 @@ class Model:
 
     def __repr__(self) -> str:
         about = self._file.metadata
-        return (
-            f"<pythia_rt.Model of {about['source']} in {about['recipe']}, "
-            f"{self.isa}, {self.threads} threads>"
-        )
+        return f"<pythia_rt.Model of {about['source']} in {about['recipe']}, {self.runs_on}>"
+
+    @property
+    def runs_on(self) -> str:
+        """What computes, in words: "avx512, 4 threads", or "cuda sm_90, 12 of 24 layers, ..."."""
+        processor = f"{self.threads} threads"
+        if self.device == "cpu":
+            return f"{self.isa}, {processor}"
+        layers = int(self._file.spec["n_layers"])
+        if self.gpu_layers == layers:
+            return f"{self.device} {self.isa}"
+        return f"{self.device} {self.isa} for {self.gpu_layers} of {layers} layers, {processor}"
 
     def generate(
         self, prompt: Prompt, sampling: Sampling | None = None, **options: Unpack[SamplingOptions]

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "base/epilogue.h"
+#include "base/function_ref.h"
+#include "base/softmax_term.h"
 #include "formats/kv_formats.h"
 #include "formats/matrix.h"
 
@@ -46,14 +48,6 @@ struct Product {
   Epilogue epilogue;
 };
 
-// What a softmax makes of one of its logits: e^(logit - largest) / sum, where the sum is that of
-// e^(logit - largest) over all logits.
-struct SoftmaxTerm {
-  float logit;
-  float largest;
-  float sum;
-};
-
 // How the columns of a row of queries, keys and values are divided into heads.
 struct HeadLayout {
   int64_t n_heads;
@@ -62,30 +56,68 @@ struct HeadLayout {
   int64_t rotary_dim;
 };
 
-// Consecutive rows that belong to one sequence, in one layer.
+// Consecutive rows of a pass that belong to one sequence.
 struct SequenceRows {
   int64_t first_row;
   int64_t count;
   int64_t first_position;  // of first_row in its sequence
-  const float* cosines;    // [count][rotary_dim / 2], from first_position on
-  const float* sines;
   KvFormat kv_format;
-  KvLayer cache;
+  KvMemory cache;
+};
+
+// What a pass through the layers is about.
+struct Batch {
+  std::vector<int32_t> tokens;  // [rows]; none where the rows come from elsewhere
+  std::vector<SequenceRows> sequences;
+  const float* cosines = nullptr;  // [positions][rotary_dim / 2], memory of the device
+  const float* sines = nullptr;
+  // Batches of the same number differ in nothing but tokens, positions and caches, and their
+  // passes call the same operations: a device may record one and replay it. Below 0: this one does
+  // not come again.
+  int64_t repeats = -1;
+
+  int64_t rows() const {
+    return sequences.empty() ? 0 : sequences.back().first_row + sequences.back().count;
+  }
+};
+
+// One of two norms of the same rows.
+struct Norm {
+  NormParameters parameters;
+  Rows out;
 };
 
 class Backend {
  public:
   virtual ~Backend() = default;
 
+  // "cpu" or "cuda".
+  virtual const char* device() const = 0;
+  // The instruction set, or the device's name for what it runs.
   virtual const char* isa() const = 0;
   virtual int n_threads() const = 0;
 
+  // Throws std::bad_alloc where there is no room.
   virtual std::unique_ptr<DeviceBuffer> allocate(size_t bytes) = 0;
 
-  // out[i] = row tokens[i] of the embedding.
-  virtual void embed(const Matrix& embedding, const int32_t* tokens, Rows out) = 0;
+  // Bytes that allocate() and hold() can still take.
+  virtual size_t free_bytes() const = 0;
+
+  // The same bytes where the device reads them fastest: `data` itself, or a copy that lives as long
+  // as the backend. The host's memory must outlive the backend.
+  virtual const void* hold(const void* data, size_t bytes) = 0;
+
+  // Copies `bytes` from the host into memory of the device.
+  virtual void upload(const void* data, size_t bytes, std::byte* out) = 0;
+
+  // Calls `work`, whose operations are about `batch`; or repeats what an earlier one called.
+  virtual void pass(const Batch& batch, FunctionRef<void()> work) = 0;
+
+  // out[i] = row tokens[i] of the embedding, the batch's tokens.
+  virtual void embed(const Matrix& embedding, Rows out) = 0;
 
   virtual void layer_norm(const NormParameters& norm, Rows in, Rows out) = 0;
+  virtual void layer_norm_pair(Rows in, const Norm& first, const Norm& second) = 0;
 
   // Quantises the activations where the format asks for it.
   virtual void linear(const Product& product) = 0;
@@ -94,26 +126,24 @@ class Backend {
   // Epilogue::add, into the same rows, the first one's first.
   virtual void linear_pair(const Product& first, const Product& second) = 0;
 
-  // Rotates the queries and keys of each row in place and appends keys and values to the caches.
-  virtual void rotate_and_append(const HeadLayout& heads, Rows qkv,
-                                 const std::vector<SequenceRows>& sequences) = 0;
+  // Rotates the queries and keys of each of the batch's rows in place and appends keys and values
+  // to the caches of their layer.
+  virtual void rotate_and_append(const HeadLayout& heads, int64_t layer, Rows qkv) = 0;
 
-  // Causal attention of every row over its own sequence.
-  virtual void attention(const HeadLayout& heads, Rows qkv,
-                         const std::vector<SequenceRows>& sequences, Rows out) = 0;
+  // Causal attention of each of the batch's rows over its own sequence.
+  virtual void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) = 0;
 
-  // out[i] = in[rows[i]]
+  // out[i] = in[rows[i]]; `rows` are on the host.
   virtual void gather(Rows in, const int64_t* rows, Rows out) = 0;
 
-  // The softmax of logits [n] on the host, at `index`.
-  virtual SoftmaxTerm softmax(const float* logits, int64_t n, int64_t index) = 0;
-
-  // The softmax over the rows of `head` of every row of `in`, at targets[i]: out[i], on the host,
-  // the same as of logits. The logits are not kept.
+  // The softmax over the rows of `head` of every row of `in`, at targets[i]: out[i]. Targets and
+  // results are on the host; the logits are not kept.
   virtual void score(const Matrix& head, Rows in, const int32_t* targets, SoftmaxTerm* out) = 0;
 
   // Copies rows to the host, `width` values each, close together.
   virtual void read(Rows in, float* out) = 0;
+  // The same, row i to outs[i].
+  virtual void read_rows(Rows in, float* const* outs) = 0;
 
   // The reverse.
   virtual void write(const float* in, Rows out) = 0;

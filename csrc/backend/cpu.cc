@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/aligned_buffer.h"
 #include "base/rounding.h"
@@ -44,6 +45,7 @@ class CpuBackend : public Backend {
   CpuBackend(const KernelTable& kernels, int n_threads)
       : kernels_(kernels), pool_(n_threads), workers_(static_cast<size_t>(n_threads)) {}
 
+  const char* device() const override { return "cpu"; }
   const char* isa() const override { return kernels_.isa; }
   int n_threads() const override { return pool_.n_threads(); }
 
@@ -51,7 +53,22 @@ class CpuBackend : public Backend {
     return std::make_unique<HostBuffer>(bytes);
   }
 
-  void embed(const Matrix& embedding, const int32_t* tokens, Rows out) override {
+  // Memory is taken by the pages that are written.
+  size_t free_bytes() const override { return std::numeric_limits<size_t>::max(); }
+
+  const void* hold(const void* data, size_t /*bytes*/) override { return data; }
+
+  void upload(const void* data, size_t bytes, std::byte* out) override {
+    std::memcpy(out, data, bytes);
+  }
+
+  void pass(const Batch& batch, FunctionRef<void()> work) override {
+    batch_ = &batch;
+    work();
+  }
+
+  void embed(const Matrix& embedding, Rows out) override {
+    const int32_t* tokens = batch_->tokens.data();
     each_row(pool_, out.count, out.width, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) unpack_row(embedding, tokens[i], out.row(i));
     });
@@ -62,6 +79,11 @@ class CpuBackend : public Backend {
       kernels_.layer_norm({in.data, norm.weight, norm.bias, out.data, in.width, in.stride,
                            norm.epsilon, begin, end});
     });
+  }
+
+  void layer_norm_pair(Rows in, const Norm& first, const Norm& second) override {
+    layer_norm(first.parameters, in, first.out);
+    layer_norm(second.parameters, in, second.out);
   }
 
   void linear(const Product& product) override {
@@ -92,20 +114,20 @@ class CpuBackend : public Backend {
     });
   }
 
-  void rotate_and_append(const HeadLayout& heads, Rows qkv,
-                         const std::vector<SequenceRows>& sequences) override {
+  void rotate_and_append(const HeadLayout& heads, int64_t layer, Rows qkv) override {
     // By heads and not by rows: a tile of keys has 16 positions side by side, and threads that
     // write into one cache line wait for each other.
     const int64_t width = qkv.width / heads.n_kv_heads;
-    for (const SequenceRows& sequence : sequences) {
+    for (const SequenceRows& sequence : batch_->sequences) {
       each_row(pool_, heads.n_kv_heads, sequence.count * width, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) rotate_and_append_head(heads, qkv, sequence, i);
+        for (int64_t i = begin; i < end; ++i) {
+          rotate_and_append_head(heads, layer, qkv, sequence, i);
+        }
       });
     }
   }
 
-  void attention(const HeadLayout& heads, Rows qkv, const std::vector<SequenceRows>& sequences,
-                 Rows out) override {
+  void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) override {
     // A task is one head over a few tiles of queries of one sequence: long ones first would be
     // better balanced, but handing tasks out one by one already evens out what is left.
     struct Part {
@@ -114,7 +136,7 @@ class CpuBackend : public Backend {
     };
     std::vector<Part> parts;
     int64_t longest = 0;
-    for (const SequenceRows& sequence : sequences) {
+    for (const SequenceRows& sequence : batch_->sequences) {
       for (int64_t first = 0; first < sequence.count; first += kQueriesPerTask) {
         parts.push_back({&sequence, first, std::min(kQueriesPerTask, sequence.count - first)});
       }
@@ -131,7 +153,7 @@ class CpuBackend : public Backend {
       AttentionArguments arguments{};
       arguments.queries = qkv.row(row) + head * heads.head_dim;
       arguments.query_stride = qkv.stride;
-      arguments.cache = sequence.cache.head(head / heads_per_kv);
+      arguments.cache = sequence.cache.head(layer, head / heads_per_kv);
       arguments.head_dim = heads.head_dim;
       arguments.first_position = sequence.first_position + part.first;
       arguments.rows = part.count;
@@ -148,21 +170,6 @@ class CpuBackend : public Backend {
     for (int64_t i = 0; i < out.count; ++i) {
       std::memcpy(out.row(i), in.row(rows[i]), static_cast<size_t>(in.stride) * sizeof(float));
     }
-  }
-
-  SoftmaxTerm softmax(const float* logits, int64_t n, int64_t index) override {
-    const int64_t n_runs = divide_up(n, kSoftmaxRun);
-    std::vector<float> runs(static_cast<size_t>(2 * n_runs));  // not a member: any thread may ask
-    float* largest = runs.data();
-    float* sums = largest + n_runs;
-    for (int64_t run = 0; run < n_runs; ++run) {
-      const int64_t begin = run * kSoftmaxRun;
-      kernels_.softmax_run(logits + begin, std::min(kSoftmaxRun, n - begin), largest + run,
-                           sums + run);
-    }
-    SoftmaxTerm term{logits[index], 0, 0};
-    kernels_.softmax_merge(largest, sums, n_runs, &term.largest, &term.sum);
-    return term;
   }
 
   // A task is one run of the vocabulary for all rows: its logits do not leave the cache.
@@ -197,6 +204,12 @@ class CpuBackend : public Backend {
   void read(Rows in, float* out) override {
     for (int64_t i = 0; i < in.count; ++i) {
       std::memcpy(out + i * in.width, in.row(i), static_cast<size_t>(in.width) * sizeof(float));
+    }
+  }
+
+  void read_rows(Rows in, float* const* outs) override {
+    for (int64_t i = 0; i < in.count; ++i) {
+      std::memcpy(outs[i], in.row(i), static_cast<size_t>(in.width) * sizeof(float));
     }
   }
 
@@ -270,28 +283,30 @@ class CpuBackend : public Backend {
   }
 
   // A key head, its values and the queries that share them.
-  void rotate_and_append_head(const HeadLayout& heads, Rows qkv, const SequenceRows& sequence,
-                              int64_t kv_head) {
+  void rotate_and_append_head(const HeadLayout& heads, int64_t layer, Rows qkv,
+                              const SequenceRows& sequence, int64_t kv_head) {
     const int64_t half = heads.rotary_dim / 2;
     const int64_t shared = heads.n_heads / heads.n_kv_heads;
     const int64_t key_head = heads.n_heads + kv_head;
     const int64_t value_head = key_head + heads.n_kv_heads;
     for (int64_t index = 0; index < sequence.count; ++index) {
       float* row = qkv.row(sequence.first_row + index);
+      const int64_t position = sequence.first_position + index;
       const auto rotate = [&](int64_t head) {
-        kernels_.rotate({row, sequence.cosines + index * half, sequence.sines + index * half,
+        kernels_.rotate({row, batch_->cosines + position * half, batch_->sines + position * half,
                          heads.rotary_dim, heads.head_dim, head});
       };
       for (int64_t i = 0; i < shared; ++i) rotate(kv_head * shared + i);
       rotate(key_head);
       kernels_.append[static_cast<int>(sequence.kv_format)](
           {row + key_head * heads.head_dim, row + value_head * heads.head_dim,
-           sequence.cache.head(kv_head), heads.head_dim, sequence.first_position + index});
+           sequence.cache.head(layer, kv_head), heads.head_dim, position});
     }
   }
 
   const KernelTable& kernels_;
   ThreadPool pool_;
+  const Batch* batch_ = nullptr;  // of the pass under way
   std::vector<Worker> workers_;
   QuantisedInput first_input_;
   QuantisedInput second_input_;  // of a pair

@@ -1,9 +1,11 @@
 // Errors are exceptions that carry one sentence. Nothing in the library prints or aborts.
 #pragma once
 
+#include <new>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace pythia_rt {
 
@@ -26,5 +28,15 @@ template <typename... Parts>
 [[noreturn]] void throw_failed(const Parts&... parts) {
   throw std::runtime_error(text(parts...));
 }
+
+// There is no room for what was asked: MemoryError in Python.
+class NoRoom : public std::bad_alloc {
+ public:
+  explicit NoRoom(std::string sentence) : sentence_(std::move(sentence)) {}
+  const char* what() const noexcept override { return sentence_.c_str(); }
+
+ private:
+  std::string sentence_;
+};
 
 }  // namespace pythia_rt

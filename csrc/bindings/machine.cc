@@ -2,6 +2,7 @@
 
 #include "base/cpu_count.h"
 #include "bindings/module.h"
+#include "cuda/cuda.h"
 #include "kernels/dispatch.h"
 
 namespace pythia_rt {
@@ -15,6 +16,12 @@ void bind_machine(pybind11::module_& module) {
       "selected_isa", [] { return std::string(selected_kernels().isa); },
       "Name of the instruction set that a new model will use: PYTHIA_RT_ISA, or the best one.\n\n"
       "Raises ValueError, listing the names, where PYTHIA_RT_ISA names none that runs here.");
+  module.def(
+      "cuda_unavailable", &cuda_unavailable,
+      "Why models cannot run on a CUDA device here, as a sentence without its end; empty if\n"
+      "they can.");
+  module.def("cuda_device_name", &cuda_device_name,
+             "The CUDA device's name. Raises RuntimeError where there is none.");
   module.def("default_threads", &default_thread_count,
              "Physical cores that this process may use, its affinity and cgroup quota respected.");
 }

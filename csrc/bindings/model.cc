@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "base/cpu_count.h"
 #include "bindings/arrays.h"
 #include "bindings/module.h"
+#include "cuda/cuda.h"
 #include "formats/formats.h"
 #include "formats/kv_formats.h"
 #include "kernels/dispatch.h"
@@ -102,14 +104,30 @@ struct BoundModel {
   std::unique_ptr<Model> model;
 };
 
+std::unique_ptr<Backend> device_named(const std::string& name) {
+  if (name == "cpu") return nullptr;
+  if (name == "cuda") return make_cuda_backend();
+  throw_invalid("there is no device '", name, "'; there are cpu, cuda");
+}
+
 std::shared_ptr<BoundModel> make_model(const py::dict& spec, const FormatNames& formats,
-                                       const Buffers& tensors, int threads) {
+                                       const Buffers& tensors, int threads,
+                                       const std::string& device,
+                                       std::optional<int64_t> gpu_layers) {
+  if (gpu_layers && device == "cpu") throw_invalid("gpu_layers is for device='cuda'");
   auto bound = std::make_shared<BoundModel>();
   bound->spec = spec;
-  bound->model = std::make_unique<Model>(spec_of(spec), formats_of(formats),
-                                         blobs_of(tensors, bound->buffers), backend_with(threads));
+  const std::map<std::string, Format> matrix_formats = formats_of(formats);
+  const std::map<std::string, Blob> blobs = blobs_of(tensors, bound->buffers);
+  const Spec plain_spec = spec_of(spec);
+  const py::gil_scoped_release release;  // weights may have to be copied
+  bound->model = std::make_unique<Model>(plain_spec, matrix_formats, blobs, backend_with(threads),
+                                         device_named(device), gpu_layers);
   return bound;
 }
+
+// The device that runs the first layers, and with them most of the model.
+const Part& first_part(const BoundModel& bound) { return bound.model->parts().front(); }
 
 // A layer and the Python buffers that hold its weights; one thread at a time may run it.
 class BoundLayer {
@@ -229,15 +247,31 @@ void bind_model(py::module_& module) {
   py::class_<BoundModel, std::shared_ptr<BoundModel>>(
       module, "Model", "Weights, bound to a processor. Many threads may share one.")
       .def(py::init(&make_model), py::arg("spec"), py::arg("formats"), py::arg("tensors"),
-           py::kw_only(), py::arg("threads") = 0,
+           py::kw_only(), py::arg("threads") = 0, py::arg("device") = "cpu",
+           py::arg("gpu_layers") = py::none(),
            "Checks that `tensors` (name to buffer, kept alive) are what `spec` asks for.\n\n"
-           "0 threads: as many as default_threads(). Raises ValueError that names what is wrong.")
+           "0 threads: as many as default_threads(). On the device 'cuda' the weights are copied "
+           "to\n"
+           "it, or those of the first `gpu_layers` layers. Raises ValueError that names what is\n"
+           "wrong, RuntimeError where there is no such device, MemoryError where it has no room.")
       .def_property_readonly(
-          "threads", [](const BoundModel& self) { return self.model->backend().n_threads(); },
+          "threads", [](const BoundModel& self) { return self.model->cpu().n_threads(); },
           "Threads that a pass uses.")
       .def_property_readonly(
-          "isa", [](const BoundModel& self) { return std::string(self.model->backend().isa()); },
-          "Instruction set that runs it.")
+          "isa",
+          [](const BoundModel& self) { return std::string(first_part(self).backend->isa()); },
+          "Instruction set that runs it, of the device that has its first layers.")
+      .def_property_readonly(
+          "device",
+          [](const BoundModel& self) { return std::string(first_part(self).backend->device()); },
+          "'cpu', or 'cuda' where that has all layers or the first ones.")
+      .def_property_readonly(
+          "gpu_layers",
+          [](const BoundModel& self) {
+            const Part& part = first_part(self);
+            return part.backend == &self.model->cpu() ? int64_t{0} : part.n_layers;
+          },
+          "How many layers, from the first on, the device 'cuda' runs.")
       .def_property_readonly(
           "bytes_per_token",
           [](const BoundModel& self) { return self.model->weights().bytes_per_token; },

@@ -163,6 +163,13 @@ void bind_parts(const std::vector<PackedPart>& layout, const std::vector<const v
   }
 }
 
+std::vector<const void*> parts_of(const Matrix& matrix) {
+  std::vector<const void*> parts = {matrix.weight};
+  if (matrix.scales != nullptr) parts.push_back(matrix.scales);
+  if (matrix.units != nullptr) parts.push_back(matrix.units);
+  return parts;
+}
+
 namespace {
 
 // One block of 16 rows of a matrix, as f32 [16][stride], zero-padded.

@@ -36,6 +36,8 @@ std::vector<PackedPart> packed_layout(Format format, int64_t rows, int64_t colum
 // Makes `matrix` point to the parts of its layout.
 void bind_parts(const std::vector<PackedPart>& layout, const std::vector<const void*>& parts,
                 Matrix& matrix);
+// The reverse: the parts of a matrix, in file order.
+std::vector<const void*> parts_of(const Matrix& matrix);
 
 // Packs source [rows][columns] into the parts of packed_layout. Throws std::invalid_argument that
 // names row and column of a value that is not finite, or too large for the format.

@@ -42,7 +42,9 @@ KvHead KvSizes::place(std::byte* memory) const {
           reinterpret_cast<uint16_t*>(memory + keys + values + scales)};
 }
 
-KvHead KvLayer::head(int64_t index) const { return head_sizes.place(memory + index * head_bytes); }
+KvHead KvMemory::head(int64_t layer, int64_t index) const {
+  return head_sizes.place(memory + (layer * n_heads + index) * head_bytes);
+}
 
 KvSizes kv_sizes(KvFormat format, int64_t head_dim, int64_t capacity) {
   const Entry& entry = kEntries[static_cast<int>(format)];

@@ -22,13 +22,14 @@ struct KvSizes {
   KvHead place(std::byte* memory) const;
 };
 
-// The heads of one sequence in one layer, one after another.
-struct KvLayer {
+// The heads of one sequence in all layers, one after another: [layers][n_heads] of head_bytes.
+struct KvMemory {
   std::byte* memory;
   KvSizes head_sizes;
-  int64_t head_bytes;  // from one head to the next
+  int64_t head_bytes;
+  int64_t n_heads;  // of keys and values, in a layer
 
-  KvHead head(int64_t index) const;
+  KvHead head(int64_t layer, int64_t index) const;
 };
 
 // For a capacity that is a multiple of 16.

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "base/epilogue.h"
+#include "base/summation.h"
 #include "formats/kv_head.h"
 #include "formats/matrix.h"
 
@@ -87,9 +88,6 @@ struct AttentionArguments {
 };
 
 constexpr int kQueryTile = 4;  // rows that one pass over the cache serves
-
-// Logits that a softmax takes at a time: 256 rows of so many stay in a second-level cache.
-constexpr int64_t kSoftmaxRun = 512;
 
 struct KernelTable {
   const char* isa;

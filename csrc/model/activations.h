@@ -28,11 +28,21 @@ class Activations {
         wanted(make(backend, kMaxLogitRows, spec.hidden_size)),
         logits(make(backend, kMaxLogitRows, spec.vocab_size)) {}
 
+  // Of the buffers for a model with this spec.
+  static size_t bytes(const Spec& spec) {
+    const int64_t widths = 3 * stride_of(spec.hidden_size) + stride_of(spec.qkv_size()) +
+                           stride_of(spec.query_size()) + stride_of(spec.mlp_size);
+    const int64_t of_logits = stride_of(spec.hidden_size) + stride_of(spec.vocab_size);
+    return static_cast<size_t>(kMaxRows * widths + kMaxLogitRows * of_logits) * sizeof(float);
+  }
+
  private:
+  // An odd number of cache lines: a block of outputs is written down the rows, and with a stride
+  // of whole pages all of it would fall on the same few cache sets.
+  static int64_t stride_of(int64_t width) { return round_up(width, kColumnGroup) + 16; }
+
   Rows make(Backend& backend, int64_t count, int64_t width) {
-    // An odd number of cache lines: a block of outputs is written down the rows, and with a stride
-    // of whole pages all of it would fall on the same few cache sets.
-    const int64_t stride = round_up(width, kColumnGroup) + 16;
+    const int64_t stride = stride_of(width);
     buffers_.push_back(backend.allocate(static_cast<size_t>(count * stride) * sizeof(float)));
     return {reinterpret_cast<float*>(buffers_.back()->data()), count, width, stride};
   }

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "backend/backend.h"
 #include "base/function_ref.h"
 #include "model/activations.h"
 #include "model/kv_cache.h"
+#include "model/placement.h"
 #include "model/rope_table.h"
 #include "model/spec.h"
 #include "model/weights.h"
@@ -30,7 +32,8 @@ using InputObserver = FunctionRef<void(const Matrix& matrix, Rows input)>;
 
 class Decoder {
  public:
-  Decoder(const Spec& spec, const Weights& weights, Backend& backend);
+  // Every part of the weights must be where its device reads it (place_weights).
+  Decoder(const Spec& spec, const Weights& weights, const Parts& parts);
 
   // One pass over at most kMaxRows tokens of any number of sequences. Appends to their caches.
   // `between_layers` is called by passes long enough for somebody to lose patience; if it throws,
@@ -43,24 +46,34 @@ class Decoder {
                        InputObserver observe);
 
  private:
-  void run_layer(const LayerWeights& layer, const std::vector<SequenceRows>& sequences, Rows x,
-                 InputObserver observe);
-  void compute_logits(const std::vector<Chunk>& chunks, Rows x);
-  void compute_terms(const std::vector<Chunk>& chunks, Rows x);
-  const std::vector<SequenceRows>& sequence_rows(const std::vector<Chunk>& chunks, int64_t layer);
+  // A part of the layers, with what its device needs for a pass.
+  struct Stage {
+    Stage(const Spec& spec, const Part& part)
+        : part(part), activations(*part.backend, spec), rope(*part.backend, spec) {}
+
+    Part part;
+    Activations activations;
+    RopeTable rope;
+    Batch batch;
+  };
+
+  void plan_logits(const std::vector<Chunk>& chunks);
+  void begin(size_t stage_index, const std::vector<Chunk>& chunks, int64_t repeats);
+  void run_stage(Stage& stage, FunctionRef<void()> between_layers);
+  void run_layer(Stage& stage, int64_t index, int64_t count, InputObserver observe);
+  void run_head(Stage& stage, Rows hidden);
+  void compute_logits();
+  void compute_terms(const std::vector<Chunk>& chunks);
   NormParameters norm(const NormWeights& weights) const;
 
   const Spec& spec_;
   const Weights& weights_;
-  Backend& backend_;
-  RopeTable rope_;
-  Activations activations_;
+  std::vector<std::unique_ptr<Stage>> stages_;
   HeadLayout heads_;
   Epilogue activation_;
 
   // Lists of the pass at hand; kept, so that a token allocates nothing.
-  std::vector<int32_t> tokens_;
-  std::vector<SequenceRows> sequences_;
+  std::vector<float> hidden_;         // [rows][hidden_size], on its way to the next device
   std::vector<int64_t> wanted_rows_;  // of x, whose logits somebody wants
   std::vector<float*> wanted_outs_;   // where they go
   std::vector<int32_t> targets_;      // tokens whose terms somebody wants

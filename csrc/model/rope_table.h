@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "backend/backend.h"
 #include "model/spec.h"
 
 namespace pythia_rt {
@@ -13,22 +15,27 @@ namespace pythia_rt {
 // sine of that angle are then rounded from f64, so they are the same on every machine.
 class RopeTable {
  public:
-  explicit RopeTable(const Spec& spec);
+  RopeTable(Backend& backend, const Spec& spec);
 
   // Fills the table for positions below `count`. It grows as far as a sequence ever got, since a
   // file may claim any context length. Invalidates the pointers below.
   void reach(int64_t count);
 
-  // [positions from `position` on][rotary_dim / 2]
-  const float* cosines(int64_t position) const { return cosines_.data() + position * half_; }
-  const float* sines(int64_t position) const { return sines_.data() + position * half_; }
+  // [positions][rotary_dim / 2], memory of the device
+  const float* cosines() const { return table(0); }
+  const float* sines() const { return table(capacity_ * half_); }
 
  private:
+  float* table(int64_t offset) const {
+    return buffer_ ? reinterpret_cast<float*>(buffer_->data()) + offset : nullptr;
+  }
+
+  Backend& backend_;
   int64_t half_;                    // rotary_dim / 2
   int64_t count_ = 0;               // positions filled
+  int64_t capacity_ = 0;            // positions that the buffer has room for
   std::vector<float> frequencies_;  // [rotary_dim / 2]
-  std::vector<float> cosines_;      // [count][rotary_dim / 2]
-  std::vector<float> sines_;        // [count][rotary_dim / 2]
+  std::unique_ptr<DeviceBuffer> buffer_;
 };
 
 }  // namespace pythia_rt

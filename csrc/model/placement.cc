@@ -1,0 +1,104 @@
+#include "model/placement.h"
+
+#include <algorithm>
+#include <string>
+
+#include "base/error.h"
+#include "formats/formats.h"
+#include "model/activations.h"
+
+namespace pythia_rt {
+
+namespace {
+
+size_t vector_bytes(int64_t size) {
+  return static_cast<size_t>(round_up(size, kRowBlock)) * sizeof(float);
+}
+
+// Calls function(pointer, bytes) for each piece of memory that the weights point to.
+template <typename Function>
+void each_piece(Matrix& matrix, const Function& function) {
+  const auto layout = packed_layout(matrix.format, matrix.rows, matrix.columns);
+  std::vector<const void*> parts = parts_of(matrix);
+  for (size_t i = 0; i < layout.size(); ++i) function(parts[i], layout[i].bytes);
+  bind_parts(layout, parts, matrix);
+  if (matrix.bias != nullptr) function(matrix.bias, vector_bytes(matrix.rows));
+}
+
+template <typename Function>
+void each_piece(NormWeights& norm, int64_t size, const Function& function) {
+  function(norm.weight, vector_bytes(size));
+  function(norm.bias, vector_bytes(size));
+}
+
+template <typename Function>
+void each_piece(const Spec& spec, LayerWeights& layer, const Function& function) {
+  each_piece(layer.attn_norm, spec.hidden_size, function);
+  each_piece(layer.mlp_norm, spec.hidden_size, function);
+  for (Matrix* matrix : {&layer.qkv, &layer.attn_out, &layer.mlp_up, &layer.mlp_down}) {
+    each_piece(*matrix, function);
+  }
+}
+
+// The pieces of a part: its layers, and the embedding or the head if it has them.
+template <typename Function>
+void each_piece(const Spec& spec, const Part& part, Weights& weights, const Function& function) {
+  if (part.first_layer == 0) each_piece(weights.embed, function);
+  for (int64_t i = part.first_layer; i < part.first_layer + part.n_layers; ++i) {
+    each_piece(spec, weights.layers[static_cast<size_t>(i)], function);
+  }
+  if (part.first_layer + part.n_layers == spec.n_layers) {
+    each_piece(weights.final_norm, spec.hidden_size, function);
+    each_piece(weights.head, function);
+  }
+}
+
+// What a part takes: the weights and the buffers of a pass. A tied head counts twice, on the safe
+// side.
+size_t part_bytes(const Spec& spec, const Part& part, Weights& weights) {
+  size_t bytes = Activations::bytes(spec);
+  each_piece(spec, part, weights, [&](const auto*, size_t size) { bytes += size; });
+  return bytes;
+}
+
+void check_room(const Spec& spec, const Part& part, Weights& weights) {
+  constexpr size_t kMegabyte = 1000 * 1000;
+  const size_t room = part.backend->free_bytes();
+  const size_t wanted = part_bytes(spec, part, weights);
+  if (wanted <= room) return;
+  int64_t fitting = part.n_layers - 1;
+  while (fitting > 0 && part_bytes(spec, {part.backend, 0, fitting}, weights) > room) --fitting;
+  const std::string advice =
+      fitting > 0 ? text("gpu_layers=", fitting, " would fit, or a smaller format of the weights")
+                  : text("not even one layer would fit: take a smaller format, or device='cpu'");
+  throw NoRoom(text("the model needs ", wanted / kMegabyte, " MB on the ", part.backend->device(),
+                    " device for ", part.n_layers, " of its layers, and ", room / kMegabyte,
+                    " MB are free there: ", advice));
+}
+
+}  // namespace
+
+Parts divide_layers(const Spec& spec, Backend* device, Backend& cpu,
+                    std::optional<int64_t> device_layers) {
+  if (device == nullptr) return {{&cpu, 0, spec.n_layers}};
+  const int64_t n = device_layers.value_or(spec.n_layers);
+  if (n < 1 || n > spec.n_layers) {
+    throw_invalid("gpu_layers must be between 1 and the model's ", spec.n_layers, " layers, not ",
+                  n);
+  }
+  Parts parts = {{device, 0, n}};
+  if (n < spec.n_layers) parts.push_back({&cpu, n, spec.n_layers - n});
+  return parts;
+}
+
+void place_weights(const Spec& spec, const Parts& parts, Weights& weights) {
+  for (const Part& part : parts) check_room(spec, part, weights);
+  for (const Part& part : parts) {
+    each_piece(spec, part, weights, [&](auto*& data, size_t size) {
+      using Pointer = std::remove_reference_t<decltype(data)>;
+      data = static_cast<Pointer>(part.backend->hold(data, size));
+    });
+  }
+}
+
+}  // namespace pythia_rt
