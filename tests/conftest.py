@@ -20,6 +20,18 @@ from pythia_rt.convert import convert  # noqa: E402
 from pythia_rt.model import DEMO_FOLDER, KV_FORMATS  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips, with the reason, what needs a device that is not there."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    from backends import why_no_device
+
+    if reason := why_no_device():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(params=_core.isa_names())
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each instruction set of this processor in turn; models made meanwhile use it."""

@@ -8,7 +8,8 @@
 namespace pythia_rt {
 
 void bind_sampling(py::module_& module) {
-  py::class_<GuardedSampler>(module, "Sampler",
+  // Local: in a process that tests several builds of the core, each has its own.
+  py::class_<GuardedSampler>(module, "Sampler", py::module_local(),
                              "Chooses tokens from logits; the same seed gives the same tokens.")
       .def(py::init([](int32_t n_tokens, double temperature, int64_t top_k, double top_p,
                        double min_p, double typical_p, double repetition_penalty,

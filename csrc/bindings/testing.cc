@@ -14,7 +14,9 @@
 
 #include "base/thread_pool.h"
 #include "bindings/arrays.h"
+#include "bindings/backends.h"
 #include "bindings/timing.h"
+#include "cuda/cuda.h"
 #include "formats/formats.h"
 #include "formats/kv_formats.h"
 #include "kernels/dispatch.h"
@@ -259,13 +261,11 @@ FloatArray attention(const std::string& isa, const std::string& kv_format, const
   check(rows <= positions && positions <= capacity && together > 0,
         "queries and cache do not fit each other");
   const KvHead cache = head_of(parts, format, dim, capacity);
-  std::vector<float> scores(static_cast<size_t>(kQueryTile * capacity));
   FloatArray out({rows, dim});
   for (int64_t row = 0; row < rows; row += together) {
     table.attention[static_cast<size_t>(format)](
         {queries.data() + row * dim, dim, cache, dim, positions - rows + row,
-         std::min(together, rows - row), scale, scores.data(), capacity,
-         out.mutable_data() + row * dim, dim});
+         std::min(together, rows - row), scale, out.mutable_data() + row * dim, dim});
   }
   return out;
 }
@@ -339,6 +339,8 @@ PYBIND11_MODULE(_testing, module) {
   module.def("fit_scales", &fit_group, py::arg("isa"), py::arg("values"), py::kw_only(),
              py::arg("table") = py::none(), py::arg("offset"), py::arg("importance") = py::none(),
              py::arg("first_factor"), py::arg("last_factor"));
+  bind_backends(module);
+  module.def("cuda_unavailable", &cuda_unavailable);
   bind_timing(module);
 }
 

@@ -53,7 +53,7 @@ class HeadCase {
       table.append[format](
           {keys_.data() + offset, values_.data() + offset, cache, shape_.head_dim, position});
     }
-    const Guarded<float> scores(kQueryTile * capacity_), out(shape_.rows * shape_.head_dim);
+    const Guarded<float> out(shape_.rows * shape_.head_dim);
     for (int64_t row = 0; row < shape_.rows; row += together) {
       AttentionArguments arguments{};
       arguments.queries = queries_.data() + row * shape_.head_dim;
@@ -63,8 +63,6 @@ class HeadCase {
       arguments.first_position = shape_.first_position + row;
       arguments.rows = std::min(together, shape_.rows - row);
       arguments.scale = scale();
-      arguments.scores = scores.data();
-      arguments.scores_stride = capacity_;
       arguments.out = out.data() + row * shape_.head_dim;
       arguments.out_stride = shape_.head_dim;
       table.attention[format](arguments);

@@ -1,0 +1,316 @@
+// The operations of a backend over numpy arrays: the same tests run on every device.
+#include "bindings/backends.h"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backend/cpu.h"
+#include "base/rounding.h"
+#include "bindings/arrays.h"
+#include "cuda/cuda.h"
+#include "formats/formats.h"
+#include "kernels/dispatch.h"
+
+namespace pythia_rt {
+
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Bytes = py::array_t<uint8_t, py::array::c_style | py::array::forcecast>;
+using Tokens = std::vector<int32_t>;
+
+void check(bool good, const char* sentence) {
+  if (!good) throw_invalid(sentence);
+}
+
+Epilogue epilogue_named(const std::string& name) {
+  if (name == "store") return Epilogue::store;
+  if (name == "add") return Epilogue::add;
+  if (name == "gelu") return Epilogue::gelu;
+  check(name == "gelu_tanh", "there is no such epilogue");
+  return Epilogue::gelu_tanh;
+}
+
+// One matrix product of a test.
+struct ProductCase {
+  std::string format;
+  std::vector<Bytes> parts;
+  int64_t rows;
+  int64_t columns;
+  Floats in;
+  std::string epilogue;
+  std::optional<Floats> bias;
+};
+
+// A sequence's cache and what has been appended to it.
+struct TestSequence {
+  std::unique_ptr<DeviceBuffer> buffer;
+  KvMemory memory;
+  KvFormat format;
+  size_t bytes;
+  int64_t length = 0;
+};
+
+// The reference computes by itself: the thread sanitizer does not know what the pool waits with.
+int threads_of(const std::string& isa) { return isa == "scalar" ? 1 : 2; }
+
+class TestBackend {
+ public:
+  explicit TestBackend(const std::string& name)
+      : backend_(name == "cuda" ? make_cuda_backend()
+                                : make_cpu_backend(kernels_for(name), threads_of(name))) {}
+
+  Floats layer_norm(const Floats& values, const Floats& weight, const Floats& bias, float epsilon) {
+    const Rows in = rows_of(values), out = rows(in.count, in.width);
+    backend_->layer_norm(norm_of(weight, bias, epsilon), in, out);
+    return array_of(out);
+  }
+
+  std::pair<Floats, Floats> layer_norm_pair(const Floats& values, const Floats& first_weight,
+                                            const Floats& first_bias, const Floats& second_weight,
+                                            const Floats& second_bias, float epsilon) {
+    const Rows in = rows_of(values);
+    const Rows first = rows(in.count, in.width), second = rows(in.count, in.width);
+    backend_->layer_norm_pair(in, {norm_of(first_weight, first_bias, epsilon), first},
+                              {norm_of(second_weight, second_bias, epsilon), second});
+    return {array_of(first), array_of(second)};
+  }
+
+  // One or two products; with `before` [n, rows] all of them go into those rows.
+  std::vector<Floats> linear(const std::vector<ProductCase>& cases,
+                             const std::optional<Floats>& before) {
+    check(cases.size() == 1 || cases.size() == 2, "one product or two");
+    std::vector<Product> products;
+    for (const ProductCase& wanted : cases) {
+      const Matrix& matrix = matrices_.emplace_back(matrix_of(wanted));
+      const Rows in = rows_of(wanted.in);
+      Rows out = before && !products.empty() ? products[0].out : Rows{};
+      if (out.data == nullptr) out = before ? rows_of(*before) : rows(in.count, wanted.rows);
+      products.push_back({&matrix, in, out, epilogue_named(wanted.epilogue)});
+    }
+    if (products.size() == 1) {
+      backend_->linear(products[0]);
+    } else {
+      backend_->linear_pair(products[0], products[1]);
+    }
+    std::vector<Floats> results;
+    for (const Product& product : products) results.push_back(array_of(product.out));
+    return results;
+  }
+
+  Floats embed(const std::string& format, const std::vector<Bytes>& parts, int64_t n_rows,
+               int64_t columns, const Tokens& tokens) {
+    const Matrix matrix =
+        matrix_of({format, parts, n_rows, columns, Floats(), "store", std::nullopt});
+    const Rows out = rows(static_cast<int64_t>(tokens.size()), columns);
+    Batch batch;
+    batch.tokens = tokens;
+    batch.sequences.push_back({0, out.count, 0, KvFormat::f32, {}});
+    backend_->pass(batch, [&] { backend_->embed(matrix, out); });
+    return array_of(out);
+  }
+
+  Floats gather(const Floats& values, const std::vector<int64_t>& wanted) {
+    const Rows in = rows_of(values), out = rows(static_cast<int64_t>(wanted.size()), in.width);
+    backend_->gather(in, wanted.data(), out);
+    return array_of(out);
+  }
+
+  // Of each row: the logit at its target, the largest logit, the sum.
+  Floats score(const ProductCase& head, const Tokens& targets) {
+    const Matrix matrix = matrix_of(head);
+    const Rows in = rows_of(head.in);
+    check(static_cast<int64_t>(targets.size()) == in.count, "a target for each row");
+    std::vector<SoftmaxTerm> terms(targets.size());
+    backend_->score(matrix, in, targets.data(), terms.data());
+    Floats result({in.count, int64_t{3}});
+    for (int64_t i = 0; i < in.count; ++i) {
+      const SoftmaxTerm& term = terms[static_cast<size_t>(i)];
+      const float values[] = {term.logit, term.largest, term.sum};
+      std::copy_n(values, 3, result.mutable_data() + 3 * i);
+    }
+    return result;
+  }
+
+  // A cache of `n_layers` layers with room for `capacity` positions; returns its number.
+  size_t add_sequence(const std::string& kv_format, int64_t n_kv_heads, int64_t head_dim,
+                      int64_t n_layers, int64_t capacity) {
+    const KvFormat format = kv_format_from_name(kv_format);
+    const KvSizes sizes = kv_sizes(format, head_dim, round_up(capacity, 16));
+    const int64_t head_bytes = round_up(sizes.total(), 64);
+    const auto bytes = static_cast<size_t>(n_layers * n_kv_heads * head_bytes);
+    auto buffer = backend_->allocate(bytes);
+    const KvMemory memory{buffer->data(), sizes, head_bytes, n_kv_heads};
+    sequences_.push_back({std::move(buffer), memory, format, bytes});
+    return sequences_.size() - 1;
+  }
+
+  void rewind(size_t sequence, int64_t length) { sequences_.at(sequence).length = length; }
+
+  // One pass: counts[i] rows of `values` [n, (heads + 2 kv heads) * head_dim] go to the sequence
+  // numbered sequences[i], in one layer. Returns what they attend to [n, heads * head_dim] and the
+  // rotated rows. Passes of the same `repeats` may be recorded, in rows that stay where they are.
+  std::pair<Floats, Floats> attend(const std::vector<size_t>& sequences,
+                                   const std::vector<int64_t>& counts, const Floats& values,
+                                   int64_t n_heads, int64_t n_kv_heads, int64_t head_dim,
+                                   const Floats& cosines, const Floats& sines, int64_t layer,
+                                   int64_t repeats) {
+    check(sequences.size() == counts.size() && cosines.ndim() == 2, "wrong shapes");
+    const HeadLayout heads{n_heads, n_kv_heads, head_dim, 2 * cosines.shape(1)};
+    Rows qkv = rows_of(values);
+    check(qkv.width == (n_heads + 2 * n_kv_heads) * head_dim, "wrong width");
+    Rows out = rows(qkv.count, n_heads * head_dim);
+    Batch batch;
+    batch.repeats = repeats;
+    if (repeats >= 0) {
+      if (fixed_qkv_.count != qkv.count || fixed_qkv_.width != qkv.width) {
+        fixed_qkv_ = qkv;
+        fixed_out_ = out;
+        fixed_cosines_ = vector_of(cosines);
+        fixed_sines_ = vector_of(sines);
+      }
+      qkv = fixed_qkv_;
+      out = fixed_out_;
+      backend_->write(values.data(), qkv);
+      batch.cosines = fixed_cosines_;
+      batch.sines = fixed_sines_;
+    } else {
+      batch.cosines = vector_of(cosines);
+      batch.sines = vector_of(sines);
+    }
+    int64_t first = 0;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      TestSequence& sequence = sequences_.at(sequences[i]);
+      batch.sequences.push_back(
+          {first, counts[i], sequence.length, sequence.format, sequence.memory});
+      sequence.length += counts[i];
+      first += counts[i];
+    }
+    check(first == qkv.count, "counts and rows differ");
+    backend_->pass(batch, [&] {
+      backend_->rotate_and_append(heads, layer, qkv);
+      backend_->attention(heads, layer, qkv, out);
+    });
+    return {array_of(out), array_of(qkv)};
+  }
+
+  // The bytes of a sequence's cache, as f32 bit patterns.
+  Floats cache_bits(size_t index) {
+    const TestSequence& sequence = sequences_.at(index);
+    const auto n = static_cast<int64_t>(sequence.bytes / sizeof(float));
+    return array_of({reinterpret_cast<float*>(sequence.memory.memory), 1, n, n});
+  }
+
+  std::string isa() const { return backend_->isa(); }
+
+ private:
+  // Exactly sized: a sanitizer sees what is read beyond it.
+  std::byte* memory(size_t bytes) {
+    return buffers_.emplace_back(backend_->allocate(std::max<size_t>(bytes, 4)))->data();
+  }
+
+  Rows rows(int64_t count, int64_t width) {
+    const int64_t stride = round_up(width, kColumnGroup) + 16;
+    std::byte* data = memory(static_cast<size_t>(count * stride) * sizeof(float));
+    return {reinterpret_cast<float*>(data), count, width, stride};
+  }
+
+  Rows rows_of(const Floats& values) {
+    check(values.ndim() == 2, "rows have two dimensions");
+    const Rows out = rows(values.shape(0), values.shape(1));
+    backend_->write(values.data(), out);
+    return out;
+  }
+
+  Floats array_of(Rows values) {
+    Floats array({values.count, values.width});
+    backend_->read(values, array.mutable_data());
+    return array;
+  }
+
+  template <typename Array>
+  std::byte* bytes_of(const Array& values) {
+    const auto bytes = static_cast<size_t>(values.nbytes());
+    std::byte* data = memory(bytes);
+    backend_->upload(values.data(), bytes, data);
+    return data;
+  }
+
+  float* vector_of(const Floats& values) { return reinterpret_cast<float*>(bytes_of(values)); }
+
+  // Padded with zeros to whole blocks.
+  float* padded_vector(const Floats& values) {
+    const auto size = static_cast<size_t>(round_up(values.size(), kRowBlock));
+    std::vector<float> padded(size, 0.0f);
+    std::copy_n(values.data(), values.size(), padded.data());
+    std::byte* data = memory(size * sizeof(float));
+    backend_->upload(padded.data(), size * sizeof(float), data);
+    return reinterpret_cast<float*>(data);
+  }
+
+  NormParameters norm_of(const Floats& weight, const Floats& bias, float epsilon) {
+    return {padded_vector(weight), padded_vector(bias), epsilon};
+  }
+
+  Matrix matrix_of(const ProductCase& wanted) {
+    Matrix matrix;
+    matrix.format = format_from_name(wanted.format);
+    matrix.rows = wanted.rows;
+    matrix.columns = wanted.columns;
+    matrix.table = format_table(matrix.format);
+    const std::vector<PackedPart> layout =
+        packed_layout(matrix.format, wanted.rows, wanted.columns);
+    check(wanted.parts.size() == layout.size(), "the matrix has the wrong number of parts");
+    std::vector<const void*> pointers;
+    for (size_t i = 0; i < layout.size(); ++i) {
+      check(static_cast<size_t>(wanted.parts[i].size()) == layout[i].bytes, "wrong size of a part");
+      pointers.push_back(bytes_of(wanted.parts[i]));
+    }
+    bind_parts(layout, pointers, matrix);
+    if (wanted.bias) matrix.bias = padded_vector(*wanted.bias);
+    return matrix;
+  }
+
+  std::unique_ptr<Backend> backend_;
+  std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
+  std::deque<Matrix> matrices_;
+  std::vector<TestSequence> sequences_;
+  Rows fixed_qkv_, fixed_out_;  // of passes that come again
+  float* fixed_cosines_ = nullptr;
+  float* fixed_sines_ = nullptr;
+};
+
+}  // namespace
+
+void bind_backends(py::module_& module) {
+  py::class_<ProductCase>(module, "ProductCase")
+      .def(py::init<std::string, std::vector<Bytes>, int64_t, int64_t, Floats, std::string,
+                    std::optional<Floats>>(),
+           py::arg("format"), py::arg("parts"), py::arg("rows"), py::arg("columns"), py::arg("in"),
+           py::arg("epilogue") = "store", py::arg("bias") = py::none());
+  py::class_<TestBackend>(module, "TestBackend")
+      .def(py::init<const std::string&>(), py::arg("name"))
+      .def_property_readonly("isa", &TestBackend::isa)
+      .def("layer_norm", &TestBackend::layer_norm)
+      .def("layer_norm_pair", &TestBackend::layer_norm_pair)
+      .def("linear", &TestBackend::linear, py::arg("cases"), py::arg("before") = py::none())
+      .def("embed", &TestBackend::embed)
+      .def("gather", &TestBackend::gather)
+      .def("score", &TestBackend::score)
+      .def("add_sequence", &TestBackend::add_sequence, py::arg("kv_format"), py::arg("n_kv_heads"),
+           py::arg("head_dim"), py::arg("n_layers"), py::arg("capacity"))
+      .def("rewind", &TestBackend::rewind)
+      .def("attend", &TestBackend::attend, py::arg("sequences"), py::arg("counts"),
+           py::arg("values"), py::arg("n_heads"), py::arg("n_kv_heads"), py::arg("head_dim"),
+           py::arg("cosines"), py::arg("sines"), py::arg("layer") = 0, py::arg("repeats") = -1)
+      .def("cache_bits", &TestBackend::cache_bits);
+}
+
+}  // namespace pythia_rt

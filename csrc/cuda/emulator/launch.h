@@ -1,0 +1,31 @@
+// Launches of kernels that are C++ functions.
+#pragma once
+
+#include <functional>
+#include <tuple>
+
+#include "cuda/emulator/scheduler.h"
+#include "cuda/runtime.h"
+
+namespace pythia_rt::cuda::emulator {
+
+// Does `work` now, or keeps it for the recording that is under way.
+void queue(Stream stream, std::function<void()> work);
+
+// Arguments are converted and copied once, as a launch on a device does.
+template <typename... Parameters, typename... Arguments>
+void launch(dim3 grid, dim3 block, Stream stream, void (*kernel)(Parameters...),
+            Arguments... arguments) {
+  auto call = std::make_tuple(kernel, static_cast<Parameters>(arguments)...);
+  queue(stream, [grid, block, call] {
+    run(
+        grid, block,
+        [](const void* given) {
+          std::apply([](auto function, auto... values) { function(values...); },
+                     *static_cast<const decltype(call)*>(given));
+        },
+        &call);
+  });
+}
+
+}  // namespace pythia_rt::cuda::emulator

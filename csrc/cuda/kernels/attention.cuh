@@ -1,0 +1,111 @@
+// What both attention kernels share: their arguments, and how keys and values of a block of
+// positions reach shared memory, a stage at a time (kernels/attention.inl says what is computed).
+#pragma once
+
+#include <cmath>
+
+#include "base/error.h"
+#include "cuda/kernels/kv_cache.cuh"
+#include "cuda/kernels/lanes.cuh"
+#include "cuda/kernels/launch.h"
+#include "cuda/port.cuh"
+
+namespace pythia_rt::cuda {
+
+constexpr int kMostHeadDim = 256;
+constexpr int kAttentionThreads = 128;
+constexpr int kPositions = kAttentionBlock;  // of a block
+constexpr int kPositionTiles = kPositions / 16;
+
+struct AttentionArguments {
+  HeadLayout heads;
+  int64_t layer;
+  Rows qkv;
+  KvFormat format;
+  Places places;
+  float scale;  // of scores
+  Rows out;
+};
+
+inline AttentionArguments attention_arguments(const HeadLayout& heads, int64_t layer, Rows qkv,
+                                              KvFormat format, const Places& places, Rows out) {
+  if (heads.head_dim > kMostHeadDim) {
+    throw_failed("on a CUDA device attention heads have at most ", kMostHeadDim,
+                 " dimensions, not ", heads.head_dim);
+  }
+  const float scale = 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
+  return {heads, layer, qkv, format, places, scale, out};
+}
+
+// By value: a reference to a constant of the host is none on the device.
+constexpr int least(int a, int b) { return a < b ? a : b; }
+
+__device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xff800000u); }
+
+// The cache of a head from a block of positions on.
+template <typename Cache>
+struct CachedBlock {
+  using Code = typename Cache::Code;
+  const Code* keys;              // [kPositionTiles][head_dim][16]
+  const Code* values;            // [kPositions][padded]
+  const uint16_t* key_scales;    // [kPositionTiles][groups][16]
+  const uint16_t* value_scales;  // likewise
+};
+
+template <typename Cache>
+__device__ __forceinline__ CachedBlock<Cache> cached_block(const KvHead& cache, int head_dim,
+                                                           int64_t block) {
+  using Code = typename Cache::Code;
+  const int64_t groups = kv_groups(head_dim);
+  const int64_t scales = block * kPositions * groups;
+  return {static_cast<const Code*>(cache.keys) + block * kPositions * head_dim,
+          static_cast<const Code*>(cache.values) + block * kPositions * groups * kKvGroup,
+          cache.key_scales + scales, cache.value_scales + scales};
+}
+
+// Some dimensions of the keys of a block, or some positions of its values: about kBytes of them,
+// which are copied while the stage before is worked on. All threads copy.
+template <typename Cache, int kBytes>
+struct Stage {
+  using Code = typename Cache::Code;
+  static constexpr int kCodeBytes = static_cast<int>(sizeof(Code));
+  // Keys: [kPositionTiles][kDims][16]; a tile has room for one dimension more, or tiles would begin
+  // at the same banks of shared memory.
+  static constexpr int kDims = kBytes / (kPositions * kCodeBytes);
+  static constexpr int kTileStride = (kDims + 1) * 16;
+  static constexpr int kCodes = kPositionTiles * kTileStride;
+  static_assert(kDims % kKvGroup == 0, "groups that share a scale must not be cut");
+
+  // Values: so many positions of `padded` codes.
+  static __device__ __forceinline__ int positions(int padded) {
+    return least(kPositions, kBytes / (padded * kCodeBytes) / 4 * 4);
+  }
+
+  static __device__ __forceinline__ void copy(void* to, const void* from, int bytes) {
+    for (int i = 16 * static_cast<int>(threadIdx.x); i < bytes; i += 16 * kAttentionThreads) {
+      copy_async_16(static_cast<std::byte*>(to) + i, static_cast<const std::byte*>(from) + i);
+    }
+  }
+
+  // Dimensions [begin, begin + kDims) of the first `n_tiles` tiles.
+  static __device__ __forceinline__ void copy_keys(const CachedBlock<Cache>& block, int head_dim,
+                                                   int n_tiles, int begin, Code* to) {
+    const int bytes = least(kDims, head_dim - begin) * 16 * kCodeBytes;
+    const int warp = static_cast<int>(threadIdx.x) / kWarp;
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    for (int tile = warp; tile < n_tiles; tile += kAttentionThreads / kWarp) {
+      auto* tile_to = reinterpret_cast<std::byte*>(to + tile * kTileStride);
+      const auto* from =
+          reinterpret_cast<const std::byte*>(block.keys + (tile * head_dim + begin) * 16);
+      for (int i = 16 * lane; i < bytes; i += 16 * kWarp) copy_async_16(tile_to + i, from + i);
+    }
+  }
+
+  // Positions [begin, end).
+  static __device__ __forceinline__ void copy_values(const CachedBlock<Cache>& block, int padded,
+                                                     int begin, int end, Code* to) {
+    copy(to, block.values + begin * padded, (end - begin) * padded * kCodeBytes);
+  }
+};
+
+}  // namespace pythia_rt::cuda

@@ -1,0 +1,28 @@
+// What becomes of a matrix product's sum: bias, epilogue, memory.
+#pragma once
+
+#include "cuda/kernels/linear_work.cuh"
+#include "cuda/kernels/math.cuh"
+
+namespace pythia_rt::cuda {
+
+__device__ __forceinline__ void finish(const LinearWork& work, int row, int token, float y) {
+  float* out = work.out + token * work.out_stride + row;
+  if (work.bias != nullptr) y = y + work.bias[row];
+  switch (work.epilogue) {
+    case Epilogue::store:
+      break;
+    case Epilogue::add:
+      y = *out + y;
+      break;
+    case Epilogue::gelu:
+      y = gelu(y);
+      break;
+    case Epilogue::gelu_tanh:
+      y = gelu_tanh(y);
+      break;
+  }
+  *out = y;
+}
+
+}  // namespace pythia_rt::cuda

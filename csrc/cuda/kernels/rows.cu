@@ -1,0 +1,133 @@
+// Kernels that fetch rows: of an embedding, or of other rows.
+#include "base/rounding.h"
+#include "cuda/kernels/launch.h"
+#include "cuda/port.cuh"
+#include "formats/q4.h"
+
+namespace pythia_rt::cuda {
+
+namespace {
+
+constexpr int kThreads = 256;
+
+// Eight levels of a table format in one number, the first in its lowest byte: device code may not
+// read an array of the host, but what was computed from it.
+constexpr uint64_t levels_of(const uint8_t (&table)[16], int first) {
+  uint64_t levels = 0;
+  for (int i = 7; i >= 0; --i) levels = levels << 8 | table[first + i];
+  return levels;
+}
+constexpr uint64_t kLowLevels = levels_of(Q4Grid::kTable, 0);
+constexpr uint64_t kHighLevels = levels_of(Q4Grid::kTable, 8);
+
+__device__ __forceinline__ int q4_level(int code) {
+  const uint64_t levels = code < 8 ? kLowLevels : kHighLevels;
+  return static_cast<int>(levels >> (code % 8 * 8) & 255) - Q4Grid::kOffset;
+}
+
+__device__ __forceinline__ float square_scale(int8_t code, float unit) {
+  const auto c = static_cast<float>(code);
+  return c * fabsf(c) * unit;
+}
+
+// A code of a group of 64 columns in the layout of formats/narrow.h.
+template <int kBits>
+__device__ __forceinline__ int narrow_code(const uint8_t* group, int row, int column) {
+  const uint8_t* place = group + row * 4 + column % 4;
+  const int nibble_shift = column % 8 < 4 ? 0 : 4;
+  int code = place[column / 8 * 64] >> nibble_shift & 15;
+  if constexpr (kBits > 4) {
+    constexpr int kHighBits = kBits - 4;
+    constexpr int kTilesPerHalf = 4 / kHighBits;
+    constexpr int kNibbleBytes = kRowBlock * kColumnGroup / 2;
+    const int tile = column / 4;
+    const int half = tile / kTilesPerHalf;
+    const int shift = (half % 2 == 0 ? 4 : 0) + tile % kTilesPerHalf * kHighBits;
+    const int high = place[kNibbleBytes + half / 2 * 64] >> shift & ((1 << kHighBits) - 1);
+    code |= high << 4;
+  }
+  return code;
+}
+
+// A row of a format below 8 bits; its column of this thread.
+template <int kBits>
+__device__ float narrow_weight(const Matrix& matrix, int64_t row, int64_t column) {
+  constexpr int64_t kGroupBytes = kRowBlock * kColumnGroup * kBits / 8;
+  const int64_t groups = divide_up(matrix.columns, kColumnGroup);
+  const int64_t block = row / kRowBlock;
+  const auto lane = static_cast<int>(row % kRowBlock);
+  const int64_t group = block * groups + column / kColumnGroup;
+  const auto* codes = static_cast<const uint8_t*>(matrix.weight) + group * kGroupBytes;
+  const auto* scales = static_cast<const int8_t*>(matrix.scales) + group * kRowBlock;
+  const int code = narrow_code<kBits>(codes, lane, static_cast<int>(column % kColumnGroup));
+  const int level = kBits == 4 ? q4_level(code) : code - (1 << (kBits - 1));
+  return static_cast<float>(level) * square_scale(scales[lane], matrix.units[block]);
+}
+
+// Of q8, in the layout of formats/q8.h.
+__device__ float byte_weight(const Matrix& matrix, int64_t row, int64_t column) {
+  const int64_t groups = divide_up(matrix.columns, kColumnGroup);
+  const int64_t lane = row % kRowBlock;
+  const int64_t group = row / kRowBlock * groups + column / kColumnGroup;
+  const auto* codes =
+      static_cast<const uint8_t*>(matrix.weight) + group * kRowBlock * kColumnGroup + lane * 4;
+  const auto* scales = static_cast<const uint16_t*>(matrix.scales) + group * kRowBlock;
+  const int code = codes[column % kColumnGroup / 4 * 64 + column % 4] - 128;
+  return static_cast<float>(code) * half_to_float(scales[lane]);
+}
+
+__device__ float weight_at(const Matrix& matrix, int64_t row, int64_t column) {
+  const int64_t padded_columns = round_up(matrix.columns, kColumnGroup);
+  const int64_t index =
+      (row / kRowBlock * padded_columns + column) * kRowBlock + row % kRowBlock;  // float formats
+  switch (matrix.format) {
+    case Format::f32:
+      return static_cast<const float*>(matrix.weight)[index];
+    case Format::f16:
+      return half_to_float(static_cast<const uint16_t*>(matrix.weight)[index]);
+    case Format::bf16:
+      return bfloat_to_float(static_cast<const uint16_t*>(matrix.weight)[index]);
+    case Format::q8:
+      return byte_weight(matrix, row, column);
+    case Format::q6:
+      return narrow_weight<6>(matrix, row, column);
+    case Format::q5:
+      return narrow_weight<5>(matrix, row, column);
+    case Format::q4:
+      return narrow_weight<4>(matrix, row, column);
+  }
+  return 0.0f;
+}
+
+// A thread block for kThreads columns of a row.
+__global__ void __launch_bounds__(kThreads)
+    embed_kernel(Matrix embedding, const int32_t* __restrict__ tokens, Rows out) {
+  const int64_t parts = divide_up(embedding.columns, kThreads);
+  const int64_t row = blockIdx.x / parts;
+  const int64_t column = blockIdx.x % parts * kThreads + threadIdx.x;
+  if (column >= embedding.columns) return;
+  out.data[row * out.stride + column] = weight_at(embedding, tokens[row], column);
+}
+
+// A thread block a row.
+__global__ void __launch_bounds__(kThreads)
+    gather_kernel(Rows in, const int64_t* __restrict__ rows, Rows out) {
+  const auto* from = reinterpret_cast<const float4*>(in.data + rows[blockIdx.x] * in.stride);
+  auto* to = reinterpret_cast<float4*>(out.data + blockIdx.x * out.stride);
+  for (int64_t i = threadIdx.x; i < in.stride / 4; i += kThreads) to[i] = from[i];
+}
+
+}  // namespace
+
+void embed(Stream stream, const Matrix& embedding, const Places& places, Rows out) {
+  const int64_t blocks = out.count * divide_up(embedding.columns, kThreads);
+  LAUNCH(embed_kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, embedding,
+         places.tokens, out);
+}
+
+void gather(Stream stream, Rows in, const int64_t* rows, Rows out) {
+  LAUNCH(gather_kernel, dim3(static_cast<unsigned>(out.count)), dim3(kThreads), stream, in, rows,
+         out);
+}
+
+}  // namespace pythia_rt::cuda

@@ -1,0 +1,314 @@
+"""Every operation of every backend against the scalar one, bit for bit.
+
+The scalar kernels are compared with numpy in double precision in test_kernels.py; here the same
+bodies run on every instruction set, on CUDA's kernels under the emulator in every order of threads,
+and, marked gpu, on a device.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+from backends import ORDERS, SUBJECTS, Subject, _emulated, _testing, make_reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+FORMATS: list[str] = _testing.format_names()
+KV_FORMATS: list[str] = _testing.kv_format_names()
+QUANTISED = FORMATS[3:]
+EXAMPLES = int(os.environ.get("PYTHIA_RT_EXAMPLES", "12"))
+
+REFERENCE = make_reference()
+
+thorough = settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 12)
+every_backend = pytest.mark.parametrize("subject", SUBJECTS)
+every_format = pytest.mark.parametrize("form", FORMATS)
+every_cache = pytest.mark.parametrize("form", KV_FORMATS)
+
+seeds = st.integers(0, 2**32 - 1)
+orders = st.tuples(st.sampled_from(ORDERS), st.integers(1, 2**30))
+# Around the sizes where tiles, warps and blocks of threads end.
+widths = st.one_of(
+    st.integers(1, 200), st.sampled_from([63, 64, 65, 127, 256, 320, 512, 520, 1088])
+)
+outputs = st.one_of(st.integers(1, 150), st.sampled_from([16, 31, 32, 33, 48, 128, 129, 256, 272]))
+counts = st.one_of(st.integers(1, 20), st.sampled_from([1, 2, 7, 8, 9, 31, 64, 65, 100]))
+
+
+def normal(seed: int, *shape: int, magnitude: float = 1.0) -> Floats:
+    values = np.random.default_rng(seed).standard_normal(shape) * magnitude
+    return values.astype(np.float32)
+
+
+def set_order(order: tuple[str, int]) -> None:
+    _emulated.set_order(*order)
+
+
+def assert_same_bits(found: Any, expected: Any) -> None:
+    if isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_same_bits(ours, theirs)
+        return
+    different = found.view(np.uint32) != expected.view(np.uint32)
+    if different.any():
+        place = tuple(int(i) for i in np.argwhere(different)[0])
+        pytest.fail(
+            f"{different.sum()} of {different.size} differ, first at {place}: "
+            f"{found[place]!r}, reference {expected[place]!r}"
+        )
+
+
+def pack(form: str, seed: int, rows: int, columns: int) -> list[NDArray[np.uint8]]:
+    parts: list[NDArray[np.uint8]] = _testing.pack("scalar", form, normal(seed, rows, columns))
+    return parts
+
+
+def product(
+    module: Any, form: str, seed: int, rows: int, values: Floats, epilogue: str, has_bias: bool
+) -> Any:
+    return module.ProductCase(
+        form,
+        pack(form, seed, rows, values.shape[1]),
+        rows,
+        values.shape[1],
+        values,
+        epilogue,
+        normal(seed + 1, rows) if has_bias else None,
+    )
+
+
+@every_backend
+@every_format
+@thorough
+@given(
+    rows=outputs,
+    columns=widths,
+    count=counts,
+    epilogue=st.sampled_from(["store", "add", "gelu", "gelu_tanh"]),
+    has_bias=st.booleans(),
+    seed=seeds,
+    order=orders,
+)
+def test_linear(
+    subject: Subject, form: str, rows: int, columns: int, count: int, epilogue: str,
+    has_bias: bool, seed: int, order: tuple[str, int],
+) -> None:  # fmt: skip
+    set_order(order)
+    values = normal(seed, count, columns)
+    before = normal(seed + 2, count, rows) if epilogue == "add" else None
+
+    def run(backend: Any, module: Any) -> Any:
+        case = product(module, form, seed + 3, rows, values, epilogue, has_bias)
+        return backend.linear([case], before)
+
+    assert_same_bits(run(subject.make(), subject.module), run(REFERENCE, _testing))
+
+
+@every_backend
+@thorough
+@given(
+    forms=st.tuples(st.sampled_from(FORMATS), st.sampled_from(FORMATS)),
+    sizes=st.tuples(outputs, widths, outputs, widths),
+    count=counts,
+    joined=st.booleans(),
+    seed=seeds,
+    order=orders,
+)
+def test_two_products(
+    subject: Subject, forms: tuple[str, str], sizes: tuple[int, int, int, int], count: int,
+    joined: bool, seed: int, order: tuple[str, int],
+) -> None:  # fmt: skip
+    """Into rows of their own, or one after the other into the same."""
+    set_order(order)
+    first_rows, first_columns, second_rows, second_columns = sizes
+    second_rows = first_rows if joined else second_rows
+    first_in, second_in = (
+        normal(seed, count, first_columns),
+        normal(seed + 1, count, second_columns),
+    )
+    before = normal(seed + 2, count, first_rows) if joined else None
+    epilogues = ("add", "add") if joined else ("store", "gelu")
+
+    def run(backend: Any, module: Any) -> Any:
+        cases = [
+            product(module, forms[0], seed + 3, first_rows, first_in, epilogues[0], True),
+            product(module, forms[1], seed + 5, second_rows, second_in, epilogues[1], False),
+        ]
+        return backend.linear(cases, before)
+
+    assert_same_bits(run(subject.make(), subject.module), run(REFERENCE, _testing))
+
+
+@every_backend
+@thorough
+@given(
+    count=counts,
+    width=st.one_of(widths, st.sampled_from([2048, 5120, 20480])),
+    offset=st.sampled_from([0.0, 100.0]),
+    seed=seeds,
+    order=orders,
+)
+def test_layer_norm(
+    subject: Subject, count: int, width: int, offset: float, seed: int, order: tuple[str, int]
+) -> None:
+    set_order(order)
+    count = min(count, 3) if width > 2000 else count
+    rows = normal(seed, count, width) + np.float32(offset)
+    vectors = [normal(seed + i, width) for i in range(1, 5)]
+    backend = subject.make()
+    single = REFERENCE.layer_norm(rows, *vectors[:2], 1e-5)
+    assert_same_bits(backend.layer_norm(rows, *vectors[:2], 1e-5), single)
+    pair = REFERENCE.layer_norm_pair(rows, *vectors, 1e-5)
+    assert_same_bits(backend.layer_norm_pair(rows, *vectors, 1e-5), pair)
+
+
+@every_backend
+@every_format
+@thorough
+@given(rows=outputs, columns=widths, count=counts, seed=seeds, order=orders)
+def test_embed(
+    subject: Subject, form: str, rows: int, columns: int, count: int, seed: int,
+    order: tuple[str, int],
+) -> None:  # fmt: skip
+    set_order(order)
+    parts = pack(form, seed, rows, columns)
+    tokens = np.random.default_rng(seed).integers(0, rows, count).tolist()
+    expected = REFERENCE.embed(form, parts, rows, columns, tokens)
+    assert_same_bits(subject.make().embed(form, parts, rows, columns, tokens), expected)
+
+
+@every_backend
+@thorough
+@given(count=counts, width=widths, wanted=st.integers(1, 40), seed=seeds, order=orders)
+def test_gather(
+    subject: Subject, count: int, width: int, wanted: int, seed: int, order: tuple[str, int]
+) -> None:
+    set_order(order)
+    rows = normal(seed, count, width)
+    index = np.random.default_rng(seed).integers(0, count, wanted).tolist()
+    assert_same_bits(subject.make().gather(rows, index), rows[index])
+
+
+@every_backend
+@thorough
+@given(
+    form=st.sampled_from(FORMATS),
+    vocabulary=st.one_of(st.integers(1, 700), st.sampled_from([511, 512, 513, 1500])),
+    columns=st.integers(1, 70),
+    count=st.sampled_from([1, 2, 9, 33]),
+    seed=seeds,
+    order=orders,
+)
+def test_score(
+    subject: Subject, form: str, vocabulary: int, columns: int, count: int, seed: int,
+    order: tuple[str, int],
+) -> None:  # fmt: skip
+    set_order(order)
+    values = normal(seed, count, columns)
+    targets = np.random.default_rng(seed).integers(0, vocabulary, count).tolist()
+
+    def run(backend: Any, module: Any) -> Any:
+        return backend.score(
+            product(module, form, seed, vocabulary, values, "store", False), targets
+        )
+
+    assert_same_bits(run(subject.make(), subject.module), run(REFERENCE, _testing))
+
+
+head_dims = st.one_of(st.integers(1, 100), st.sampled_from([20, 32, 64, 80, 96, 128, 256]))
+# What each pass appends to each of up to three sequences: single tokens, prompts, blocks' ends.
+passes = st.lists(
+    st.lists(st.sampled_from([0, 1, 1, 2, 5, 16, 17, 40, 127, 128, 130]), min_size=3, max_size=3),
+    min_size=1,
+    max_size=4,
+)
+
+
+@every_backend
+@every_cache
+@thorough
+@given(
+    head_dim=head_dims,
+    kv_heads=st.integers(1, 2),
+    shared=st.integers(1, 2),
+    rotated=st.sampled_from([0.0, 0.25, 1.0]),
+    layers=st.integers(1, 2),
+    steps=passes,
+    sharpness=st.sampled_from([1.0, 10.0, 1000.0]),
+    rewound=st.booleans(),
+    seed=seeds,
+    order=orders,
+)
+def test_attention(
+    subject: Subject, form: str, head_dim: int, kv_heads: int, shared: int, rotated: float,
+    layers: int, steps: list[list[int]], sharpness: float, rewound: bool, seed: int,
+    order: tuple[str, int],
+) -> None:  # fmt: skip
+    """Passes over several sequences whose caches fill up, in the last of the layers."""
+    set_order(order)
+    if head_dim > 100:
+        steps = [[min(count, 40) for count in counts] for counts in steps]
+    half = int(head_dim * rotated) // 2
+    angles = normal(seed, 600, half, magnitude=10)
+    tables = np.cos(angles), np.sin(angles)
+    heads = kv_heads * shared
+    layout = {"n_heads": heads, "n_kv_heads": kv_heads, "head_dim": head_dim}
+
+    def run(backend: Any) -> Any:
+        results = []
+        numbers = [
+            backend.add_sequence(form, kv_heads, head_dim, layers, capacity)
+            for capacity in (530, 544, 600)
+        ]
+        for step, wanted in enumerate(steps):
+            rows = [(number, count) for number, count in zip(numbers, wanted, strict=True) if count]
+            if not rows:
+                continue
+            chosen, counted = zip(*rows, strict=True)
+            values = normal(seed + step, sum(counted), (heads + 2 * kv_heads) * head_dim)
+            values[:, : heads * head_dim] *= np.float32(sharpness)
+            results.append(
+                backend.attend(
+                    chosen, counted, values,
+                    cosines=tables[0], sines=tables[1], layer=layers - 1, **layout,
+                )
+            )  # fmt: skip
+            if rewound and step == 1:
+                for number in numbers:
+                    backend.rewind(number, 1)
+        return results, [backend.cache_bits(number) for number in numbers]
+
+    assert_same_bits(run(subject.make()), run(make_reference()))
+
+
+@every_backend
+@every_cache
+@thorough
+@given(head_dim=st.sampled_from([16, 20, 64]), steps=st.integers(3, 9), seed=seeds, order=orders)
+def test_a_pass_that_comes_again(
+    subject: Subject, form: str, head_dim: int, steps: int, seed: int, order: tuple[str, int]
+) -> None:
+    """Single tokens of two sequences, as a device may record and replay them."""
+    set_order(order)
+    angles = normal(seed, 300, head_dim // 4, magnitude=10)
+    layout = {"n_heads": 2, "n_kv_heads": 1, "head_dim": head_dim}
+    tables = {"cosines": np.cos(angles), "sines": np.sin(angles)}
+
+    def run(backend: Any) -> Any:
+        numbers = [backend.add_sequence(form, 1, head_dim, 1, 160) for _ in range(2)]
+        prompt = normal(seed, 124 + 3, 4 * head_dim)  # a block of positions ends on the way
+        backend.attend(numbers, (124, 3), prompt, **layout, **tables)
+        results = []
+        for step in range(steps):
+            values = normal(seed + step, 2, 4 * head_dim)
+            turn = numbers if step % 3 else numbers[::-1]
+            results.append(backend.attend(turn, (1, 1), values, repeats=5, **layout, **tables))
+        return results
+
+    assert_same_bits(run(subject.make()), run(make_reference()))
