@@ -73,6 +73,11 @@ def tensors(config: Config) -> list[Tensor]:
     return found
 
 
+def layer_weights(config: Config) -> int:
+    """Values of all layers' matrices, each of which a token is multiplied with."""
+    return sum(t.size for t in tensors(config) if ".layers." in t.name and len(t.shape) == 2)
+
+
 def _matrix(name: str, rows: int, columns: int) -> Tensor:
     gain = _GAINS[name.rpartition(".")[2]]
     return Tensor(f"{name}.weight", (rows, columns), 0.0, gain / math.sqrt(columns))

@@ -1,6 +1,7 @@
 """pythia_rt beside its peers, in turn, in one run: python -m bench.compare CHECKPOINT.
 
-A peer that is not installed, or cannot convert the checkpoint, is skipped with a line.
+A peer that is not installed, or cannot convert the checkpoint, is skipped with a line. With
+--device cuda everything runs on a CUDA device.
 """
 
 from __future__ import annotations
@@ -9,11 +10,21 @@ import argparse
 import functools
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import checkpoint, kinds, limits, measure, records
+from bench import (
+    checkpoint,
+    device_records,
+    devices,
+    kinds,
+    limits,
+    measure,
+    records,
+    torch_device,
+)
 from bench.runners import registry
 from bench.runners.isolated import Isolated, Subject, reason
 from bench.runners.ours import PythiaRt
@@ -33,6 +44,14 @@ class About(NamedTuple):
     isa: str
 
 
+class OnDevice(NamedTuple):
+    """What all records of a run on a device have in common besides."""
+
+    name: str
+    limits: Mapping[str, Callable[[], float]]
+    layer_weights: int
+
+
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -40,53 +59,83 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", choices=_core.format_names(), default=["q4", "q8"])
     parser.add_argument("--kv-formats", nargs="+", choices=_core.kv_format_names(), default=["f16"])
     parser.add_argument(
+        "--device", choices=devices.NAMES, default=devices.CPU, help="where everything runs"
+    )
+    there = "; ".join(f"{name}: {' '.join(registry.peers(name))}" for name in devices.NAMES)
+    parser.add_argument(
         "--peers",
         nargs="*",
-        type=_peers,
-        default=[_peers(peer) for peer in registry.PEERS],
         metavar="PEER[:FORMAT]",
-        help=f"default: {' '.join(registry.PEERS)}, each in all its formats",
+        help=f"default: all, each in all its formats ({there})",
     )
     measure.add_work_options(parser, kinds.KINDS)
     measure.add_texts_option(parser)
     measure.add_options(parser, repetitions=5)
     options = parser.parse_args()
+    device = _device(parser, options.device)
+    peers = _peers(parser, options.peers, options.device)
     work = kinds.Work.of(options)
     config = json.loads((options.checkpoint / "config.json").read_text())
     _check_context(parser, config, work, options.kinds)
     facts = records.machine()
-    measure.append_line(options.json, facts)
     print(records.headline(facts))
+    if device is not None:
+        facts["device"] = asdict(device)
+        print(device.headline())
+    measure.append_line(options.json, facts)
 
     about = About(
         options.checkpoint.resolve().name,
         sum(tensor.size for tensor in checkpoint.tensors(config)),
         options.threads or _core.default_threads(),
-        _core.selected_isa(),
+        _core.selected_isa() if device is None else device.isa,
     )
-    print(f"{about.model}, {about.threads} threads; x: how many times as fast the first is")
+    place = f"{about.threads} threads" if device is None else device.name
+    print(f"{about.model}, {place}; x: how many times as fast the first is")
+    on_device = None if device is None else _on_device(device, config)
     with tempfile.TemporaryDirectory() as folder:
-        source = Source(options.checkpoint, Path(folder), about.threads, work.room)
+        source = Source(options.checkpoint, Path(folder), about.threads, work.room, options.device)
         loads: dict[str, Load] = {
             _name(form, kv_format): functools.partial(_ours, source, form, kv_format)
             for kv_format in options.kv_formats
             for form in options.formats
         }
-        for peer, form in (pair for chosen in options.peers for pair in chosen):
+        for peer, form in peers:
             loads[f"{peer} {form}"] = functools.partial(registry.load, peer, form, source)
         subjects = _start(loads, work)
         for kind in options.kinds:
-            found = _measure(kind, subjects, work, options, about)
+            found = _measure(kind, subjects, work, options, about, on_device)
             _report(kind, found, options.json)
         for subject in subjects.values():
             subject.close()
 
 
-def _peers(name: str) -> list[tuple[str, str]]:
+def _device(parser: argparse.ArgumentParser, name: str) -> devices.Device | None:
+    """Refuse a device that cannot be used, before anything else."""
     try:
-        return registry.chosen(name)
+        return devices.find(name)
+    except RuntimeError as error:
+        parser.error(f"--device {name} cannot be used: {error}")
+
+
+def _peers(
+    parser: argparse.ArgumentParser, names: list[str] | None, device: str
+) -> list[tuple[str, str]]:
+    """(peer, format) of all that are asked for: which there are depends on the device."""
+    try:
+        wanted = registry.peers(device) if names is None else names
+        return [pair for name in wanted for pair in registry.chosen(name, device)]
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        parser.error(f"argument --peers: {error}")
+
+
+def _on_device(device: devices.Device, config: checkpoint.Config) -> OnDevice:
+    found: Mapping[str, Callable[[], float]] = {}
+    if missing := torch_device.unavailable():
+        print(f"the device's limits are not measured: {missing}")
+    else:
+        found = torch_device.limits(torch_device.require())
+    return OnDevice(device.name, found, checkpoint.layer_weights(config))
 
 
 def _check_context(
@@ -110,7 +159,7 @@ def _ours(source: Source, form: str, kv_format: str) -> Runner:
     path = source.folder / f"pythia_rt-{form}"
     if not path.exists():
         convert(source.checkpoint, path, format=form)
-    return PythiaRt(path, source.threads, source.room, kv_format)
+    return PythiaRt(path, source.threads, source.room, kv_format, source.device)
 
 
 def _start(loads: Mapping[str, Load], work: kinds.Work) -> dict[str, Isolated]:
@@ -132,6 +181,7 @@ def _measure(
     work: kinds.Work,
     options: argparse.Namespace,
     about: About,
+    on_device: OnDevice | None = None,
 ) -> dict[str, records.Record | None]:
     """A record of each subject; None for one that cannot do this kind of work."""
     vocab_size = min(subject.vocab_size for subject in subjects.values())
@@ -140,12 +190,21 @@ def _measure(
         for name, subject in subjects.items()
         if (measurement := subject.measurement(kind, vocab_size)) is not None
     }
-    rates, bandwidth = limits.alternate(
-        measurements, options.repetitions, about.threads, _failure(kind)
-    )
+    repetitions = options.repetitions
+    if on_device is None:
+        rates, bandwidth = limits.alternate(
+            measurements, repetitions, about.threads, _failure(kind)
+        )
+    else:
+        rates, medians = limits.alternate_with(
+            on_device.limits, measurements, repetitions, _failure(kind, on_device.limits)
+        )
+        device_limits = device_records.DeviceLimits.of(medians)
+        bandwidth = device_limits.read
+        print(f"  {kind:8} {'limits':22} {device_limits.line()}")
     found: dict[str, records.Record | None] = dict.fromkeys(subjects)
     for name, rate in rates.items():
-        found[name] = records.of_rates(
+        record = records.of_rates(
             rate,
             benchmark="compare",
             runner=name,
@@ -155,14 +214,20 @@ def _measure(
             **work.facts(kind),
             **about._asdict(),
         )
+        if on_device is not None:
+            record = device_records.of_record(
+                record, on_device.name, device_limits, on_device.layer_weights
+            )
+        found[name] = record
     return found
 
 
-def _failure(kind: str) -> Callable[[str, Exception], None]:
+def _failure(kind: str, limited: Collection[str] = ()) -> Callable[[str, Exception], None]:
     def tell(name: str, error: Exception) -> None:
         if name.startswith("pythia_rt "):
             raise error
-        print(f"{name} cannot do {kind}: {reason(error)}", flush=True)
+        what = f"the limit {name} is unknown" if name in limited else f"{name} cannot do {kind}"
+        print(f"{what}: {reason(error)}", flush=True)
 
     return tell
 

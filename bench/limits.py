@@ -1,4 +1,4 @@
-"""How fast this machine reads memory, measured among what reads it."""
+"""How fast this machine can be at most, measured among what is to be compared with that."""
 
 from __future__ import annotations
 
@@ -33,7 +33,18 @@ def alternate(
     """Do as `measure.alternate`, and return the median bandwidth, in GB/s, of the same turns."""
     read = bandwidth(threads)
     name = "memory"
-    turns = {**measurements, name: read} if read is not None else dict(measurements)
-    rates = measure.alternate(turns, repetitions, on_failure)
-    found = rates.pop(name, None)
-    return rates, None if found is None else found.median / 1e9
+    limits = {} if read is None else {name: read}
+    rates, found = alternate_with(limits, measurements, repetitions, on_failure)
+    return rates, found[name] / 1e9 if name in found else None
+
+
+def alternate_with(
+    limits: Mapping[str, Callable[[], float]],
+    measurements: Mapping[str, Callable[[], float]],
+    repetitions: int,
+    on_failure: Callable[[str, Exception], None] | None = None,
+) -> tuple[dict[str, measure.Rates], dict[str, float]]:
+    """Do as `measure.alternate`, and return the medians of `limits` in the same turns."""
+    rates = measure.alternate({**measurements, **limits}, repetitions, on_failure)
+    found = {name: rates.pop(name).median for name in limits if name in rates}
+    return rates, found

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _COLORS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#444444")
 _MARKS = "osD^vPX*"
 _STYLES = ("-", "--", ":", "-.")
+_PLACE = ("runner", "threads", "isa", "device")  # who computed, and on what
 
 
 def check() -> None:
@@ -132,7 +133,7 @@ def _by_size(figure: Figure, sized: Sequence[Record], kind: str) -> None:
     title = f"Speed of {verb} against the size of the model"
     # How much is read at once matters; how much is written only says how long it was measured.
     tokens = ("tokens",) if kind == "prefill" else ()
-    same = _lines(axes, sized, ("runner", "threads", "isa", *tokens, "sequences"), "parameters")
+    same = _lines(axes, sized, (*_PLACE, *tokens, "sequences"), "parameters")
     axes.set_xscale("log")
     axes.set_yscale("log")
     sizes = sorted({r["parameters"] for r in sized})
@@ -147,7 +148,7 @@ def _by_size(figure: Figure, sized: Sequence[Record], kind: str) -> None:
 def _by_context(figure: Figure, long: Sequence[Record]) -> None:
     axes = figure.add_subplot()
     title = "Speed of writing against the length of the context"
-    same = _lines(axes, long, ("model", "runner", "threads", "isa", "sequences"), "context")
+    same = _lines(axes, long, ("model", *_PLACE, "sequences"), "context")
     axes.set_yscale("log")
     axes.set_title(_join(title, same), fontsize=11)
     axes.set_xlabel("tokens in the context")
@@ -179,7 +180,8 @@ def _lines(axes: Axes, found: Sequence[Record], names: Sequence[str], x: str) ->
             [[max(0, value) for value in below], [max(0, value) for value in above]],
             color=_COLORS[number % len(_COLORS)],
             marker=_MARKS[(number + number // len(_COLORS)) % len(_MARKS)], ms=6, lw=1.5, capsize=3,
-            label=", ".join(_fact(names[i], key[i]) for i in differing) or None,
+            label=", ".join(_fact(names[i], key[i]) for i in differing if key[i] is not None)
+            or None,
         )  # fmt: skip
     common = [i for i in range(len(names)) if i not in differing and keys[0][i] is not None]
     return ", ".join(_fact(names[i], keys[0][i]) for i in common)

@@ -21,6 +21,7 @@ _KERNEL = ("kernel", "format", "isa", "shape", "tokens", "bytes", "operations")
 _IDENTITY = (
     "benchmark", "kind", "limit", "kernel", "format", "isa", "shape", "pages", "model",
     "checkpoint", "file", "runner", "kv_format", "tokens", "context", "sequences", "threads",
+    "device",
 )  # fmt: skip
 
 

@@ -20,6 +20,11 @@ _GENERATION_HEADINGS = (
     "model", "parameters", "runner", "kind", "tokens", "context", "sequences", "threads", "isa",
     "median", "±", "unit", "read GB/s", "of read",
 )  # fmt: skip
+_DEVICE_HEADINGS = (
+    "model", "parameters", "runner", "kind", "tokens", "context", "sequences",
+    "median", "±", "unit", "read GB/s", "read limit", "of read",
+    "Top/s", "multiply limit", "of multiply",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -58,9 +63,15 @@ def markdown(found: Sequence[Record]) -> Iterator[str]:
         yield from (f"## Kernels: {isa}, {table.count(threads, 'thread')}, {shape}", "")
         yield from (*table.lines([_KERNEL_HEADINGS, *map(_kernel, group)]), "")
     generated = recorded.generation(found)
-    if generated:
-        yield from ("## Models", "")
-        yield from (*table.lines([_GENERATION_HEADINGS, *map(_generation, generated)]), "")
+    for (device,) in _unique(generated, "device"):
+        group = recorded.select(generated, device=device)
+        cells = (
+            [_GENERATION_HEADINGS, *map(_generation, group)]
+            if device is None
+            else [_DEVICE_HEADINGS, *map(_on_device, group)]
+        )
+        yield from ("## Models" if device is None else f"## Models on {device}", "")
+        yield from (*table.lines(cells), "")
 
 
 def _unique(found: Sequence[Record], *names: str) -> list[tuple[Any, ...]]:
@@ -95,18 +106,38 @@ def _kernel(record: Record) -> tuple[str, ...]:
 
 
 def _generation(record: Record) -> tuple[str, ...]:
+    return (
+        *_work(record, "tokens", "context", "sequences", "threads", "isa"),
+        _number(record.get("gigabytes_per_s"), 1),
+        _percent(record.get("fraction")),
+    )
+
+
+def _on_device(record: Record) -> tuple[str, ...]:
+    multiply = _tera(record.get("multiply_limit"))
+    return (
+        *_work(record, "tokens", "context", "sequences"),
+        _number(record.get("gigabytes_per_s"), 1),
+        _number(record.get("read_limit"), 1),
+        _percent(record.get("fraction")),
+        _tera(record.get("gigaoperations_per_s")),
+        f"{record['multiply']} {multiply}" if multiply else "",
+        _percent(record.get("multiply_fraction")),
+    )
+
+
+def _work(record: Record, *names: str) -> tuple[str, ...]:
+    """What was done, the fields of `names` among it, and how fast."""
     rates = measure.Rates(record["values"])
     return (
         recorded.model(record),
         _parameters(record.get("parameters")),
         recorded.runner(record),
         record["kind"],
-        *(_text(record.get(name)) for name in ("tokens", "context", "sequences", "threads", "isa")),
+        *(_text(record.get(name)) for name in names),
         f"{statistics.median(rates.values):.4g}",
         f"{rates.spread:.0%}" if rates.median else "",
         record.get("unit") or "tokens/s",
-        _number(record.get("gigabytes_per_s"), 1),
-        _percent(record.get("fraction")),
     )
 
 
@@ -116,6 +147,11 @@ def _text(value: Any) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def _tera(value: float | None) -> str:
+    """Of a figure in Gop/s."""
+    return "" if value is None else f"{value / 1e3:.1f}"
 
 
 def _percent(value: float | None) -> str:

@@ -14,7 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bench import testing_extension
 
@@ -38,6 +40,7 @@ def _load_emulated() -> ModuleType:
 _testing: Any = testing_extension.load()
 _emulated: Any = _load_emulated()
 
+Floats = NDArray[np.float32]
 ORDERS = ("fifo", "reverse", "random", "skew")
 
 
@@ -74,3 +77,46 @@ SUBJECTS = [
     pytest.param(EMULATED, id="emulated"),
     DEVICE,
 ]
+
+
+def normal(seed: int, *shape: int, magnitude: float = 1.0) -> Floats:
+    values = np.random.default_rng(seed).standard_normal(shape) * magnitude
+    return values.astype(np.float32)
+
+
+def set_order(order: tuple[str, int]) -> None:
+    _emulated.set_order(*order)
+
+
+def assert_same_bits(found: Any, expected: Any) -> None:
+    if isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_same_bits(ours, theirs)
+        return
+    different = found.view(np.uint32) != expected.view(np.uint32)
+    if different.any():
+        place = tuple(int(i) for i in np.argwhere(different)[0])
+        pytest.fail(
+            f"{different.sum()} of {different.size} differ, first at {place}: "
+            f"{found[place]!r}, reference {expected[place]!r}"
+        )
+
+
+def pack(form: str, seed: int, rows: int, columns: int) -> list[NDArray[np.uint8]]:
+    parts: list[NDArray[np.uint8]] = _testing.pack("scalar", form, normal(seed, rows, columns))
+    return parts
+
+
+def product(
+    module: Any, form: str, seed: int, rows: int, values: Floats, epilogue: str, has_bias: bool
+) -> Any:
+    return module.ProductCase(
+        form,
+        pack(form, seed, rows, values.shape[1]),
+        rows,
+        values.shape[1],
+        values,
+        epilogue,
+        normal(seed + 1, rows) if has_bias else None,
+    )

@@ -12,12 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backends import ORDERS, SUBJECTS, Subject, _emulated, _testing, make_reference
+from backends import (
+    ORDERS,
+    SUBJECTS,
+    Subject,
+    _testing,
+    assert_same_bits,
+    make_reference,
+    normal,
+    pack,
+    product,
+    set_order,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
 FORMATS: list[str] = _testing.format_names()
 KV_FORMATS: list[str] = _testing.kv_format_names()
 QUANTISED = FORMATS[3:]
@@ -38,49 +47,6 @@ widths = st.one_of(
 )
 outputs = st.one_of(st.integers(1, 150), st.sampled_from([16, 31, 32, 33, 48, 128, 129, 256, 272]))
 counts = st.one_of(st.integers(1, 20), st.sampled_from([1, 2, 7, 8, 9, 31, 64, 65, 100]))
-
-
-def normal(seed: int, *shape: int, magnitude: float = 1.0) -> Floats:
-    values = np.random.default_rng(seed).standard_normal(shape) * magnitude
-    return values.astype(np.float32)
-
-
-def set_order(order: tuple[str, int]) -> None:
-    _emulated.set_order(*order)
-
-
-def assert_same_bits(found: Any, expected: Any) -> None:
-    if isinstance(expected, (list, tuple)):
-        assert len(found) == len(expected)
-        for ours, theirs in zip(found, expected, strict=True):
-            assert_same_bits(ours, theirs)
-        return
-    different = found.view(np.uint32) != expected.view(np.uint32)
-    if different.any():
-        place = tuple(int(i) for i in np.argwhere(different)[0])
-        pytest.fail(
-            f"{different.sum()} of {different.size} differ, first at {place}: "
-            f"{found[place]!r}, reference {expected[place]!r}"
-        )
-
-
-def pack(form: str, seed: int, rows: int, columns: int) -> list[NDArray[np.uint8]]:
-    parts: list[NDArray[np.uint8]] = _testing.pack("scalar", form, normal(seed, rows, columns))
-    return parts
-
-
-def product(
-    module: Any, form: str, seed: int, rows: int, values: Floats, epilogue: str, has_bias: bool
-) -> Any:
-    return module.ProductCase(
-        form,
-        pack(form, seed, rows, values.shape[1]),
-        rows,
-        values.shape[1],
-        values,
-        epilogue,
-        normal(seed + 1, rows) if has_bias else None,
-    )
 
 
 @every_backend

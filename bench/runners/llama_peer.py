@@ -17,6 +17,7 @@ from bench.weight_bits import gguf_tensors
 PACKAGES = ("llama_cpp", "gguf")
 FORMATS = ("Q4_0", "Q4_K_M", "Q8_0")
 CHUNK = 512  # tokens of a physical batch, llama.cpp's default
+ALL_LAYERS = 0x7FFFFFFF  # what llama-cpp-python makes of n_gpu_layers=-1
 
 
 class LlamaCpp:
@@ -27,15 +28,21 @@ class LlamaCpp:
         import llama_cpp
 
         self._lib, self._room, self._threads = llama_cpp, source.room, source.threads
-        path = _convert(source.checkpoint, source.folder, form)
-        weights = sum(t.bytes for t in gguf_tensors(path) if t.kind != "embedding")
-        self.reads = Reads(weights, None)
         llama_cpp.llama_backend_init()
         self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self._quiet, None)
-        self._model = llama_cpp.llama_model_load_from_file(
-            str(path).encode(), llama_cpp.llama_model_default_params()
-        )
+        on_device = source.device == "cuda"
+        if on_device and b"CUDA" not in llama_cpp.llama_print_system_info():
+            raise RuntimeError("llama-cpp-python was built without CUDA")
+        path = _convert(source.checkpoint, source.folder, form)
+        weights = sum(t.bytes for t in gguf_tensors(path) if t.kind != "embedding")
+        self.reads = Reads(weights, None)
+        parameters = llama_cpp.llama_model_default_params()
+        # Said in both cases: a build with CUDA takes devices by itself.
+        parameters.n_gpu_layers = ALL_LAYERS if on_device else 0
+        if on_device:  # the first one alone; without any this mode is refused
+            parameters.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if not self._model:
             raise RuntimeError("llama.cpp could not load the file")
         vocabulary = llama_cpp.llama_model_get_vocab(self._model)

@@ -18,11 +18,17 @@ from pythia_rt.scoring import score
 class PythiaRt:
     """A Stepper and a Scorer."""
 
-    def __init__(self, path: Path, threads: int, room: Room, kv_format: str = "f16"):
-        """Load the file."""
+    def __init__(
+        self, path: Path, threads: int, room: Room, kv_format: str = "f16", device: str = "cpu"
+    ):
+        """Load the file, all layers on `device`."""
         self._file = FlatFile(path)
         self.model = _core.Model(
-            dict(self._file.spec), self._file.formats, self._file.tensors, threads=threads
+            dict(self._file.spec),
+            self._file.formats,
+            self._file.tensors,
+            threads=threads,
+            device=device,
         )
         self.vocab_size: int = self._file.spec["vocab_size"]
         self.reads = Reads(

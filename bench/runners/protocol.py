@@ -34,6 +34,7 @@ class Source:
     folder: Path
     threads: int
     room: Room
+    device: str = "cpu"  # one of bench.devices.NAMES
 
 
 class Reads(NamedTuple):

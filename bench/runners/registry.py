@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from bench import llama
-from bench.runners import ctranslate_peer, llama_peer, openvino_peer, torch_peer
+from bench.runners import (
+    ctranslate_peer,
+    cuda_peers,
+    llama_peer,
+    openvino_peer,
+    torch_peer,
+)
 from bench.runners.protocol import Runner, Source
 
 
@@ -47,19 +53,41 @@ PEERS: dict[str, Kind] = {
     ),
 }
 
+CUDA_PEERS: dict[str, Kind] = {
+    "transformers": Kind(
+        cuda_peers.Transformers,
+        cuda_peers.FORMATS,
+        cuda_peers.PACKAGES,
+        ("transformers", "torch", "accelerate"),
+    ),
+    "llama.cpp": PEERS["llama.cpp"],
+    "bitsandbytes": Kind(
+        cuda_peers.BitsAndBytes,
+        cuda_peers.BITS_AND_BYTES_FORMATS,
+        cuda_peers.BITS_AND_BYTES_PACKAGES,
+        ("bitsandbytes",),
+    ),
+}
 
-def chosen(name: str) -> list[tuple[str, str]]:
+
+def peers(device: str) -> Mapping[str, Kind]:
+    """Those that run on a device of bench.devices.NAMES."""
+    return CUDA_PEERS if device == "cuda" else PEERS
+
+
+def chosen(name: str, device: str = "cpu") -> list[tuple[str, str]]:
     """(peer, format) of "peer:format", or of all formats of "peer". Raises ValueError."""
+    there = peers(device)
     peer, _, form = name.partition(":")
-    if peer not in PEERS or (form and form not in PEERS[peer].formats):
-        every = ", ".join(f"{p}:{f}" for p, kind in PEERS.items() for f in kind.formats)
+    if peer not in there or (form and form not in there[peer].formats):
+        every = ", ".join(f"{p}:{f}" for p, kind in there.items() for f in kind.formats)
         raise ValueError(f"there is no peer {name!r}; there are {every}, or all of one: {peer}")
-    return [(peer, f) for f in PEERS[peer].formats if form in ("", f)]
+    return [(peer, f) for f in there[peer].formats if form in ("", f)]
 
 
 def load(peer: str, form: str, source: Source) -> Runner:
     """Convert and load. Raises ImportError that says what is not installed, and what peers do."""
-    kind = PEERS[peer]
+    kind = peers(source.device)[peer]
     if missing := llama.missing(*kind.modules):
         raise ImportError(f"not installed: {', '.join(missing)}")
     return kind.load(source, form)
@@ -71,7 +99,7 @@ def versions() -> dict[str, str]:
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    for kind in PEERS.values():
+    for kind in (*PEERS.values(), *CUDA_PEERS.values()):
         for name in kind.distributions:
             try:
                 yield name, version(name)

@@ -22,7 +22,7 @@ Block block;
 
 namespace {
 
-constexpr size_t kStackBytes = 256 * 1024;
+constexpr size_t kStackBytes = 64 * 1024;
 
 std::mutex launches;
 Order chosen_order = Order::fifo;
@@ -148,25 +148,36 @@ void run_threads() {
   }
 }
 
-// The thread sanitizer would take a stack that another thread used before for shared memory: with
-// it every block has new ones.
+#if defined(PYTHIA_RT_EMULATOR_TSAN)
+// The sanitizer would take a stack that another thread used before for shared memory: every block
+// has new ones, in one piece, since it is slow to learn of each.
+constexpr bool kNewStacks = true;
+#else
+constexpr bool kNewStacks = false;
+#endif
+char* stacks;
+size_t stacks_bytes;
+
 void give_stacks() {
+  const size_t bytes = static_cast<size_t>(block.count) * kStackBytes;
+  if (stacks_bytes < bytes) {
+    if (stacks != nullptr) munmap(stacks, stacks_bytes);
+    stacks = map_memory(bytes);
+    stacks_bytes = bytes;
+  }
   for (int i = 0; i < block.count; ++i) {
     Fiber& fiber = block.threads[static_cast<size_t>(i)].fiber;
-    if (fiber.stack != nullptr) continue;
-    fiber.stack = map_memory(kStackBytes);
+    fiber.stack = stacks + static_cast<size_t>(i) * kStackBytes;
     fiber.stack_bytes = kStackBytes;
   }
 }
 
 void take_stacks() {
-  for (int i = 0; i < block.count; ++i) {
-    Fiber& fiber = block.threads[static_cast<size_t>(i)].fiber;
-    forget(fiber);
-#if defined(PYTHIA_RT_EMULATOR_TSAN)
-    munmap(fiber.stack, kStackBytes);
-    fiber.stack = nullptr;
-#endif
+  for (int i = 0; i < block.count; ++i) forget(block.threads[static_cast<size_t>(i)].fiber);
+  if (kNewStacks) {
+    munmap(stacks, stacks_bytes);
+    stacks_bytes = 0;
+    stacks = nullptr;
   }
 }
 

@@ -19,17 +19,6 @@ __device__ __forceinline__ void decode_format(const LinearWork& work, int first_
   }
 }
 
-template <int kTokens>
-__global__ void __launch_bounds__(kFloatDecodeThreads, kTokens == 1 ? 8 : 3)
-    decode_float_kernel(LinearWorks works) {
-  SHARED(float, parts, [kFloatDecodeGroups][kFloatDecodeTokens * kFloatDecodeRows + 8]);
-  const BlockShare share = block_share(works, kFloatDecodeRows);
-  const int row = share.block * kFloatDecodeRows;
-  const int token = static_cast<int>(blockIdx.x) * kTokens;
-  if (share.first) decode_format<kTokens>(works.work[0], row, token, parts);
-  if (share.second) decode_format<kTokens>(works.work[1], row, token, parts);
-}
-
 __device__ __forceinline__ void prefill_format(const LinearWork& work, int first_row,
                                                int first_token, FloatPrefillMemory& memory) {
   switch (work.format) {
@@ -42,6 +31,21 @@ __device__ __forceinline__ void prefill_format(const LinearWork& work, int first
   }
 }
 
+}  // namespace
+
+// Kernels have names of their own, so that translated PTX can take their place in tests.
+
+template <int kTokens>
+__global__ void __launch_bounds__(kFloatDecodeThreads, kTokens == 1 ? 8 : 3)
+    decode_float_kernel(LinearWorks works) {
+  SHARED(float, parts, [kFloatDecodeGroups][kFloatDecodeTokens * kFloatDecodeRows + 8]);
+  const BlockShare share = block_share(works, kFloatDecodeRows);
+  const int row = share.block * kFloatDecodeRows;
+  const int token = static_cast<int>(blockIdx.x) * kTokens;
+  if (share.first) decode_format<kTokens>(works.work[0], row, token, parts);
+  if (share.second) decode_format<kTokens>(works.work[1], row, token, parts);
+}
+
 __global__ void __launch_bounds__(kFloatPrefillThreads) prefill_float_kernel(LinearWorks works) {
   SHARED(FloatPrefillMemory, memory, [1]);
   const BlockShare share = block_share(works, kFloatPrefillRows);
@@ -51,8 +55,6 @@ __global__ void __launch_bounds__(kFloatPrefillThreads) prefill_float_kernel(Lin
   if (share.first && share.second) __syncthreads();
   if (share.second) prefill_format(works.work[1], row, token, memory[0]);
 }
-
-}  // namespace
 
 void linear_float(Stream stream, const LinearWorks& works) {
   const int tokens = works.work[0].tokens;

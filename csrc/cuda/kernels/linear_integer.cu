@@ -21,16 +21,6 @@ __device__ __forceinline__ void decode_format(const LinearWork& work, int first_
   }
 }
 
-__global__ void __launch_bounds__(kDecodeWarps * 32) decode_integer(LinearWorks works) {
-  SHARED(DecodeRound, rounds, [2]);
-  const BlockShare share = block_share(works, kWarpRows);
-  const int row = share.block * kWarpRows;
-  const int token = static_cast<int>(blockIdx.x) * kDecodeTokens;
-  if (share.first) decode_format(works.work[0], row, token, rounds);
-  if (share.first && share.second) __syncthreads();
-  if (share.second) decode_format(works.work[1], row, token, rounds);
-}
-
 __device__ __forceinline__ void prefill_format(const LinearWork& work, int first_row,
                                                int first_token, PrefillMemory& memory) {
   switch (work.format) {
@@ -45,6 +35,20 @@ __device__ __forceinline__ void prefill_format(const LinearWork& work, int first
   }
 }
 
+}  // namespace
+
+// Kernels have names of their own, so that translated PTX can take their place in tests.
+
+__global__ void __launch_bounds__(kDecodeWarps * 32) decode_integer(LinearWorks works) {
+  SHARED(DecodeRound, rounds, [2]);
+  const BlockShare share = block_share(works, kWarpRows);
+  const int row = share.block * kWarpRows;
+  const int token = static_cast<int>(blockIdx.x) * kDecodeTokens;
+  if (share.first) decode_format(works.work[0], row, token, rounds);
+  if (share.first && share.second) __syncthreads();
+  if (share.second) decode_format(works.work[1], row, token, rounds);
+}
+
 __global__ void __launch_bounds__(kPrefillThreads, 2) prefill_integer(LinearWorks works) {
   SHARED(PrefillMemory, memory, [1]);
   const BlockShare share = block_share(works, kPrefillRows);
@@ -54,8 +58,6 @@ __global__ void __launch_bounds__(kPrefillThreads, 2) prefill_integer(LinearWork
   if (share.first && share.second) __syncthreads();
   if (share.second) prefill_format(works.work[1], row, token, memory[0]);
 }
-
-}  // namespace
 
 void linear_integer(Stream stream, const LinearWorks& works) {
   if (works.work[0].tokens <= kFewTokens) {

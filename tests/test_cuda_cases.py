@@ -1,0 +1,140 @@
+"""One small case for each way through CUDA's kernels, against the scalar backend, bit for bit.
+
+What test_backends.py draws at random, fixed and quick: planted defects (tests/cuda/mutations.py)
+and the thread sanitizer, under which the emulator is slow, are tried on these.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+from backends import (
+    EMULATED,
+    ORDERS,
+    _emulated,
+    _testing,
+    assert_same_bits,
+    make_reference,
+    normal,
+    pack,
+    product,
+    set_order,
+)
+
+FORMATS: list[str] = _testing.format_names()
+KV_FORMATS: list[str] = _testing.kv_format_names()
+every_format = pytest.mark.parametrize("form", FORMATS)
+every_cache = pytest.mark.parametrize("form", KV_FORMATS)
+# All orders, or those that the variable lists.
+CHOSEN = os.environ.get("PYTHIA_RT_ORDERS", ",".join(ORDERS)).split(",")
+
+
+@pytest.fixture(autouse=True, params=CHOSEN)
+def order(request: pytest.FixtureRequest) -> None:
+    set_order((request.param, 7))
+
+
+def compare(run: Any) -> None:
+    """`run(backend, module)` on the emulated device and on the scalar backend."""
+    assert_same_bits(run(EMULATED.make(), _emulated), run(make_reference(), _testing))
+
+
+def multiply(form: str, count: int, columns: int, epilogue: str) -> None:
+    values = normal(1, count, columns)
+    before = normal(2, count, 40) if epilogue == "add" else None
+
+    def run(backend: Any, module: Any) -> Any:
+        return backend.linear([product(module, form, 3, 40, values, epilogue, True)], before)
+
+    compare(run)
+
+
+@every_format
+def test_few_rows(form: str) -> None:
+    """More groups of columns than a round of warps takes, blocks that are half empty."""
+    multiply(form, 3, 600, "add")
+
+
+@every_format
+def test_many_rows(form: str) -> None:
+    multiply(form, 20, 330, "gelu")
+
+
+@pytest.mark.parametrize("count", [2, 18])
+@pytest.mark.parametrize("forms", [("q4", "q5"), ("f16", "f32")])
+def test_into_the_same_rows(count: int, forms: tuple[str, str]) -> None:
+    inputs = normal(1, count, 70), normal(2, count, 130)
+    before = normal(3, count, 40)
+
+    def run(backend: Any, module: Any) -> Any:
+        pairs = zip(forms, inputs, strict=True)
+        return backend.linear(
+            [product(module, form, 4, 40, values, "add", True) for form, values in pairs], before
+        )
+
+    compare(run)
+
+
+@pytest.mark.parametrize("width", [100, 6300])
+def test_norms(width: int) -> None:
+    rows, vectors = normal(1, 2, width), [normal(i, width) for i in range(2, 6)]
+    compare(lambda backend, _: backend.layer_norm_pair(rows, *vectors, 1e-5))
+
+
+@every_format
+def test_embedding(form: str) -> None:
+    parts = pack(form, 1, 37, 130)
+    compare(lambda backend, _: backend.embed(form, parts, 37, 130, [36, 0, 17]))
+
+
+def test_gathering() -> None:
+    rows = normal(1, 5, 70)
+    compare(lambda backend, _: backend.gather(rows, [4, 0, 4]))
+
+
+def test_scores() -> None:
+    values = normal(1, 3, 40)
+
+    def run(backend: Any, module: Any) -> Any:
+        head = product(module, "q6", 2, 600, values, "store", False)
+        return backend.score(head, [0, 599, 511])
+
+    compare(run)
+
+
+def attend(form: str, prompts: tuple[int, int], later: tuple[int, int], repeats: int = -1) -> None:
+    """Two sequences, then some tokens more of each."""
+    angles = normal(9, 300, 4, magnitude=10)
+    layout = {"n_heads": 2, "n_kv_heads": 1, "head_dim": 20}
+    tables = {"cosines": np.cos(angles), "sines": np.sin(angles)}
+
+    def run(backend: Any, _: Any) -> Any:
+        numbers = [backend.add_sequence(form, 1, 20, 1, 150) for _ in range(2)]
+        rows = normal(1, sum(prompts), 80)
+        results = [backend.attend(numbers, prompts, rows, **layout, **tables)]
+        for step in range(3):
+            values = normal(2 + step, sum(later), 80)
+            results.append(
+                backend.attend(numbers, later, values, repeats=repeats, **layout, **tables)
+            )
+        return results, [backend.cache_bits(number) for number in numbers]
+
+    compare(run)
+
+
+@every_cache
+def test_attention_of_prompts(form: str) -> None:
+    """Tiles of queries, across the end of a block of positions."""
+    attend(form, (120, 17), (9, 10))
+
+
+@every_cache
+def test_attention_of_single_tokens(form: str) -> None:
+    attend(form, (127, 3), (1, 1))
+
+
+def test_single_tokens_recorded() -> None:
+    attend("f16", (127, 3), (1, 1), repeats=3)
