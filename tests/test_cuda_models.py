@@ -198,6 +198,12 @@ def test_no_room_for_the_model(cuda: None, tmp_path: Path, monkeypatch: pytest.M
         Model.load(path, device="cuda")
 
 
+def test_heads_that_are_too_wide(cuda: None, tmp_path: Path) -> None:
+    path = tiny(tmp_path, heads=1, head_dim=320)
+    with pytest.raises(ValueError, match="heads have at most 256 dimensions, not 320"):
+        Model.load(path, device="cuda")
+
+
 def test_no_room_for_a_context(cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tiny(tmp_path, max_position_embeddings=2048)
     model = Model.load(path, device="cuda")

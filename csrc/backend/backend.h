@@ -97,6 +97,9 @@ class Backend {
   virtual const char* isa() const = 0;
   virtual int n_threads() const = 0;
 
+  // Throws std::invalid_argument for heads that the device's attention has no room for.
+  virtual void check_heads(const HeadLayout& heads) const = 0;
+
   // Throws std::bad_alloc where there is no room.
   virtual std::unique_ptr<DeviceBuffer> allocate(size_t bytes) = 0;
 

@@ -49,6 +49,8 @@ class CpuBackend : public Backend {
   const char* isa() const override { return kernels_.isa; }
   int n_threads() const override { return pool_.n_threads(); }
 
+  void check_heads(const HeadLayout& /*heads*/) const override {}
+
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override {
     return std::make_unique<HostBuffer>(bytes);
   }
@@ -135,14 +137,17 @@ class CpuBackend : public Backend {
       int64_t first, count;
     };
     std::vector<Part> parts;
+    int64_t longest = 0;
     for (const SequenceRows& sequence : batch_->sequences) {
       for (int64_t first = 0; first < sequence.count; first += kQueriesPerTask) {
         parts.push_back({&sequence, first, std::min(kQueriesPerTask, sequence.count - first)});
       }
+      longest = std::max(longest, sequence.first_position + sequence.count);
     }
+    const int64_t scores_stride = round_up(longest, 16);
     const int64_t heads_per_kv = heads.n_heads / heads.n_kv_heads;
     const auto n_tasks = static_cast<int64_t>(parts.size()) * heads.n_heads;
-    pool_.run(n_tasks, [&](int64_t task, int) {
+    pool_.run(n_tasks, [&](int64_t task, int worker) {
       const Part& part = parts[static_cast<size_t>(task / heads.n_heads)];
       const SequenceRows& sequence = *part.sequence;
       const int64_t head = task % heads.n_heads;
@@ -155,6 +160,8 @@ class CpuBackend : public Backend {
       arguments.first_position = sequence.first_position + part.first;
       arguments.rows = part.count;
       arguments.scale = 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
+      arguments.scores = scratch(worker).scores.get<float>(kQueryTile * scores_stride);
+      arguments.scores_stride = scores_stride;
       arguments.out = out.row(row) + head * heads.head_dim;
       arguments.out_stride = out.stride;
       kernels_.attention[static_cast<int>(sequence.kv_format)](arguments);
@@ -218,6 +225,7 @@ class CpuBackend : public Backend {
   // What one thread needs for itself.
   struct Worker {
     Scratch panel;
+    Scratch scores;
     Scratch logits;  // of one run of a softmax
   };
   Worker& scratch(int worker) { return workers_[static_cast<size_t>(worker)]; }

@@ -261,11 +261,13 @@ FloatArray attention(const std::string& isa, const std::string& kv_format, const
   check(rows <= positions && positions <= capacity && together > 0,
         "queries and cache do not fit each other");
   const KvHead cache = head_of(parts, format, dim, capacity);
+  std::vector<float> scores(static_cast<size_t>(kQueryTile * capacity));
   FloatArray out({rows, dim});
   for (int64_t row = 0; row < rows; row += together) {
     table.attention[static_cast<size_t>(format)](
         {queries.data() + row * dim, dim, cache, dim, positions - rows + row,
-         std::min(together, rows - row), scale, out.mutable_data() + row * dim, dim});
+         std::min(together, rows - row), scale, scores.data(), capacity,
+         out.mutable_data() + row * dim, dim});
   }
   return out;
 }

@@ -81,6 +81,13 @@ class CudaBackend : public Backend {
   const char* isa() const override { return isa_.c_str(); }
   int n_threads() const override { return 0; }
 
+  void check_heads(const HeadLayout& heads) const override {
+    if (heads.head_dim > kMostHeadDim) {
+      throw_invalid("on a CUDA device attention heads have at most ", kMostHeadDim,
+                    " dimensions, not ", heads.head_dim, ": take device='cpu'");
+    }
+  }
+
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override {
     return with_room([&] { return std::make_unique<Buffer>(bytes); });
   }

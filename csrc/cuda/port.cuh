@@ -8,6 +8,8 @@
 //   copy_async_16(shared, global)             16 bytes, done when waited for
 //   copy_async_commit(), copy_async_wait<n>() groups of copies; all but the last n are done
 //   half_to_float(bits), float_to_half(x), bfloat_to_float(bits)
+// Kernels, and the types that they take by value, stand outside unnamed namespaces: in the tests
+// nvcc's PTX takes their place by their names.
 #pragma once
 
 #if defined(__CUDACC__)

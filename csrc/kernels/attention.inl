@@ -1,16 +1,16 @@
 // Causal attention of one head over its cache (Vaswani et al. 2017), scores and softmax in f32.
 //
-// The context is cut into blocks of kAttentionBlock positions. Each has a softmax of its own over
-// its scores; blocks are joined in order, rescaled to the largest score so far (Milakov and
-// Gimelshein 2018). So blocks may be worked on side by side, as a device with many cores does, and
-// results are the same to the bit; and a block's scores and weights stay in registers and the
-// first-level cache.
+// The context is cut into blocks of kAttentionBlock positions, counted from the first. Each has a
+// softmax of its own: its largest score, its weights e^(score - largest), their sum, and the values
+// mixed by them. Blocks are joined in order; whenever a larger score comes up, what was summed
+// before is scaled down to it (Milakov and Gimelshein 2018). So a device may work on all blocks of
+// a long context side by side, and nothing of a block depends on the others until the join.
 //
 // Up to four queries share one pass over the keys and one over the values. Each query's arithmetic
 // depends on its own position alone: a score adds its head_dim products in order, where the cache
-// has scales within each group and then the groups; the softmax sums in 16 lanes by position modulo
-// 16; a block's output adds positions in order. So neither the number of queries in a pass nor how
-// the prompt was cut can change a bit.
+// has scales within each group and then the groups; a block's weights are summed in 16 lanes by
+// position modulo 16; its values are added position by position. So neither the number of queries
+// in a pass nor how the prompt was cut can change a bit.
 #pragma once
 
 #include "kernels/kv_caches.inl"
@@ -49,22 +49,9 @@ inline void append(const AppendArguments& arguments) {
 template <typename Cache>
 constexpr int64_t kAhead = 2048 / sizeof(typename Cache::Code);
 
-// A block of positions as some queries see it.
-struct PositionBlock {
-  int64_t begin;   // its first position
-  int64_t common;  // positions that all queries see
-  bool is_last;    // then query q sees q positions more
-};
-
-template <int kQueries>
-struct BlockScores {
-  alignas(64) float of[kQueries][kAttentionBlock];
-};
-
-// scores[q][position - begin] = scale * key . query for whole tiles of positions, kTiles at a time.
+// scores[q][position] = scale * key . query for whole tiles of positions, kTiles at a time.
 template <typename Cache, int kQueries, int kTiles>
-inline void score_tiles(const AttentionArguments& arguments, int64_t row, int64_t begin_position,
-                        int64_t tile, BlockScores<kQueries>& scores) {
+inline void score_tiles(const AttentionArguments& arguments, int64_t row, int64_t tile) {
   const int64_t dim = arguments.head_dim;
   const int64_t step = Cache::kIsScaled ? kKvGroup : dim;
   const auto* keys =
@@ -101,182 +88,212 @@ inline void score_tiles(const AttentionArguments& arguments, int64_t row, int64_
     }
   }
   for (int q = 0; q < kQueries; ++q) {
-    float* out = scores.of[q] + (tile * 16 - begin_position);
+    float* out = arguments.scores + q * arguments.scores_stride + tile * 16;
     for (int t = 0; t < kTiles; ++t) store(out + 16 * t, total[q][t] * broadcast(arguments.scale));
   }
 }
 
-template <typename Cache, int kQueries>
-inline void score_block(const AttentionArguments& arguments, int64_t row,
-                        const PositionBlock& block, BlockScores<kQueries>& scores) {
-  const int64_t end = block.begin + block.common + (block.is_last ? kQueries - 1 : 0);
-  const int64_t tiles = (end + 15) / 16;
-  constexpr int kTiles = 2;
-  int64_t tile = block.begin / 16;
-  for (; tile + kTiles <= tiles; tile += kTiles) {
-    score_tiles<Cache, kQueries, kTiles>(arguments, row, block.begin, tile, scores);
+// The largest of a block's first n scores.
+inline float largest_score(const float* scores, int64_t n) {
+  const float lowest = -__builtin_inff();
+  Vec largest = broadcast(lowest);
+  for (int64_t i = 0; i < n; i += 16) {
+    Vec lanes = load(scores + i);
+    if (n - i < 16) lanes = fill_after(lanes, n - i, lowest);
+    largest = max(largest, lanes);
   }
-  for (; tile < tiles; ++tile) {
-    score_tiles<Cache, kQueries, 1>(arguments, row, block.begin, tile, scores);
-  }
+  return reduce_max(largest);
 }
 
-// The softmax of a query as far as it has come: the largest score and the sum of weights, relative
-// to it, of all blocks so far; and what the last block and those before it are multiplied with.
-struct RunningSoftmax {
-  float largest = -__builtin_inff();
-  float sum = 0;
-  float earlier = 0;
-  float latest = 0;
-};
-
-// A block's n scores become weights e^(score - largest of the block), masked ones exactly 0; joins
-// it to those before.
-inline void soften(float* scores, int64_t n, RunningSoftmax& softmax) {
-  Vec lanes = broadcast(-__builtin_inff());
-  for (int64_t i = 0; i < n; i += 16) {
-    const Vec masked = fill_after(load(scores + i), n - i, -__builtin_inff());
-    store(scores + i, masked);
-    lanes = max(lanes, masked);
-  }
-  const float largest = reduce_max(lanes);
+// A block's first n scores become weights e^(score - largest), the rest of the last 16 exactly 0,
+// whatever the largest is; returns their sum.
+inline float soften(float* scores, int64_t n, float largest) {
   const Vec top = broadcast(largest);
   Vec sum = zero();
   for (int64_t i = 0; i < n; i += 16) {
-    const Vec weight = exp(load(scores + i) - top);
+    Vec weight = exp(load(scores + i) - top);
+    if (n - i < 16) weight = fill_after(weight, n - i, 0.0f);
     store(scores + i, weight);
     sum = sum + weight;
   }
-  const float both = softmax.largest > largest ? softmax.largest : largest;
-  alignas(64) float factors[16] = {softmax.largest - both, largest - both};
-  store(factors, exp(load(factors)));
-  softmax.largest = both;
-  softmax.earlier = factors[0];
-  softmax.latest = factors[1];
-  const Vec earlier_sum = broadcast(softmax.sum) * broadcast(softmax.earlier);
-  store(factors, fma(broadcast(reduce_add(sum)), broadcast(softmax.latest), earlier_sum));
-  softmax.sum = factors[0];
+  return reduce_add(sum);
 }
 
-// Adds a block to the outputs: the sum over its positions of weight * value, for kWidth vectors of
-// the head. A value's scale goes into the weight, 16 positions at once. In the last block queries
-// of one pass see kQueries - 1 positions more, one by one, after those that all of them see.
+// Blocks are softened and mixed in runs of as many as a vector has lanes.
+constexpr int kRunBlocks = 16;
+constexpr int64_t kRun = kRunBlocks * kAttentionBlock;  // positions
+
+// How a query joins blocks: total = mixed * fresh + total * kept, one rounding for the second
+// product and one for the rest.
+struct Joining {
+  float largest = -__builtin_inff();          // score of the blocks so far
+  float sum = 0.0f;                           // of their weights
+  float kept[kRunBlocks], fresh[kRunBlocks];  // of the present run
+};
+
+// Softens the blocks of a run of which the query sees the first n <= kRun positions, maybe none.
+inline void soften_run(float* scores, int64_t n, Joining& joining) {
+  const auto seen = [n](int64_t block) {
+    const int64_t rest = n - block * kAttentionBlock;
+    return rest < kAttentionBlock ? rest : kAttentionBlock;
+  };
+  float before[kRunBlocks] = {}, largest[kRunBlocks] = {}, after[kRunBlocks] = {};
+  int64_t count = 0;
+  for (; count * kAttentionBlock < n; ++count) {
+    const float top = largest_score(scores + count * kAttentionBlock, seen(count));
+    largest[count] = top;
+    before[count] = joining.largest;
+    joining.largest = joining.largest > top ? joining.largest : top;
+    after[count] = joining.largest;
+  }
+  store(joining.kept, exp(load(before) - load(after)));
+  store(joining.fresh, exp(load(largest) - load(after)));
+  for (int64_t block = 0; block < count; ++block) {
+    const float sum = soften(scores + block * kAttentionBlock, seen(block), largest[block]);
+    joining.sum = __builtin_fmaf(sum, joining.fresh[block], joining.sum * joining.kept[block]);
+  }
+}
+
+// mixed[q] += weight * value over the positions of the block from `start` to before `stop` that
+// query q sees. A value's scale goes into the weight, 16 positions at once. Queries of one pass see
+// kQueries - 1 positions more, one by one, after those that all of them see.
 template <typename Cache, int kQueries, int kWidth>
-inline void mix_values(const AttentionArguments& arguments, int64_t row, int64_t column,
-                       const PositionBlock& block, const BlockScores<kQueries>& weights,
-                       const RunningSoftmax (&softmax)[kQueries]) {
+inline void mix_block(const AttentionArguments& arguments, int64_t row, int64_t column,
+                      int64_t start, Vec (&mixed)[kQueries][kWidth]) {
   const int64_t dim = arguments.head_dim;
   const int64_t stride = kv_groups(dim) * 16;
   const int64_t first_group = column / kKvGroup;
-  const auto* values = static_cast<const typename Cache::Code*>(arguments.cache.values) +
-                       block.begin * stride + column;
+  const auto* values = static_cast<const typename Cache::Code*>(arguments.cache.values) + column;
   const uint16_t* scales = arguments.cache.value_scales;
-  const int64_t first_tile = block.begin / 16;
-  const int64_t step = Cache::kIsScaled ? 16 : block.common;
-  Vec mixed[kQueries][kWidth];
-  for (auto& vectors : mixed) {
-    for (Vec& lanes : vectors) lanes = zero();
-  }
-  for (int64_t begin = 0; begin < block.common; begin += step) {
+  const int64_t stop = start + kAttentionBlock;
+  const int64_t seen = arguments.first_position + row + 1;  // by the first query
+  const int64_t common = seen < start ? start : seen < stop ? seen : stop;
+  const int64_t step = Cache::kIsScaled ? 16 : kAttentionBlock;
+  for (int64_t begin = start; begin < common; begin += step) {
     [[maybe_unused]] float scaled[kQueries][kWidth][16];
     if constexpr (Cache::kIsScaled) {
       for (int w = 0; w < kWidth; ++w) {
-        const Vec scale =
-            load_bf16(scales + scale_index(first_tile + begin / 16, first_group + w, dim));
+        const Vec scale = load_bf16(scales + scale_index(begin / 16, first_group + w, dim));
         for (int q = 0; q < kQueries; ++q) {
-          store(scaled[q][w], load(weights.of[q] + begin) * scale);
+          store(scaled[q][w], load(arguments.scores + q * arguments.scores_stride + begin) * scale);
         }
       }
     }
-    const int64_t end = begin + step < block.common ? begin + step : block.common;
-    for (int64_t i = begin; i < end; ++i) {
+    const int64_t end = begin + step < common ? begin + step : common;
+    for (int64_t position = begin; position < end; ++position) {
       for (int w = 0; w < kWidth; ++w) {
-        const auto* place = values + i * stride + 16 * w;
+        const auto* place = values + position * stride + 16 * w;
         if constexpr (kQueries == 1) __builtin_prefetch(place + kAhead<Cache>);
         const Vec value = Cache::load_codes(place);
         for (int q = 0; q < kQueries; ++q) {
-          const float weight = Cache::kIsScaled ? scaled[q][w][i - begin] : weights.of[q][i];
+          const float weight = Cache::kIsScaled
+                                   ? scaled[q][w][position - begin]
+                                   : arguments.scores[q * arguments.scores_stride + position];
           mixed[q][w] = fma(broadcast(weight), value, mixed[q][w]);
         }
       }
     }
   }
-  for (int q = 0; q < kQueries; ++q) {
-    const int64_t end = block.common + (block.is_last ? q : 0);
-    for (int64_t i = block.common; i < end; ++i) {
+  for (int q = 1; q < kQueries; ++q) {
+    const float* weights = arguments.scores + q * arguments.scores_stride;
+    const int64_t end = seen + q < stop ? seen + q : stop;
+    for (int64_t position = common; position < end; ++position) {
       for (int w = 0; w < kWidth; ++w) {
-        float weight = weights.of[q][i];
+        float weight = weights[position];
         if constexpr (Cache::kIsScaled) {
-          const int64_t index = scale_index(first_tile + i / 16, first_group + w, dim) + i % 16;
+          const int64_t index = scale_index(position / 16, first_group + w, dim) + position % 16;
           weight = weight * scale_value(scales[index]);
         }
-        const Vec value = Cache::load_codes(values + i * stride + 16 * w);
+        const Vec value = Cache::load_codes(values + position * stride + 16 * w);
         mixed[q][w] = fma(broadcast(weight), value, mixed[q][w]);
       }
     }
-    const Vec earlier = broadcast(softmax[q].earlier), latest = broadcast(softmax[q].latest);
-    float* out = arguments.out + (row + q) * arguments.out_stride + column;
+  }
+}
+
+// Mixes the values of a run's blocks and joins them to the totals, which wait in out between runs,
+// for kWidth vectors of the head. Not inline: the accumulators need the registers.
+template <typename Cache, int kQueries, int kWidth>
+void mix_run(const AttentionArguments& arguments, int64_t row, int64_t column, int64_t run,
+             const Joining* joinings) {
+  float* out = arguments.out + row * arguments.out_stride + column;
+  const int64_t width = arguments.head_dim - column;
+  const int64_t seen = arguments.first_position + row + 1;  // by the first query
+  const int64_t longest = seen + kQueries - 1;
+  const int64_t end = run + kRun < longest ? run + kRun : longest;
+  Vec total[kQueries][kWidth];
+  for (int q = 0; q < kQueries; ++q) {
     for (int w = 0; w < kWidth; ++w) {
-      const int64_t n = dim - column - 16 * w;
-      const Vec before = block.begin == 0 ? zero() : load_first(out + 16 * w, n);
-      Vec total = fma(mixed[q][w], latest, before * earlier);
-      if (block.is_last) total = total / broadcast(softmax[q].sum);
-      store_first(out + 16 * w, total, n);
+      const float* place = out + q * arguments.out_stride + 16 * w;
+      total[q][w] = run == 0 ? zero() : load_first(place, width - 16 * w);
+    }
+  }
+  for (int64_t start = run; start < end; start += kAttentionBlock) {
+    Vec mixed[kQueries][kWidth];
+    for (auto& vectors : mixed) {
+      for (Vec& lanes : vectors) lanes = zero();
+    }
+    mix_block<Cache>(arguments, row, column, start, mixed);
+    const int64_t block = (start - run) / kAttentionBlock;
+    for (int q = 0; q < kQueries; ++q) {
+      if (seen + q <= start) continue;  // the block begins after this query
+      const Vec kept = broadcast(joinings[q].kept[block]);
+      const Vec fresh = broadcast(joinings[q].fresh[block]);
+      for (int w = 0; w < kWidth; ++w) {
+        total[q][w] = fma(mixed[q][w], fresh, total[q][w] * kept);
+      }
+    }
+  }
+  for (int q = 0; q < kQueries; ++q) {
+    const Vec sum = broadcast(end == longest ? joinings[q].sum : 1.0f);
+    for (int w = 0; w < kWidth; ++w) {
+      store_first(out + q * arguments.out_stride + 16 * w, total[q][w] / sum, width - 16 * w);
     }
   }
 }
 
-template <typename Cache, int kQueries>
-inline void mix_block(const AttentionArguments& arguments, int64_t row, const PositionBlock& block,
-                      const BlockScores<kQueries>& weights,
-                      const RunningSoftmax (&softmax)[kQueries]) {
-  // A row of values is read in one piece where there are registers for it.
-  constexpr int kWidth = kQueries > 1 ? 2 : kRowTile > 1 ? 8 : 4;
-  const int64_t width = kv_groups(arguments.head_dim) * 16;
-  int64_t column = 0;
-  for (; column + 16 * kWidth <= width; column += 16 * kWidth) {
-    mix_values<Cache, kQueries, kWidth>(arguments, row, column, block, weights, softmax);
-  }
-  if constexpr (kWidth > 4) {
-    for (; column + 16 * 4 <= width; column += 16 * 4) {
-      mix_values<Cache, kQueries, 4>(arguments, row, column, block, weights, softmax);
-    }
-  }
-  for (; column < width; column += 16) {
-    mix_values<Cache, kQueries, 1>(arguments, row, column, block, weights, softmax);
-  }
-}
-
-// Queries whose last positions lie in the same block.
 template <typename Cache, int kQueries>
 inline void attend(const AttentionArguments& arguments, int64_t row) {
-  BlockScores<kQueries> scores;
-  RunningSoftmax softmax[kQueries];
-  const int64_t seen = arguments.first_position + row + 1;  // by the first query
-  for (int64_t begin = 0; begin < seen; begin += kAttentionBlock) {
-    const bool is_last = seen - begin <= kAttentionBlock;
-    const PositionBlock block{begin, is_last ? seen - begin : kAttentionBlock, is_last};
-    score_block<Cache, kQueries>(arguments, row, block, scores);
+  const int64_t longest = arguments.first_position + row + kQueries;
+  const int64_t tiles = (longest + 15) / 16;
+  constexpr int kTiles = 2;
+  int64_t tile = 0;
+  for (; tile + kTiles <= tiles; tile += kTiles) {
+    score_tiles<Cache, kQueries, kTiles>(arguments, row, tile);
+  }
+  for (; tile < tiles; ++tile) score_tiles<Cache, kQueries, 1>(arguments, row, tile);
+  // A row of values is read in one piece where there are registers for it.
+  constexpr int kWidth = (kRowTile > 1 ? 8 : 4) / (kQueries > 1 ? 2 : 1);
+  const int64_t width = kv_groups(arguments.head_dim) * 16;
+  Joining joinings[kQueries];
+  for (int64_t run = 0; run < longest; run += kRun) {
     for (int q = 0; q < kQueries; ++q) {
-      soften(scores.of[q], block.common + (is_last ? q : 0), softmax[q]);
+      const int64_t rest = longest - kQueries + q + 1 - run;
+      float* scores = arguments.scores + q * arguments.scores_stride + run;
+      soften_run(scores, rest < kRun ? rest : kRun, joinings[q]);
     }
-    mix_block<Cache, kQueries>(arguments, row, block, scores, softmax);
+    int64_t column = 0;
+    for (; column + 16 * kWidth <= width; column += 16 * kWidth) {
+      mix_run<Cache, kQueries, kWidth>(arguments, row, column, run, joinings);
+    }
+    if constexpr (kWidth > 4) {
+      for (; column + 16 * 4 <= width; column += 16 * 4) {
+        mix_run<Cache, kQueries, 4>(arguments, row, column, run, joinings);
+      }
+    }
+    for (; column < width; column += 16) {
+      mix_run<Cache, kQueries, 1>(arguments, row, column, run, joinings);
+    }
   }
 }
 
 template <typename Cache>
 inline void attention(const AttentionArguments& arguments) {
   int64_t row = 0;
-  while (row < arguments.rows) {
-    const int64_t in_block = (arguments.first_position + row) % kAttentionBlock;
-    if (row + kQueryTile <= arguments.rows && in_block + kQueryTile <= kAttentionBlock) {
-      attend<Cache, kQueryTile>(arguments, row);
-      row += kQueryTile;
-    } else {
-      attend<Cache, 1>(arguments, row);
-      row += 1;
-    }
+  for (; row + kQueryTile <= arguments.rows; row += kQueryTile) {
+    attend<Cache, kQueryTile>(arguments, row);
   }
+  for (; row < arguments.rows; ++row) attend<Cache, 1>(arguments, row);
 }
 
 }  // namespace pythia_rt::PYTHIA_RT_ISA

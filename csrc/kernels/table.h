@@ -81,6 +81,8 @@ struct AttentionArguments {
   int64_t first_position;  // of row 0; row r attends to positions 0 .. first_position + r
   int64_t rows;
   float scale;
+  float* scores;  // scratch [4][capacity padded to 16], this thread's own
+  int64_t scores_stride;
   float* out;  // [rows][out_stride], this head's first column
   int64_t out_stride;
 };

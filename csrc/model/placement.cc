@@ -92,7 +92,10 @@ Parts divide_layers(const Spec& spec, Backend* device, Backend& cpu,
 }
 
 void place_weights(const Spec& spec, const Parts& parts, Weights& weights) {
-  for (const Part& part : parts) check_room(spec, part, weights);
+  for (const Part& part : parts) {
+    part.backend->check_heads({spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.rotary_dim});
+    check_room(spec, part, weights);
+  }
   for (const Part& part : parts) {
     each_piece(spec, part, weights, [&](auto*& data, size_t size) {
       using Pointer = std::remove_reference_t<decltype(data)>;

@@ -27,7 +27,8 @@ Parts divide_layers(const Spec& spec, Backend* device, Backend& cpu,
                     std::optional<int64_t> device_layers);
 
 // Makes the weights point to where each part's device reads them. Throws NoRoom, before anything is
-// copied, if a device cannot hold its part; the sentence says what would fit.
+// copied, if a device cannot hold its part; the sentence says what would fit. Throws
+// std::invalid_argument for heads that a device cannot attend with.
 void place_weights(const Spec& spec, const Parts& parts, Weights& weights);
 
 }  // namespace pythia_rt

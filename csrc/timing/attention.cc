@@ -67,27 +67,36 @@ class Attention : public Workload {
   void pass(ThreadPool& pool, int64_t index) override {
     const int64_t caches = static_cast<int64_t>(heads_.size()) / shape_.heads;
     const KvHead* heads = heads_.data() + index % caches * shape_.heads;
-    pool.run(divide_up(shape_.tokens, kQueriesPerTask) * shape_.heads, [&](int64_t task, int) {
-      const int64_t head = task % shape_.heads, row = task / shape_.heads * kQueriesPerTask;
-      AttentionArguments arguments{};
-      arguments.queries = queries_.data() + row * queries_.stride() + head * shape_.head_dim;
-      arguments.query_stride = queries_.stride();
-      arguments.cache = heads[head];
-      arguments.head_dim = shape_.head_dim;
-      arguments.first_position = shape_.positions - shape_.tokens + row;
-      arguments.rows = std::min(kQueriesPerTask, shape_.tokens - row);
-      arguments.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
-      arguments.out = out_.data() + row * out_.stride() + head * shape_.head_dim;
-      arguments.out_stride = out_.stride();
-      kernel_(arguments);
-    });
+    const auto scores = static_cast<size_t>(kQueryTile * capacity(shape_)) * sizeof(float);
+    scores_.resize(static_cast<size_t>(pool.n_threads()));
+    for (AlignedBuffer& buffer : scores_) {
+      if (buffer.size() < scores) buffer = AlignedBuffer(scores);
+    }
+    pool.run(
+        divide_up(shape_.tokens, kQueriesPerTask) * shape_.heads, [&](int64_t task, int worker) {
+          const int64_t head = task % shape_.heads, row = task / shape_.heads * kQueriesPerTask;
+          AttentionArguments arguments{};
+          arguments.queries = queries_.data() + row * queries_.stride() + head * shape_.head_dim;
+          arguments.query_stride = queries_.stride();
+          arguments.cache = heads[head];
+          arguments.head_dim = shape_.head_dim;
+          arguments.first_position = shape_.positions - shape_.tokens + row;
+          arguments.rows = std::min(kQueriesPerTask, shape_.tokens - row);
+          arguments.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
+          arguments.scores = scores_[static_cast<size_t>(worker)].as<float>();
+          arguments.scores_stride = capacity(shape_);
+          arguments.out = out_.data() + row * out_.stride() + head * shape_.head_dim;
+          arguments.out_stride = out_.stride();
+          kernel_(arguments);
+        });
   }
 
  private:
   void (*kernel_)(const AttentionArguments&);
   AttentionShape shape_;
   ActivationRows queries_, out_;
-  std::vector<KvHead> heads_;  // of all caches
+  std::vector<KvHead> heads_;          // of all caches
+  std::vector<AlignedBuffer> scores_;  // one per thread
 };
 
 }  // namespace

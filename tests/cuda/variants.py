@@ -111,10 +111,19 @@ def affected(change: Change) -> list[Path]:
     return [path for path in KERNELS if path == changed or change.file in includes(path)]
 
 
-def make(folder: Path, native: Path, kind: str, change: Change | None = None) -> Path:
+def make(
+    folder: Path,
+    native: Path,
+    kind: str,
+    *,
+    change: Change | None = None,
+    only: Sequence[str] = (),
+    base: Path | None = None,
+) -> Path:
     """Build a variant into `folder` and return it. `native` is CMake's build folder.
 
-    With a change only the kernels that it concerns are compiled anew, unless the kind asks for all.
+    `base` is the same kind without a change: then only the kernels that the change concerns, or
+    those that `only` names, are compiled anew.
     """
     build = Build.read(native)
     overlay = folder / "csrc"
@@ -122,8 +131,8 @@ def make(folder: Path, native: Path, kind: str, change: Change | None = None) ->
     if change is not None:
         change.write(overlay)
     paths = ["-I", overlay, "-I", CSRC]
-    alone = kind == "plain" or kind.startswith("ptx")
-    sources = affected(change) if change is not None and alone else KERNELS
+    sources = affected(change) if change is not None and base is not None else KERNELS
+    sources = [path for path in sources if not only or path.stem in only]
     objects: list[Path] = []
     flags, emulator, link = KINDS.get(kind, ([], None, []))
     if kind.startswith("ptx"):
@@ -137,10 +146,12 @@ def make(folder: Path, native: Path, kind: str, change: Change | None = None) ->
         objects.append(target)
         if kind.startswith("ptx"):
             objects.append(translate(chosen, folder, build.compiler, kind[3:], paths))
-    for source in EMULATOR if emulator is not None else []:
+    for source in EMULATOR if emulator is not None and base is None else []:
         target = folder / f"emulator_{source.stem}.o"
         run([build.compiler, *FLAGS, *(emulator or []), *paths, "-c", source, "-o", target])
         objects.append(target)
+    made = {path.name for path in objects}
+    objects += [path for path in sorted(base.glob("*.o")) if path.name not in made] if base else []
     # Objects come first: what they define is not looked for in the libraries.
     group = ["-Wl,--start-group", *build.libraries, "-Wl,--end-group", "-pthread"]
     module = folder / "_emulated.so"
@@ -159,7 +170,28 @@ def translate(
     run([nvcc, *options, f"-arch=compute_{architecture}", "-ptx", *paths, source, "-o", ptx])
     run([sys.executable, TRANSLATE, ptx, code])
     run([compiler, *FLAGS, "-I", TRANSLATE.parent, *paths, "-c", code, "-o", target])
+    if missing := kernels_of(target) - kernels_of(folder / f"{source.stem}.o"):
+        raise RuntimeError(f"no kernels of these names would be replaced: {missing}")
     return target
+
+
+def kernels_of(target: Path) -> set[str]:
+    """The functions that an object offers to others, by the names that a linker sees."""
+    listed = subprocess.run(["nm", "-g", target], capture_output=True, text=True, check=True)
+    lines = [line.split() for line in listed.stdout.splitlines()]
+    return {fields[2] for fields in lines if len(fields) == 3 and fields[1] in "TWV"}
+
+
+def find_library(native: Path, name: str) -> str:
+    """A runtime library of the compiler; empty if it has none of this name."""
+    command = [Build.read(native).compiler, f"-print-file-name={name}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return found if Path(found).is_file() else ""
+
+
+def report(folder: Path) -> str:
+    """What the thread sanitizer wrote about a run."""
+    return "\n".join(path.read_text() for path in sorted(folder.glob("report*")))
 
 
 def environment(folder: Path, native: Path, kind: str) -> dict[str, str]:
@@ -174,13 +206,9 @@ def environment(folder: Path, native: Path, kind: str) -> dict[str, str]:
         # pytest keeps what a dying process writes.
         "TSAN_OPTIONS": f"halt_on_error=1:report_signal_unsafe=0:log_path={folder}/report",
     }
-    compiler = Build.read(native).compiler
-    libraries = [
-        subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True)
-        for name in RUNTIMES.get(kind, [])
-    ]
+    libraries = [find_library(native, name) for name in RUNTIMES.get(kind, [])]
     if libraries:
-        variables["LD_PRELOAD"] = " ".join(found.stdout.strip() for found in libraries)
+        variables["LD_PRELOAD"] = " ".join(libraries)
     return variables
 
 

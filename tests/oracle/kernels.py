@@ -15,6 +15,7 @@ Doubles = NDArray[np.float64]
 
 UNIT = 2.0**-24  # the largest relative error of one float32 operation
 GROUP = 64  # columns that share a scale
+ATTENTION_BLOCK = 128  # positions that attention takes at a time
 SMALLEST = 1e-36  # a group whose largest magnitude is below counts as zero
 
 
@@ -94,7 +95,8 @@ def attention(
     """Return softmax(scale * queries @ keys.T, causally masked) @ values, and a bound.
 
     The queries are the last rows of the sequence. An error e in every score changes a weight by a
-    factor exp(+-2 e) at most.
+    factor exp(+-2 e) at most. A sum adds up to 128 positions within a block; each later block that
+    is joined adds an exp, two products at most and a sum: less than 8 roundings.
     """
     n, positions = len(queries), len(keys)
     scores = scale * (queries @ keys.T)
@@ -103,7 +105,8 @@ def attention(
     scores[ahead] = -np.inf
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
-    error = UNIT * ((queries.shape[1] + 4) * terms.max(axis=1, keepdims=True) + positions + 32)
+    additions = min(positions, ATTENTION_BLOCK) + 8 * ((positions - 1) // ATTENTION_BLOCK)
+    error = UNIT * ((queries.shape[1] + 4) * terms.max(axis=1, keepdims=True) + additions + 32)
     return weights @ values, 3 * error * np.abs(values).max(axis=0)
 
 

@@ -1,5 +1,7 @@
-// The running block: its threads, what they wait for, and its shared memory. For the emulator's own
-// files; everybody else uses scheduler.h.
+// The running block: its threads, what they wait for, and its memory. For the emulator's own files;
+// everybody else uses scheduler.h.
+//
+// No heap while threads run: the thread sanitizer would take its locks for order between them.
 #pragma once
 
 #include <cstdint>
@@ -8,92 +10,110 @@
 
 #include "cuda/emulator/fiber.h"
 #include "cuda/emulator/scheduler.h"
+#include "cuda/emulator/turns.h"
 
 namespace pythia_rt::cuda::emulator {
 
 enum class State : uint8_t { ready, in_warp, in_block, done };
 
-// An asynchronous copy that has not landed.
-struct PendingCopy {
-  void* to;
-  const void* from;
-  int group;
-};
-constexpr int kMostCopies = 64;
-
 struct EmulatedThread : Thread {
-  Fiber fiber;
+  Fiber* fiber;
   State state;
-  uint32_t priority;
-  // What it waits for in its warp, and what comes of it.
+  const char* site;  // where it waits
+  // What it waits for in its warp.
   Collective purpose;
   unsigned mask;
-  uint64_t value, result;
+  uint64_t value;
   int source, width;
-  const char* site;
   MmaFragment* fragment;
   // What it waits for in its block.
   Barrier barrier;
   int predicate;
-  // A ring of copies; no heap, whose locks the thread sanitizer would take for order.
-  PendingCopy copies[kMostCopies];
-  int copy_group, first_copy, end_copy;
+  // What comes of either.
+  uint64_t result;
 };
 
-// The threads that can go on, in the order of their arrival: a ring, since threads must not use the
-// heap.
-class ReadyQueue {
- public:
-  void clear(int capacity) {
-    ring_.resize(static_cast<size_t>(capacity));
-    first_ = count_ = 0;
-  }
-  int count() const { return count_; }
-  int& at(int i) { return ring_[static_cast<size_t>(first_ + i) % ring_.size()]; }
-  void push(int thread) { at(count_++) = thread; }
-  // Those before it move up.
-  int take(int i) {
-    const int taken = at(i);
-    for (; i > 0; --i) at(i) = at(i - 1);
-    first_ = static_cast<int>(static_cast<size_t>(first_ + 1) % ring_.size());
-    count_ -= 1;
-    return taken;
-  }
+// Lanes as bits.
+struct Warp {
+  unsigned waiting;  // for others of the warp
+  unsigned exited;   // or never there
+};
 
- private:
-  std::vector<int> ring_;
-  int first_ = 0;
-  int count_ = 0;
+// A thread's asynchronous copies that have not landed: a ring.
+constexpr int kMostCopies = 64;
+struct PendingCopies {
+  struct Copy {
+    void* to;
+    const void* from;
+    int group;
+  };
+  Copy copies[kMostCopies];
+  int first, end;
+  int group;  // of the next copy
+};
+
+// Addresses that name happens-before edges, new for every block. Threads that meet release theirs
+// when they arrive; the last one acquires all of these and releases those that the others acquire
+// when they go on. So nobody sees what another one did after the meeting.
+struct Edges {
+  struct Meeting {
+    char arrived, released;
+  };
+  Meeting barrier;
+  Meeting lanes[kMostThreads];
+};
+
+// What is wrong with a kernel.
+struct Defect {
+  const char* what = nullptr;
+  const char* site = nullptr;
+  const EmulatedThread* thread = nullptr;
+  // If two threads do not fit together.
+  const char* other_site = nullptr;
+  const EmulatedThread* other_thread = nullptr;
 };
 
 struct Block {
   std::vector<EmulatedThread> threads;
-  ReadyQueue ready;  // indices of threads
-  int count = 0;     // of the block's threads; `threads` may be longer
-  int live = 0;      // that have not exited
-  int arrived = 0;   // at the barrier
+  std::vector<PendingCopies> copies;  // one for each thread
+  Warp warps[kMostThreads / 32];
+  ReadyThreads ready;
+  Edges* edges = nullptr;
+  int count = 0;    // of the block's threads; `threads` may be longer
+  int live = 0;     // that have not exited
+  int arrived = 0;  // at the barrier
   Fiber scheduler;
-  std::string error;  // ends the launch
+  Defect defect;  // ends the launch
 
   EmulatedThread& running() { return *static_cast<EmulatedThread*>(current); }
+  int index_of(const EmulatedThread& thread) const {
+    return static_cast<int>(&thread - threads.data());
+  }
+  EmulatedThread& thread_at(int i) { return threads[static_cast<size_t>(i)]; }
+
+  // Until none can go on.
+  void switch_to_threads();
   void wake(EmulatedThread& thread);
   // Gives the turn away until somebody wakes the thread.
   void wait(EmulatedThread& thread);
+  // The thread's last turn is over.
+  [[noreturn]] void leave(EmulatedThread& thread);
+  // As leave(), and the launch ends.
+  [[noreturn]] void fail(const Defect& found);
+
+ private:
+  // Whose turn it is now.
+  Fiber& next();
 };
 
 extern Block block;
 
-Order order();
-uint64_t random_below(uint64_t n);
+// After a thread exited: those who wait at the barrier may be all that are left, and those of its
+// warp may wait in vain.
+void after_exit(EmulatedThread& thread);
 
-// "block (0,0,0), thread (5,0,0)" of a thread of the running block.
-std::string place_of(const EmulatedThread& thread);
-
-// If somebody exits, those who wait at the barrier may be all that are left.
-void release_barrier_if_full();
-
-// Empties the shared memory, for the next block.
-void begin_shared_memory();
-void end_shared_memory();
+// The block's shared memory, empty, and its edges.
+void begin_memory();
+void end_memory();
 
 }  // namespace pythia_rt::cuda::emulator

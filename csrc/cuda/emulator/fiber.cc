@@ -23,6 +23,7 @@ extern "C" void pythia_rt_switch_stack(void** save, void* load);
 
 #if defined(__x86_64__)
 asm(".text\n.globl pythia_rt_switch_stack\n.hidden pythia_rt_switch_stack\n"
+    ".type pythia_rt_switch_stack, @function\n"
     "pythia_rt_switch_stack:\n"
     " push %rbp\n push %rbx\n push %r12\n push %r13\n push %r14\n push %r15\n"
     " mov %rsp,(%rdi)\n mov %rsi,%rsp\n"
@@ -33,6 +34,7 @@ constexpr int kReturnWord = 6;
 }  // namespace
 #elif defined(__aarch64__)
 asm(".text\n.globl pythia_rt_switch_stack\n.hidden pythia_rt_switch_stack\n"
+    ".type pythia_rt_switch_stack, %function\n"
     "pythia_rt_switch_stack:\n"
     " sub sp,sp,#160\n"
     " stp x19,x20,[sp]\n stp x21,x22,[sp,#16]\n stp x23,x24,[sp,#32]\n"
@@ -67,25 +69,27 @@ void adopt_current([[maybe_unused]] Fiber& fiber) {
 #endif
 }
 
-void prepare(Fiber& fiber, void (*entry)()) {
-#if defined(__SANITIZE_ADDRESS__)
-  ASAN_UNPOISON_MEMORY_REGION(fiber.stack, fiber.stack_bytes);
-#endif
+void prepare(Fiber& fiber, size_t offset, void (*entry)()) {
   // The return address of the switch is the entry; above it the stack is aligned as after a call.
-  void** top = reinterpret_cast<void**>(fiber.stack + fiber.stack_bytes) - kSavedWords - 4;
+  char* end = fiber.stack + fiber.stack_bytes - offset;
+  void** top = reinterpret_cast<void**>(end) - kSavedWords - 4;
   for (int i = 0; i < kSavedWords + 4; ++i) top[i] = nullptr;
   void* address;
   std::memcpy(&address, &entry, sizeof address);
   top[kReturnWord] = address;
   fiber.stack_pointer = top;
 #if defined(PYTHIA_RT_EMULATOR_TSAN)
-  fiber.sanitizer = __tsan_create_fiber(0);
+  if (fiber.sanitizer == nullptr) fiber.sanitizer = __tsan_create_fiber(0);  // takes a millisecond
 #endif
 }
 
-void forget([[maybe_unused]] Fiber& fiber) {
+void abandon([[maybe_unused]] Fiber& fiber) {
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(fiber.stack, fiber.stack_bytes);  // what its frames guarded
+#endif
 #if defined(PYTHIA_RT_EMULATOR_TSAN)
-  __tsan_destroy_fiber(fiber.sanitizer);
+  __tsan_destroy_fiber(fiber.sanitizer);  // it remembers the frames
+  fiber.sanitizer = nullptr;
 #endif
 }
 
@@ -100,9 +104,7 @@ void switch_fiber(Fiber& from, Fiber& to, [[maybe_unused]] bool last) {
 #endif
   pythia_rt_switch_stack(&from.stack_pointer, to.stack_pointer);
 #if defined(__SANITIZE_ADDRESS__)
-  const void* bottom;
-  size_t bytes;
-  __sanitizer_finish_switch_fiber(fake_stack, &bottom, &bytes);
+  __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 #endif
 }
 
@@ -118,16 +120,14 @@ void arrive() {
 #endif
 }
 
-void release_edge([[maybe_unused]] void* edge) {
 #if defined(PYTHIA_RT_EMULATOR_TSAN)
+void release_edge(void* edge) { __tsan_release(edge); }
+void acquire_edge(void* edge) { __tsan_acquire(edge); }
+void release_edge_of(Fiber& fiber, Fiber& self, void* edge) {
+  __tsan_switch_to_fiber(fiber.sanitizer, 1);
   __tsan_release(edge);
-#endif
+  __tsan_switch_to_fiber(self.sanitizer, 1);
 }
-
-void acquire_edge([[maybe_unused]] void* edge) {
-#if defined(PYTHIA_RT_EMULATOR_TSAN)
-  __tsan_acquire(edge);
 #endif
-}
 
 }  // namespace pythia_rt::cuda::emulator

@@ -1,16 +1,13 @@
 #include "cuda/emulator/scheduler.h"
 
-#include <sys/mman.h>
-
 #include <atomic>
-#include <cstdlib>
 #include <mutex>
-#include <new>
-#include <stdexcept>
-#include <utility>
+#include <string>
 
 #include "base/error.h"
 #include "cuda/emulator/block.h"
+#include "cuda/emulator/fiber_pool.h"
+#include "cuda/emulator/turns.h"
 
 namespace pythia_rt::cuda::emulator {
 
@@ -22,250 +19,186 @@ Block block;
 
 namespace {
 
-constexpr size_t kStackBytes = 64 * 1024;
-
 std::mutex launches;
-Order chosen_order = Order::fifo;
-uint64_t chosen_seed = 1;
-bool is_order_chosen = false;
 std::atomic<int64_t> launches_left{-1};
-uint64_t random_state = 1;
+
 void (*body)(const void*);
 const void* body_argument;
-char grid_end;  // names the end of a grid for the thread sanitizer
+// Name edges for the thread sanitizer.
+char block_begin;
+char grid_end;
 
-uint64_t random() {
-  random_state ^= random_state << 13;
-  random_state ^= random_state >> 7;
-  random_state ^= random_state << 17;
-  return random_state;
-}
-
-char* map_memory(size_t bytes) {
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-  return static_cast<char*>(memory);
-}
-
-void read_environment() {
-  if (is_order_chosen) return;
-  is_order_chosen = true;
-  const char* name = std::getenv("PYTHIA_RT_EMULATOR_ORDER");
-  const char* seed = std::getenv("PYTHIA_RT_EMULATOR_SEED");
-  const std::string wanted = name == nullptr ? "fifo" : name;
-  if (wanted == "reverse") chosen_order = Order::reverse;
-  if (wanted == "random") chosen_order = Order::random;
-  if (wanted == "skew") chosen_order = Order::skew;
-  if (seed != nullptr) chosen_seed = std::strtoull(seed, nullptr, 10) | 1u;
-}
-
-void check_launch(dim3 grid, dim3 threads) {
-  const uint64_t n_threads = uint64_t{threads.x} * threads.y * threads.z;
-  const bool is_good = n_threads > 0 && n_threads <= 1024 && threads.z <= 64 && grid.x > 0 &&
-                       grid.y > 0 && grid.z > 0 && grid.x <= 0x7fffffffu && grid.y <= 65535 &&
-                       grid.z <= 65535;
-  if (!is_good) {
-    throw_failed("the CUDA device failed: invalid configuration argument: a grid of ", grid.x,
-                 " x ", grid.y, " x ", grid.z, " blocks of ", threads.x, " x ", threads.y, " x ",
-                 threads.z, " threads");
-  }
+void check_shape(dim3 grid, dim3 threads) {
+  const bool is_block_good = threads.x >= 1 && threads.y >= 1 && threads.z >= 1 &&
+                             threads.x <= kMostThreads && threads.y <= kMostThreads &&
+                             threads.z <= 64 && threads.x * threads.y * threads.z <= kMostThreads;
+  const bool is_grid_good = grid.x >= 1 && grid.y >= 1 && grid.z >= 1 && grid.x <= 0x7fffffffu &&
+                            grid.y <= 65535 && grid.z <= 65535;
+  if (is_block_good && is_grid_good) return;
+  throw_failed("the CUDA device failed: invalid configuration argument: a grid of ", grid.x, " x ",
+               grid.y, " x ", grid.z, " blocks of ", threads.x, " x ", threads.y, " x ", threads.z,
+               " threads");
 }
 
 // The whole life of a thread.
 void live() {
   arrive();
-  EmulatedThread& self = block.running();
+  acquire_edge(&block_begin);
   body(body_argument);
+  EmulatedThread& self = block.running();
   self.state = State::done;
   block.live -= 1;
   release_edge(&grid_end);
-  release_barrier_if_full();
-  switch_fiber(self.fiber, block.scheduler, true);
-  __builtin_unreachable();
+  after_exit(self);
+  block.leave(self);
 }
 
-void begin_block() {
-  begin_shared_memory();
-  block.live = block.count;
-  block.arrived = 0;
-  block.ready.clear(block.count);
+void begin_thread(int i, int pool) {
+  EmulatedThread& thread = block.thread_at(i);
+  const auto index = static_cast<unsigned>(i);
+  thread.index = {index % block_size.x, index / block_size.x % block_size.y,
+                  index / (block_size.x * block_size.y)};
+  thread.lane = i % 32;
+  thread.warp = i / 32;
+  PendingCopies& copies = block.copies[static_cast<size_t>(i)];
+  copies.first = copies.end = copies.group = 0;
+  thread.fiber = &fiber_at(pool, i);
+  prepare(*thread.fiber, stack_offset(i), live);
+  block.wake(thread);
+}
+
+// Threads that wait when nobody can go on.
+Defect deadlock() {
+  Defect found;
+  found.what = "threads wait for each other for ever";
   for (int i = 0; i < block.count; ++i) {
-    EmulatedThread& thread = block.threads[static_cast<size_t>(i)];
-    const auto index = static_cast<unsigned>(i);
-    thread.index = {index % block_size.x, index / block_size.x % block_size.y,
-                    index / (block_size.x * block_size.y)};
-    thread.lane = i % 32;
-    thread.warp = i / 32;
-    thread.copy_group = thread.first_copy = thread.end_copy = 0;
-    thread.priority = static_cast<uint32_t>(random());
-    prepare(thread.fiber, live);
-    block.wake(thread);
-  }
-}
-
-// Which of the threads that are ready goes on.
-int choose() {
-  const int n = block.ready.count();
-  switch (order()) {
-    case Order::fifo:
-      return 0;
-    case Order::reverse:
-      return n - 1;
-    case Order::random:
-      return static_cast<int>(random_below(static_cast<uint64_t>(n)));
-    case Order::skew:
-      break;
-  }
-  const auto priority = [](int i) {
-    return block.threads[static_cast<size_t>(block.ready.at(i))].priority;
-  };
-  int best = 0;
-  for (int i = 1; i < n; ++i) {
-    if (priority(i) > priority(best)) best = i;
-  }
-  return best;
-}
-
-void run_thread(int index) {
-  EmulatedThread& thread = block.threads[static_cast<size_t>(index)];
-  current = &thread;
-  switch_fiber(block.scheduler, thread.fiber);
-}
-
-void run_threads() {
-  while (block.error.empty() && block.ready.count() > 0) {
-    run_thread(block.ready.take(choose()));
-  }
-  if (block.error.empty() && block.live > 0) {
-    for (int i = 0; i < block.count; ++i) {
-      const EmulatedThread& thread = block.threads[static_cast<size_t>(i)];
-      if (thread.state == State::done) continue;
-      block.error = text("threads wait for each other for ever: one at ", thread.site, ", ",
-                         place_of(thread));
+    const EmulatedThread& thread = block.thread_at(i);
+    if (thread.state == State::done) continue;
+    if (found.thread == nullptr) {
+      found.site = thread.site;
+      found.thread = &thread;
+    } else if (thread.site != found.site || thread.mask != found.thread->mask) {
+      found.other_site = thread.site;
+      found.other_thread = &thread;
       break;
     }
   }
+  return found;
 }
 
-#if defined(PYTHIA_RT_EMULATOR_TSAN)
-// The sanitizer would take a stack that another thread used before for shared memory: every block
-// has new ones, in one piece, since it is slow to learn of each.
-constexpr bool kNewStacks = true;
-#else
-constexpr bool kNewStacks = false;
-#endif
-char* stacks;
-size_t stacks_bytes;
-
-void give_stacks() {
-  const size_t bytes = static_cast<size_t>(block.count) * kStackBytes;
-  if (stacks_bytes < bytes) {
-    if (stacks != nullptr) munmap(stacks, stacks_bytes);
-    stacks = map_memory(bytes);
-    stacks_bytes = bytes;
+void run_block(int pool) {
+  begin_memory();
+  block.live = block.count;
+  block.arrived = 0;
+  block.ready.begin_block(block.count);
+  for (int warp = 0; 32 * warp < block.count; ++warp) {
+    const int lanes = block.count - 32 * warp;
+    block.warps[warp] = {0, lanes >= 32 ? 0 : ~0u << lanes};
   }
+  for (int i = 0; i < block.count; ++i) begin_thread(i, pool);
+  release_edge(&block_begin);
+  block.switch_to_threads();
+  if (block.defect.what == nullptr && block.live > 0) block.defect = deadlock();
   for (int i = 0; i < block.count; ++i) {
-    Fiber& fiber = block.threads[static_cast<size_t>(i)].fiber;
-    fiber.stack = stacks + static_cast<size_t>(i) * kStackBytes;
-    fiber.stack_bytes = kStackBytes;
+    EmulatedThread& thread = block.thread_at(i);
+    if (thread.state == State::done) continue;
+    // Whoever launched the grid sees all that was done, also if it ends in the middle.
+    release_edge_of(*thread.fiber, block.scheduler, &grid_end);
+    abandon(*thread.fiber);
   }
+  end_memory();
 }
 
-void take_stacks() {
-  for (int i = 0; i < block.count; ++i) forget(block.threads[static_cast<size_t>(i)].fiber);
-  if (kNewStacks) {
-    munmap(stacks, stacks_bytes);
-    stacks_bytes = 0;
-    stacks = nullptr;
-  }
+std::string place_of(const EmulatedThread& thread) {
+  return text("thread (", thread.index.x, ",", thread.index.y, ",", thread.index.z, ")");
 }
 
-void run_block() {
-  give_stacks();
-  begin_block();
-  run_threads();
-  take_stacks();
-  end_shared_memory();
+[[noreturn]] void throw_defect(const Defect& defect) {
+  std::string place = text(" at ", defect.site, ", ", place_of(*defect.thread));
+  if (defect.other_thread != nullptr) {
+    place += text(", and at ", defect.other_site, ", ", place_of(*defect.other_thread));
+  }
+  throw_failed("a kernel is wrong: ", defect.what, place, ", block (", block_index.x, ",",
+               block_index.y, ",", block_index.z, ")");
 }
 
 }  // namespace
 
 void Block::wake(EmulatedThread& thread) {
   thread.state = State::ready;
-  ready.push(static_cast<int>(&thread - threads.data()));
+  ready.push(index_of(thread));
 }
 
-// Whoever launched the grid sees all that was done, also if it ends in the middle.
+Fiber& Block::next() {
+  if (ready.count() == 0 || defect.what != nullptr) return scheduler;
+  EmulatedThread& thread = thread_at(ready.take());
+  current = &thread;
+  return *thread.fiber;
+}
+
+void Block::switch_to_threads() { switch_fiber(scheduler, next()); }
+
 void Block::wait(EmulatedThread& thread) {
-  release_edge(&grid_end);
-  switch_fiber(thread.fiber, scheduler);
+  Fiber& to = next();
+  if (&to != thread.fiber) switch_fiber(*thread.fiber, to);
 }
 
-Order order() { return chosen_order; }
-
-uint64_t random_below(uint64_t n) { return (random() >> 16) % n; }
-
-std::string place_of(const EmulatedThread& thread) {
-  return text("block (", block_index.x, ",", block_index.y, ",", block_index.z, "), thread (",
-              thread.index.x, ",", thread.index.y, ",", thread.index.z, ")");
+void Block::leave(EmulatedThread& thread) {
+  switch_fiber(*thread.fiber, next(), true);
+  __builtin_unreachable();
 }
 
-void set_order(Order new_order, uint64_t seed) {
-  const std::lock_guard lock(launches);
-  chosen_order = new_order;
-  chosen_seed = seed | 1u;
-  is_order_chosen = true;
+void Block::fail(const Defect& found) {
+  defect = found;
+  leave(running());
 }
 
 void fail_after(int64_t n) { launches_left = n; }
 
-void fail(const char* what, const char* site) {
-  EmulatedThread& self = block.running();
-  block.error = text(what, " at ", site, ", ", place_of(self));
-  release_edge(&grid_end);
-  switch_fiber(self.fiber, block.scheduler, true);
-  __builtin_unreachable();
+void check_device() {
+  if (launches_left == 0) throw_failed("the CUDA device failed: it is not there any more");
 }
 
 void run(dim3 grid, dim3 threads, void (*kernel)(const void*), const void* argument) {
   const std::lock_guard lock(launches);
-  if (launches_left == 0) throw_failed("the CUDA device failed: it is not there any more");
+  check_device();
+  check_shape(grid, threads);
   if (launches_left > 0) launches_left -= 1;
-  check_launch(grid, threads);
-  read_environment();
+  begin_order();
   grid_size = grid;
   block_size = threads;
   body = kernel;
   body_argument = argument;
-  random_state = chosen_seed * 0x9e3779b97f4a7c15ull;
-  block.error.clear();
+  block.defect = Defect();
   block.scheduler = Fiber();
   adopt_current(block.scheduler);
   block.count = static_cast<int>(threads.x * threads.y * threads.z);
   if (block.threads.size() < static_cast<size_t>(block.count)) {
     block.threads.resize(static_cast<size_t>(block.count));
+    block.copies.resize(static_cast<size_t>(block.count));
   }
-  std::vector<unsigned> blocks(size_t{grid.x} * grid.y * grid.z);
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    blocks[i] = static_cast<unsigned>(chosen_order == Order::reverse ? blocks.size() - 1 - i : i);
-  }
-  if (chosen_order == Order::random || chosen_order == Order::skew) {
-    for (size_t i = blocks.size(); i > 1; --i) std::swap(blocks[i - 1], blocks[random_below(i)]);
-  }
-  for (const unsigned index : blocks) {
+  unsigned turn = 0;
+  for (const unsigned index : order_of_blocks(size_t{grid.x} * grid.y * grid.z)) {
     block_index = {index % grid.x, index / grid.x % grid.y, index / (grid.x * grid.y)};
-    run_block();
-    if (!block.error.empty()) break;
+    run_block(pool_of_block(turn++));
+    if (block.defect.what != nullptr) break;
   }
   acquire_edge(&grid_end);
-  if (!block.error.empty()) throw_failed("a kernel is wrong: ", block.error);
+  if (block.defect.what != nullptr) throw_defect(block.defect);
 }
 
 void fence() {
   static char edge;
   acquire_edge(&edge);
   release_edge(&edge);
+}
+
+void fail(const char* what, const char* site) {
+  Defect found;
+  found.what = what;
+  found.site = site;
+  found.thread = &block.running();
+  block.fail(found);
 }
 
 }  // namespace pythia_rt::cuda::emulator

@@ -2,8 +2,6 @@
 // translated PTX must be the same.
 #pragma once
 
-#include <cstdint>
-
 struct uint3 {
   unsigned x, y, z;
 };
@@ -30,6 +28,7 @@ struct alignas(16) float4 {
   float x, y, z, w;
 };
 
+inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }

@@ -4,7 +4,6 @@
 
 #include <cmath>
 
-#include "base/error.h"
 #include "cuda/kernels/kv_cache.cuh"
 #include "cuda/kernels/lanes.cuh"
 #include "cuda/kernels/launch.h"
@@ -12,7 +11,6 @@
 
 namespace pythia_rt::cuda {
 
-constexpr int kMostHeadDim = 256;
 constexpr int kAttentionThreads = 128;
 constexpr int kPositions = kAttentionBlock;  // of a block
 constexpr int kPositionTiles = kPositions / 16;
@@ -29,10 +27,6 @@ struct AttentionArguments {
 
 inline AttentionArguments attention_arguments(const HeadLayout& heads, int64_t layer, Rows qkv,
                                               KvFormat format, const Places& places, Rows out) {
-  if (heads.head_dim > kMostHeadDim) {
-    throw_failed("on a CUDA device attention heads have at most ", kMostHeadDim,
-                 " dimensions, not ", heads.head_dim);
-  }
   const float scale = 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
   return {heads, layer, qkv, format, places, scale, out};
 }

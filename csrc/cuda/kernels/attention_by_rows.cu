@@ -11,6 +11,8 @@ constexpr int kWarps = kAttentionThreads / kWarp;
 constexpr int kStageBytes = 16384;
 static_assert(kAttentionThreads == kPositions, "a thread scores a position");
 
+}  // namespace
+
 // What is known of a block of positions, of each row, head and block.
 struct Blocks {
   float* mixed;    // [rows][heads][n][head_dim]: sums over positions of weight * value
@@ -18,6 +20,8 @@ struct Blocks {
   float* sums;     // [rows][heads][n], of the weights
   int64_t n;       // blocks that a row may have
 };
+
+namespace {
 
 // sum + the products of a position's key with the query, n dimensions from `keys` on, in order.
 template <typename Cache>
@@ -89,6 +93,8 @@ __device__ __forceinline__ float add_values(const typename Cache::Code* values, 
   }
   return mixed;
 }
+
+}  // namespace
 
 template <typename Cache>
 __global__ void __launch_bounds__(kAttentionThreads)
@@ -225,6 +231,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
     arguments.out.data[row * arguments.out.stride + head * head_dim + dim] = total / sum;
   }
 }
+
+namespace {
 
 int64_t blocks_of(int64_t positions) { return divide_up(positions, kPositions); }
 

@@ -200,6 +200,8 @@ __device__ __forceinline__ void add_values(const typename Cache::Code* values, i
   }
 }
 
+}  // namespace
+
 // kSlices: 64 dimensions each, of the head. So many thread blocks' registers fit on a
 // multiprocessor without any that spill.
 template <typename Cache, int kSlices>
@@ -347,6 +349,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kSlices > 2 ? 2 : 3)
     }
   }
 }
+
+namespace {
 
 template <typename Cache>
 void attend(Stream stream, const AttentionArguments& arguments) {

@@ -87,6 +87,9 @@ void linear(Stream stream, const LinearTask* tasks, int n_tasks);
 void rotate_and_append(Stream stream, const HeadLayout& heads, int64_t layer, Rows qkv,
                        KvFormat format, const Places& places);
 
+// Dimensions of a head that fit into attention's shared memory.
+constexpr int kMostHeadDim = 256;
+
 // Floats of scratch that attention_by_rows needs.
 int64_t attention_scratch(const HeadLayout& heads, int64_t rows, int64_t most_positions);
 

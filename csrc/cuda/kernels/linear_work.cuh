@@ -65,7 +65,7 @@ __device__ __forceinline__ BlockShare block_share(const LinearWorks& works, int 
   return {false, true, block - first_blocks};
 }
 
-__device__ __forceinline__ int least(int a, int b) { return a < b ? a : b; }
+constexpr int least(int a, int b) { return a < b ? a : b; }
 
 // All products are of quantised formats, or all of float formats.
 void linear_integer(Stream stream, const LinearWorks& works);

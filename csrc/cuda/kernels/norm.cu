@@ -15,10 +15,14 @@ constexpr int kThreads = 256;
 // Elements in shared memory at a time, so that most models' rows are read only once.
 constexpr int kPiece = 6144;
 
+}  // namespace
+
 struct Norms {
   NormTask tasks[2];
   int n;
 };
+
+namespace {
 
 // Elements [begin, begin + kPiece) of a row, up to `end`, a multiple of 16.
 __device__ __forceinline__ void load_piece(const float* row, int64_t begin, int64_t end,
@@ -75,6 +79,8 @@ __device__ __forceinline__ float normalised(float x, float mean, float inverse, 
   return fmaf((x - mean) * inverse, weight, bias);
 }
 
+}  // namespace
+
 __global__ void __launch_bounds__(kThreads) layer_norm_kernel(Rows in, Norms norms) {
   SHARED(float, piece, [kPiece]);
   SHARED(float, sums, [2]);
@@ -104,8 +110,6 @@ __global__ void __launch_bounds__(kThreads) layer_norm_kernel(Rows in, Norms nor
     }
   }
 }
-
-}  // namespace
 
 void layer_norm(Stream stream, Rows in, const NormTask* tasks, int n_tasks) {
   const Norms norms{{tasks[0], tasks[n_tasks - 1]}, n_tasks};

@@ -17,6 +17,8 @@ __device__ __forceinline__ unsigned code_of(float x, float inverse) {
   return static_cast<uint8_t>(__float2int_rn(x * inverse));
 }
 
+}  // namespace
+
 // A thread has four columns of its group.
 __global__ void __launch_bounds__(kThreads)
     quantise_kernel(QuantiseTask first, QuantiseTask second) {
@@ -43,8 +45,6 @@ __global__ void __launch_bounds__(kThreads)
         is_zero ? 0.0f : largest / 127.0f;
   }
 }
-
-}  // namespace
 
 void quantise(Stream stream, const QuantiseTask* tasks, int n_tasks) {
   int64_t groups = 0;

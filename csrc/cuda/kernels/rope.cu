@@ -13,6 +13,8 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kWarpsPerBlock = kThreads / kWarp;
 
+}  // namespace
+
 struct RotateArguments {
   HeadLayout heads;
   int64_t layer;
@@ -23,6 +25,8 @@ struct RotateArguments {
   const float* cosines;  // [positions][rotary_dim / 2]
   const float* sines;
 };
+
+namespace {
 
 // A lane has both values of its pairs, so that nobody reads what another one has changed.
 __device__ __forceinline__ void rotate(float* head, int64_t half, const float* cosines,
@@ -72,6 +76,8 @@ __device__ __forceinline__ void append(const float* key, const float* value, con
   }
 }
 
+}  // namespace
+
 template <typename Cache>
 __global__ void __launch_bounds__(kThreads) rotate_and_append_kernel(RotateArguments arguments) {
   const HeadLayout& heads = arguments.heads;
@@ -93,8 +99,6 @@ __global__ void __launch_bounds__(kThreads) rotate_and_append_kernel(RotateArgum
                 head_of(sequence.cache, arguments.layer, head - heads.n_heads), heads.head_dim,
                 place.position);
 }
-
-}  // namespace
 
 void rotate_and_append(Stream stream, const HeadLayout& heads, int64_t layer, Rows qkv,
                        KvFormat format, const Places& places) {

@@ -99,6 +99,8 @@ __device__ float weight_at(const Matrix& matrix, int64_t row, int64_t column) {
   return 0.0f;
 }
 
+}  // namespace
+
 // A thread block for kThreads columns of a row.
 __global__ void __launch_bounds__(kThreads)
     embed_kernel(Matrix embedding, const int32_t* __restrict__ tokens, Rows out) {
@@ -116,8 +118,6 @@ __global__ void __launch_bounds__(kThreads)
   auto* to = reinterpret_cast<float4*>(out.data + blockIdx.x * out.stride);
   for (int64_t i = threadIdx.x; i < in.stride / 4; i += kThreads) to[i] = from[i];
 }
-
-}  // namespace
 
 void embed(Stream stream, const Matrix& embedding, const Places& places, Rows out) {
   const int64_t blocks = out.count * divide_up(embedding.columns, kThreads);

@@ -18,6 +18,8 @@ __device__ __forceinline__ float largest_of(const float* values, int64_t n) {
   return reduce_max(largest);
 }
 
+}  // namespace
+
 // A thread block a run of a row.
 __global__ void __launch_bounds__(kThreads)
     softmax_run_kernel(Rows logits, int64_t n_runs, float* run_largest, float* run_sums) {
@@ -65,8 +67,6 @@ __global__ void __launch_bounds__(kWarp)
     out[row] = {logits.data[row * logits.stride + targets[row]], largest, sum};
   }
 }
-
-}  // namespace
 
 void softmax(Stream stream, Rows logits, const int32_t* targets, float* scratch, SoftmaxTerm* out) {
   const int64_t n_runs = divide_up(logits.width, kSoftmaxRun);
