@@ -43,7 +43,7 @@ seeds = st.integers(0, 2**32 - 1)
 orders = st.tuples(st.sampled_from(ORDERS), st.integers(1, 2**30))
 # Around the sizes where tiles, warps and blocks of threads end.
 widths = st.one_of(
-    st.integers(1, 200), st.sampled_from([63, 64, 65, 127, 256, 320, 512, 520, 1088])
+    st.integers(1, 200), st.sampled_from([63, 64, 65, 127, 256, 320, 512, 520, 1088, 2120, 4160])
 )
 outputs = st.one_of(st.integers(1, 150), st.sampled_from([16, 31, 32, 33, 48, 128, 129, 256, 272]))
 counts = st.one_of(st.integers(1, 20), st.sampled_from([1, 2, 7, 8, 9, 31, 64, 65, 100]))

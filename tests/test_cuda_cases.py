@@ -1,7 +1,7 @@
 """One small case for each way through CUDA's kernels, against the scalar backend, bit for bit.
 
 What test_backends.py draws at random, fixed and quick: planted defects (tests/cuda/mutations.py)
-and the thread sanitizer, under which the emulator is slow, are tried on these.
+and the thread sanitizer, are tried on these.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def multiply(form: str, count: int, columns: int, epilogue: str) -> None:
 
 @every_format
 def test_few_rows(form: str) -> None:
-    """More groups of columns than a round of warps takes, blocks that are half empty."""
-    multiply(form, 3, 600, "add")
+    """More groups of columns than two rounds of warps take, blocks that are half empty."""
+    multiply(form, 3, 2200, "add")
 
 
 @every_format
@@ -63,8 +63,8 @@ def test_many_rows(form: str) -> None:
     multiply(form, 20, 330, "gelu")
 
 
-@pytest.mark.parametrize("count", [2, 18])
-@pytest.mark.parametrize("forms", [("q4", "q5"), ("f16", "f32")])
+@pytest.mark.parametrize("count", [2, 18], ids=["few", "many"])
+@pytest.mark.parametrize("forms", [("q4", "q5"), ("f16", "f32")], ids=["q4-q5", "f16-f32"])
 def test_into_the_same_rows(count: int, forms: tuple[str, str]) -> None:
     inputs = normal(1, count, 70), normal(2, count, 130)
     before = normal(3, count, 40)
@@ -105,18 +105,25 @@ def test_scores() -> None:
     compare(run)
 
 
-def attend(form: str, prompts: tuple[int, int], later: tuple[int, int], repeats: int = -1) -> None:
+def attend(
+    form: str,
+    prompts: tuple[int, int],
+    later: tuple[int, int],
+    *,
+    head_dim: int = 20,
+    repeats: int = -1,
+) -> None:
     """Two sequences, then some tokens more of each."""
     angles = normal(9, 300, 4, magnitude=10)
-    layout = {"n_heads": 2, "n_kv_heads": 1, "head_dim": 20}
+    layout = {"n_heads": 2, "n_kv_heads": 1, "head_dim": head_dim}
     tables = {"cosines": np.cos(angles), "sines": np.sin(angles)}
 
     def run(backend: Any, _: Any) -> Any:
-        numbers = [backend.add_sequence(form, 1, 20, 1, 150) for _ in range(2)]
-        rows = normal(1, sum(prompts), 80)
+        numbers = [backend.add_sequence(form, 1, head_dim, 1, 150) for _ in range(2)]
+        rows = normal(1, sum(prompts), 4 * head_dim)
         results = [backend.attend(numbers, prompts, rows, **layout, **tables)]
         for step in range(3):
-            values = normal(2 + step, sum(later), 80)
+            values = normal(2 + step, sum(later), 4 * head_dim)
             results.append(
                 backend.attend(numbers, later, values, repeats=repeats, **layout, **tables)
             )
@@ -134,6 +141,12 @@ def test_attention_of_prompts(form: str) -> None:
 @every_cache
 def test_attention_of_single_tokens(form: str) -> None:
     attend(form, (127, 3), (1, 1))
+
+
+@every_cache
+def test_attention_of_wide_heads(form: str) -> None:
+    """Keys and values that come through shared memory in several stages."""
+    attend(form, (70, 3), (1, 1), head_dim=136)
 
 
 def test_single_tokens_recorded() -> None:

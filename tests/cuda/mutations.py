@@ -39,16 +39,16 @@ MUTATIONS = [
     kernel(
         "products: no barrier before the totals are read",
         "linear_decode.cuh",
-        "    __syncthreads();\n    if (is_owner) sum",
-        "    if (is_owner) sum",
+        "      __syncthreads();\n      if (is_owner) sum",
+        "      if (is_owner) sum",
         "few_rows and q8",
     ),
     kernel(
         "products: a barrier in divergent code",
         "linear_decode.cuh",
-        "    __syncthreads();\n    if (is_owner) sum",
-        "    if (is_owner) {\n      __syncthreads();\n    } else {\n      __syncthreads();\n    }\n"
-        "    if (is_owner) sum",
+        "      __syncthreads();\n      if (is_owner) sum",
+        "      if (is_owner) {\n__syncthreads();\n} else {\n__syncthreads();\n}\n"
+        "      if (is_owner) sum",
         "few_rows and q8",
     ),
     kernel(
@@ -56,7 +56,7 @@ MUTATIONS = [
         "linear_integer.cu",
         "  if (share.first && share.second) __syncthreads();\n  if (share.second) decode_format",
         "  if (share.second) decode_format",
-        "same_rows and q4 and 2",
+        "same_rows and q4 and few",
         "thread",
     ),
     kernel(
@@ -101,7 +101,7 @@ MUTATIONS = [
         "attention_by_rows.cu",
         "    __syncthreads();\n  }\n  float* out = blocks.mixed",
         "  }\n  float* out = blocks.mixed",
-        "single_tokens and q8",
+        "wide and f16",
         "thread",
     ),
     # Copies.

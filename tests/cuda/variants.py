@@ -87,10 +87,11 @@ class Build:
         return Build(fields["compiler"], objects, libraries)
 
 
-def run(command: Sequence[str | Path]) -> None:
+def run(command: Sequence[str | Path]) -> str:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout
 
 
 def includes(path: Path) -> set[str]:
@@ -168,18 +169,17 @@ def translate(
     ptx, code, target = (folder / f"{source.stem}{end}" for end in (".ptx", ".ptx.cc", ".ptx.o"))
     options = ["-std=c++17", "-O3", "-fmad=false", "--expt-relaxed-constexpr"]
     run([nvcc, *options, f"-arch=compute_{architecture}", "-ptx", *paths, source, "-o", ptx])
-    run([sys.executable, TRANSLATE, ptx, code])
+    kernels = run([sys.executable, TRANSLATE, ptx, code]).split()
     run([compiler, *FLAGS, "-I", TRANSLATE.parent, *paths, "-c", code, "-o", target])
-    if missing := kernels_of(target) - kernels_of(folder / f"{source.stem}.o"):
+    if missing := set(kernels) - weak_symbols(folder / f"{source.stem}.o"):
         raise RuntimeError(f"no kernels of these names would be replaced: {missing}")
     return target
 
 
-def kernels_of(target: Path) -> set[str]:
-    """The functions that an object offers to others, by the names that a linker sees."""
-    listed = subprocess.run(["nm", "-g", target], capture_output=True, text=True, check=True)
-    lines = [line.split() for line in listed.stdout.splitlines()]
-    return {fields[2] for fields in lines if len(fields) == 3 and fields[1] in "TWV"}
+def weak_symbols(target: Path) -> set[str]:
+    """What an object offers until somebody offers it better."""
+    lines = [line.split() for line in run(["nm", "-g", target]).splitlines()]
+    return {fields[2] for fields in lines if len(fields) == 3 and fields[1] in "WV"}
 
 
 def find_library(native: Path, name: str) -> str:

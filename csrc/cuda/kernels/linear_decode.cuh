@@ -2,7 +2,8 @@
 //
 // A block of threads owns 32 rows of 8 tokens. In each round its warps take one group of columns
 // each and leave the integer totals in shared memory; there the thread that owns an output adds
-// the round's groups in order, while the next round's weights are on their way.
+// the round's groups in order, while the weights of the next two rounds are on their way: a matrix
+// of few rows has few blocks, and each must ask for many bytes at a time.
 #pragma once
 
 #include "cuda/kernels/epilogue.cuh"
@@ -10,9 +11,10 @@
 
 namespace pythia_rt::cuda {
 
-constexpr int kDecodeWarps = 8;
+constexpr int kDecodeWarps = 16;
 constexpr int kDecodeTokens = 8;
-static_assert(kDecodeWarps == kDecodeTokens, "a thread owns one output");
+constexpr int kDecodeRounds = 2;  // under way
+static_assert(kDecodeWarps >= kDecodeTokens, "a thread owns one output");
 
 // What one round leaves. Rows of totals are padded: the four lanes that write totals of tokens 0,
 // 2, 4 and 6 at once meet different banks.
@@ -98,22 +100,28 @@ struct Decoder {
 
 template <int kBits>
 __device__ __forceinline__ void decode(const LinearWork& work, int first_row, int first_token,
-                                       DecodeRound (&rounds)[2]) {
+                                       DecodeRound (&rounds)[kDecodeRounds]) {
   const Decoder<kBits> decoder(work, first_row, first_token);
   const bool is_owner = decoder.warp < decoder.tokens;
-  DecodeGroup<kBits> group = {};
-  decoder.load(group, decoder.warp);
+  DecodeGroup<kBits> groups[kDecodeRounds] = {};
+#pragma unroll
+  for (int turn = 0; turn < kDecodeRounds; ++turn) {
+    decoder.load(groups[turn], decoder.warp + turn * kDecodeWarps);
+  }
   float sum = 0;
-  int turn = 0;
 #pragma unroll 1
-  for (int begin = 0; begin < work.groups; begin += kDecodeWarps) {
-    const int index = begin + decoder.warp;
-    if (index < work.groups) decoder.leave(group, rounds[turn]);
-    decoder.load(group, index + kDecodeWarps);
-    // One barrier a round: what is written next was read a round ago.
-    __syncthreads();
-    if (is_owner) sum = decoder.add(rounds[turn], work.groups - begin, sum);
-    turn ^= 1;
+  for (int first = 0; first < work.groups; first += kDecodeRounds * kDecodeWarps) {
+#pragma unroll  // an index that is no constant would put the groups into memory
+    for (int turn = 0; turn < kDecodeRounds; ++turn) {
+      const int begin = first + turn * kDecodeWarps;
+      if (begin >= work.groups) break;  // all threads alike
+      const int index = begin + decoder.warp;
+      if (index < work.groups) decoder.leave(groups[turn], rounds[turn]);
+      decoder.load(groups[turn], index + kDecodeRounds * kDecodeWarps);
+      // One barrier a round: what is written next was read a round ago.
+      __syncthreads();
+      if (is_owner) sum = decoder.add(rounds[turn], work.groups - begin, sum);
+    }
   }
   const int row = first_row + decoder.lane;
   if (is_owner && row < work.rows) {

@@ -8,7 +8,8 @@ namespace pythia_rt::cuda {
 namespace {
 
 __device__ __forceinline__ void decode_format(const LinearWork& work, int first_row,
-                                              int first_token, DecodeRound (&memory)[2]) {
+                                              int first_token,
+                                              DecodeRound (&memory)[kDecodeRounds]) {
   switch (work.format) {
     case Format::q8:
       return decode<8>(work, first_row, first_token, memory);
@@ -40,7 +41,7 @@ __device__ __forceinline__ void prefill_format(const LinearWork& work, int first
 // Kernels have names of their own, so that translated PTX can take their place in tests.
 
 __global__ void __launch_bounds__(kDecodeWarps * 32) decode_integer(LinearWorks works) {
-  SHARED(DecodeRound, rounds, [2]);
+  SHARED(DecodeRound, rounds, [kDecodeRounds]);
   const BlockShare share = block_share(works, kWarpRows);
   const int row = share.block * kWarpRows;
   const int token = static_cast<int>(blockIdx.x) * kDecodeTokens;
