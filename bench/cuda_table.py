@@ -101,7 +101,7 @@ class MissingToolError(Exception):
 def architectures() -> tuple[int, ...]:
     """Those that the CUDA backend is compiled for."""
     listed = (ROOT / "cmake" / "cuda.cmake").read_text()
-    found = re.search(r"set\(PYTHIA_RT_CUDA_ARCHITECTURES ([\d ]+)\)", listed)
+    found = re.search(r"set\(PYTHIA_RT_CUDA_ARCHITECTURES ([\d ]+)\n", listed)
     assert found is not None, "cmake/cuda.cmake has no list PYTHIA_RT_CUDA_ARCHITECTURES"
     return tuple(map(int, found[1].split()))
 

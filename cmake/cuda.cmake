@@ -4,10 +4,12 @@
 # from a system toolkit or from wheels (docs/cuda.md); CUDACXX names another one.
 set(PYTHIA_RT_CUDA AUTO CACHE STRING "Build the CUDA backend: AUTO, ON or OFF")
 set_property(CACHE PYTHIA_RT_CUDA PROPERTY STRINGS AUTO ON OFF)
-set(PYTHIA_RT_CUDA_ARCHITECTURES 75 80 86 89 90 100 120)
+set(PYTHIA_RT_CUDA_ARCHITECTURES 75 80 86 89 90 100 120
+    CACHE STRING "Compute capabilities to compile for, times ten, and PTX of the newest")
 # Rounded as on the CPU: nothing is contracted, divisions and roots are exact. Fallbacks by
 # architecture are in the kernels.
-set(PYTHIA_RT_CUDA_FLAGS -fmad=false --expt-relaxed-constexpr -Xcompiler=-fno-strict-aliasing)
+set(PYTHIA_RT_CUDA_FLAGS -fmad=false --expt-relaxed-constexpr -Xcompiler=-fno-strict-aliasing
+    -Xfatbin=-compress-all)
 
 set(PYTHIA_RT_HAS_CUDA OFF)
 if(NOT PYTHIA_RT_CUDA MATCHES "^(AUTO|ON|OFF)$")
@@ -36,6 +38,10 @@ function(pythia_rt_add_cuda target)
       set(newest ${architecture})
     endif()
   endforeach()
+  if(NOT architectures)
+    message(FATAL_ERROR "${CMAKE_CUDA_COMPILER} compiles for none of the architectures "
+                        "${PYTHIA_RT_CUDA_ARCHITECTURES}; it knows\n${known}")
+  endif()
   # PTX for devices between these, and for what comes after them.
   list(APPEND architectures 80-virtual ${newest}-virtual)
   file(GLOB sources CONFIGURE_DEPENDS csrc/cuda/*.cu csrc/cuda/kernels/*.cu csrc/cuda/*.cc)

@@ -30,14 +30,6 @@ void check(bool good, const char* sentence) {
   if (!good) throw_invalid(sentence);
 }
 
-Epilogue epilogue_named(const std::string& name) {
-  if (name == "store") return Epilogue::store;
-  if (name == "add") return Epilogue::add;
-  if (name == "gelu") return Epilogue::gelu;
-  check(name == "gelu_tanh", "there is no such epilogue");
-  return Epilogue::gelu_tanh;
-}
-
 // One matrix product of a test.
 struct ProductCase {
   std::string format;
@@ -288,6 +280,14 @@ class TestBackend {
 };
 
 }  // namespace
+
+Epilogue epilogue_named(const std::string& name) {
+  if (name == "store") return Epilogue::store;
+  if (name == "add") return Epilogue::add;
+  if (name == "gelu") return Epilogue::gelu;
+  check(name == "gelu_tanh", "there is no such epilogue");
+  return Epilogue::gelu_tanh;
+}
 
 void bind_backends(py::module_& module) {
   py::class_<ProductCase>(module, "ProductCase")

@@ -117,14 +117,6 @@ std::vector<Bytes> pack_matrix(const std::string& isa, const std::string& format
   return arrays;
 }
 
-Epilogue epilogue_of(const std::string& name) {
-  if (name == "store") return Epilogue::store;
-  if (name == "add") return Epilogue::add;
-  if (name == "gelu") return Epilogue::gelu;
-  check(name == "gelu_tanh", "there is no such epilogue");
-  return Epilogue::gelu_tanh;
-}
-
 // out [n, rows] = epilogue(in [n, columns] * matrix^T + bias); `before` is what "add" adds to. The
 // work is done in pieces of `step` blocks of outputs, as threads would.
 FloatArray linear(const std::string& isa, const std::string& format,
@@ -166,7 +158,7 @@ FloatArray linear(const std::string& isa, const std::string& format,
   arguments.in_stride = in.stride;
   arguments.out = out.data();
   arguments.out_stride = out_stride;
-  arguments.epilogue = epilogue_of(epilogue);
+  arguments.epilogue = epilogue_named(epilogue);
   arguments.row_end = in.count;
   std::vector<uint8_t> panel(static_cast<size_t>(table.linear_panel_bytes(matrix, in.count)));
   arguments.panel = panel.data();

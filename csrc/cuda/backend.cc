@@ -130,13 +130,13 @@ class CudaBackend : public Backend {
   }
 
   void layer_norm(const NormParameters& norm, Rows in, Rows out) override {
-    const NormTask task{norm, out};
-    cuda::layer_norm(stream_, in, &task, 1);
+    const Norm one{norm, out};
+    cuda::layer_norm(stream_, in, &one, 1);
   }
 
   void layer_norm_pair(Rows in, const Norm& first, const Norm& second) override {
-    const NormTask tasks[] = {{first.parameters, first.out}, {second.parameters, second.out}};
-    cuda::layer_norm(stream_, in, tasks, 2);
+    const Norm both[] = {first, second};
+    cuda::layer_norm(stream_, in, both, 2);
   }
 
   void linear(const Product& product) override { multiply(&product, 1); }

@@ -31,9 +31,6 @@ inline AttentionArguments attention_arguments(const HeadLayout& heads, int64_t l
   return {heads, layer, qkv, format, places, scale, out};
 }
 
-// By value: a reference to a constant of the host is none on the device.
-constexpr int least(int a, int b) { return a < b ? a : b; }
-
 __device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xff800000u); }
 
 // The cache of a head from a block of positions on.

@@ -50,11 +50,6 @@ struct Places {
   const float* sines;
 };
 
-struct NormTask {
-  NormParameters norm;
-  Rows out;
-};
-
 struct QuantiseTask {
   Rows in;
   QuantisedRows out;
@@ -74,7 +69,7 @@ void embed(Stream stream, const Matrix& embedding, const Places& places, Rows ou
 void gather(Stream stream, Rows in, const int64_t* rows, Rows out);
 
 // The same rows through one norm, or two in one launch.
-void layer_norm(Stream stream, Rows in, const NormTask* tasks, int n_tasks);
+void layer_norm(Stream stream, Rows in, const Norm* norms, int n_norms);
 
 // One or two, in one launch. The inputs have equally many rows.
 void quantise(Stream stream, const QuantiseTask* tasks, int n_tasks);

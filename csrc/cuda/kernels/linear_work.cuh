@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cuda/kernels/launch.h"
+#include "cuda/kernels/math.cuh"
 #include "cuda/port.cuh"
 
 namespace pythia_rt::cuda {
@@ -64,8 +65,6 @@ __device__ __forceinline__ BlockShare block_share(const LinearWorks& works, int 
   if (block < first_blocks) return {true, false, block};
   return {false, true, block - first_blocks};
 }
-
-constexpr int least(int a, int b) { return a < b ? a : b; }
 
 // All products are of quantised formats, or all of float formats.
 void linear_integer(Stream stream, const LinearWorks& works);

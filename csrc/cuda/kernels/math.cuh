@@ -1,10 +1,13 @@
-// exp and the activation functions for one float: simd/math.h, where the formulas are explained,
-// with the same operations in the same order, and so the same bits.
+// The smaller integer; exp and the activation functions for one float: simd/math.h, where the
+// formulas are explained, with the same operations in the same order, and so the same bits.
 #pragma once
 
 #include "cuda/port.cuh"
 
 namespace pythia_rt::cuda {
+
+// By value: a reference to a constant of the host is none on the device.
+constexpr int least(int a, int b) { return a < b ? a : b; }
 
 // What simd/ calls max and min: of equal or unordered arguments the second.
 __device__ __forceinline__ float larger(float a, float b) { return a > b ? a : b; }

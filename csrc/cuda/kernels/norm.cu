@@ -18,7 +18,7 @@ constexpr int kPiece = 6144;
 }  // namespace
 
 struct Norms {
-  NormTask tasks[2];
+  Norm norms[2];
   int n;
 };
 
@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kThreads) layer_norm_kernel(Rows in, Norms nor
 #pragma unroll
     for (int task = 0; task < 2; ++task) {  // unrolled: an index would need the tasks in memory
       if (task >= norms.n) break;
-      const NormParameters& norm = norms.tasks[task].norm;
-      const Rows& out = norms.tasks[task].out;
+      const NormParameters& norm = norms.norms[task].parameters;
+      const Rows& out = norms.norms[task].out;
       const float inverse = 1.0f / sqrtf(variance + norm.epsilon);
       const float4 weight = *reinterpret_cast<const float4*>(norm.weight + i);
       const float4 bias = *reinterpret_cast<const float4*>(norm.bias + i);
@@ -111,8 +111,8 @@ __global__ void __launch_bounds__(kThreads) layer_norm_kernel(Rows in, Norms nor
   }
 }
 
-void layer_norm(Stream stream, Rows in, const NormTask* tasks, int n_tasks) {
-  const Norms norms{{tasks[0], tasks[n_tasks - 1]}, n_tasks};
+void layer_norm(Stream stream, Rows in, const Norm* given, int n_given) {
+  const Norms norms{{given[0], given[n_given - 1]}, n_given};
   LAUNCH(layer_norm_kernel, dim3(static_cast<unsigned>(in.count)), dim3(kThreads), stream, in,
          norms);
 }
