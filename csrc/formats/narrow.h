@@ -30,7 +30,7 @@ struct NarrowLayout {
     int64_t byte;
     int shift;
   };
-  static Place high_bits(int64_t row, int64_t column) {
+  static constexpr Place high_bits(int64_t row, int64_t column) {
     static_assert(kHighBits > 0);
     constexpr int kTilesPerHalf = 4 / kHighBits;
     const int64_t tile = column / 4;
@@ -38,10 +38,10 @@ struct NarrowLayout {
     const auto within = static_cast<int>(tile % kTilesPerHalf) * kHighBits;
     return {kNibbleBytes + half / 2 * 64 + row * 4 + column % 4, (half % 2 == 0 ? 4 : 0) + within};
   }
-  static int64_t nibble_byte(int64_t row, int64_t column) {
+  static constexpr int64_t nibble_byte(int64_t row, int64_t column) {
     return column / 8 * 64 + row * 4 + column % 4;
   }
-  static int nibble_shift(int64_t column) { return column % 8 < 4 ? 0 : 4; }
+  static constexpr int nibble_shift(int64_t column) { return column % 8 < 4 ? 0 : 4; }
 
   // Sets one code of a group whose bytes were zero.
   static void store(uint8_t* group, int64_t row, int64_t column, int code) {
@@ -53,7 +53,7 @@ struct NarrowLayout {
     }
   }
 
-  static int load(const uint8_t* group, int64_t row, int64_t column) {
+  static constexpr int load(const uint8_t* group, int64_t row, int64_t column) {
     int code = group[nibble_byte(row, column)] >> nibble_shift(column) & 15;
     if constexpr (kHighBits > 0) {
       const Place place = high_bits(row, column);

@@ -37,8 +37,8 @@ void Decoder::run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_
     Stage& stage = *stages_[i];
     begin(i, chunks, repeats);
     const Rows x = stage.activations.x.first(stage.batch.rows());
-    hidden_.resize(static_cast<size_t>(i == 0 ? 0 : x.count * x.width));
     if (i > 0) {
+      hidden_.resize(static_cast<size_t>(x.count * x.width));
       stages_[i - 1]->part.backend->read(stages_[i - 1]->activations.x.first(x.count),
                                          hidden_.data());
       stage.part.backend->write(hidden_.data(), x);

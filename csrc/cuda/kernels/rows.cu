@@ -3,6 +3,7 @@
 #include "cuda/kernels/launch.h"
 #include "cuda/port.cuh"
 #include "formats/q4.h"
+#include "formats/q8.h"
 
 namespace pythia_rt::cuda {
 
@@ -30,36 +31,17 @@ __device__ __forceinline__ float square_scale(int8_t code, float unit) {
   return c * fabsf(c) * unit;
 }
 
-// A code of a group of 64 columns in the layout of formats/narrow.h.
-template <int kBits>
-__device__ __forceinline__ int narrow_code(const uint8_t* group, int row, int column) {
-  const uint8_t* place = group + row * 4 + column % 4;
-  const int nibble_shift = column % 8 < 4 ? 0 : 4;
-  int code = place[column / 8 * 64] >> nibble_shift & 15;
-  if constexpr (kBits > 4) {
-    constexpr int kHighBits = kBits - 4;
-    constexpr int kTilesPerHalf = 4 / kHighBits;
-    constexpr int kNibbleBytes = kRowBlock * kColumnGroup / 2;
-    const int tile = column / 4;
-    const int half = tile / kTilesPerHalf;
-    const int shift = (half % 2 == 0 ? 4 : 0) + tile % kTilesPerHalf * kHighBits;
-    const int high = place[kNibbleBytes + half / 2 * 64] >> shift & ((1 << kHighBits) - 1);
-    code |= high << 4;
-  }
-  return code;
-}
-
 // A row of a format below 8 bits; its column of this thread.
 template <int kBits>
 __device__ float narrow_weight(const Matrix& matrix, int64_t row, int64_t column) {
-  constexpr int64_t kGroupBytes = kRowBlock * kColumnGroup * kBits / 8;
+  constexpr int64_t kGroupBytes = NarrowLayout<kBits>::kGroupBytes;
   const int64_t groups = divide_up(matrix.columns, kColumnGroup);
   const int64_t block = row / kRowBlock;
   const auto lane = static_cast<int>(row % kRowBlock);
   const int64_t group = block * groups + column / kColumnGroup;
   const auto* codes = static_cast<const uint8_t*>(matrix.weight) + group * kGroupBytes;
   const auto* scales = static_cast<const int8_t*>(matrix.scales) + group * kRowBlock;
-  const int code = narrow_code<kBits>(codes, lane, static_cast<int>(column % kColumnGroup));
+  const int code = NarrowLayout<kBits>::load(codes, lane, column % kColumnGroup);
   const int level = kBits == 4 ? q4_level(code) : code - (1 << (kBits - 1));
   return static_cast<float>(level) * square_scale(scales[lane], matrix.units[block]);
 }
@@ -72,7 +54,7 @@ __device__ float byte_weight(const Matrix& matrix, int64_t row, int64_t column) 
   const auto* codes =
       static_cast<const uint8_t*>(matrix.weight) + group * kRowBlock * kColumnGroup + lane * 4;
   const auto* scales = static_cast<const uint16_t*>(matrix.scales) + group * kRowBlock;
-  const int code = codes[column % kColumnGroup / 4 * 64 + column % 4] - 128;
+  const int code = codes[column % kColumnGroup / 4 * 64 + column % 4] - Q8::kOffset;
   return static_cast<float>(code) * half_to_float(scales[lane]);
 }
 
