@@ -169,7 +169,10 @@ class FlatFile:
         if set(names) != set(self.formats):
             self._refuse("its formats are not those of its matrices")
         files = {name: entries[name].nbytes for name in TOKENIZER_FILES if name in entries}
-        expected = stored_tensors(self.spec, self.formats, files)
+        try:
+            expected = stored_tensors(self.spec, self.formats, files)
+        except ValueError as error:  # sizes that fit each other, of matrices larger than any
+            self._refuse(str(error))
         for name in [*expected, *entries]:
             if name not in entries:
                 self._refuse(f"tensor {quote(name)} is missing")

@@ -312,6 +312,15 @@ def test_mutated_headers_never_crash(
         assert str(error).isprintable()
 
 
+def test_matrices_larger_than_any_are_refused(flat: Path, tmp_path: Path) -> None:
+    header, content = split(flat)
+    spec = json.loads(header["__metadata__"]["pythia_rt.spec"])
+    spec |= {"n_heads": 3728271, "n_kv_heads": 3728271}
+    header["__metadata__"]["pythia_rt.spec"] = json.dumps(spec)
+    with pytest.raises(FlatFileError, match=r"a matrix of 268435512 x 72 cannot be packed"):
+        FlatFile(join(tmp_path / "large", header, content))
+
+
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_mutated_specs_never_crash(
