@@ -1,0 +1,22 @@
+"""The command `pythia-rt`: generate, convert, evaluate, info; a module for each."""
+
+from __future__ import annotations
+
+import click
+
+import pythia_rt
+from pythia_rt.cli.convert import convert_checkpoint
+from pythia_rt.cli.evaluate import evaluate_file
+from pythia_rt.cli.generate import generate_text
+from pythia_rt.cli.group import Commands
+from pythia_rt.cli.info import show_info
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(pythia_rt.__version__, prog_name="pythia-rt")
+def main() -> None:
+    """Run GPT-NeoX language models on the CPU or a CUDA device."""
+
+
+for command in (generate_text, convert_checkpoint, evaluate_file, show_info):
+    main.add_command(command)

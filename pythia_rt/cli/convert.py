@@ -1,0 +1,55 @@
+"""`pythia-rt convert`: make a flat file of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("convert")
+@click.argument("source")
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option("--format", "format", default="q4", show_default=True, help="Weight format.")
+@click.option("--embed", help="Format of the embeddings.  [default: the recipe's]")
+@click.option("--head", help="Format of the output head.  [default: the recipe's]")
+@click.option("--attention", help="Format of the attention layers.  [default: the recipe's]")
+@click.option("--mlp", help="Format of the MLP layers.  [default: the recipe's]")
+@click.option("--activation", help="Use this activation in place of the config's, as gelu_tanh.")
+@click.option("--revision", help="Branch, tag or commit of a hub model.")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")
+@click.option("--threads", type=int, help="Threads to pack with.  [default: physical cores]")
+@click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    metavar="TEXT",
+    help="UTF-8 file of typical text: the weights are rounded so that it loses least.",
+)
+@click.option("--calibrate-tokens", type=int, help="Tokens of it to use.  [default: 16384]")
+@click.option("--report", is_flag=True, help="Measure the result and store that in it, for info.")
+@click.option(
+    "--report-text",
+    type=click.Path(path_type=Path),
+    help="UTF-8 file to measure on, implies --report.  [default: a short one of ours]",
+)
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def convert_checkpoint(
+    source: str,
+    destination: Path,
+    report: bool,
+    report_text: Path | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Convert SOURCE, a hub id or a local folder, to the flat file DESTINATION."""
+    from pythia_rt.convert import convert
+
+    if report or report_text is not None:
+        from pythia_rt.evaluation import reporter
+
+        options["report"] = reporter(report_text, threads=options["threads"], progress=not quiet)
+    path = convert(source, destination, progress=not quiet, **options)
+    if not quiet:
+        click.echo(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB", err=True)

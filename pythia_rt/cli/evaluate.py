@@ -1,0 +1,71 @@
+"""`pythia-rt evaluate`: measure how good a flat file is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("evaluate")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--text", type=click.Path(path_type=Path), required=True, help="UTF-8 file to measure on."
+)
+@click.option("--reference", help="Flat file, folder or hub id to compare with.")
+@click.option("--revision", help="Branch, tag or commit of a hub reference.")
+@click.option("--window", type=int, help="Tokens of a window.  [default: 512, or the context]")
+@click.option("--stride", type=int, help="Tokens from window to window.  [default: the window]")
+@click.option("--max-tokens", type=int, help="Read no more than this of the text.")
+@click.option("--weights/--no-weights", default=True, help="Compare the weights too, or not.")
+@click.option("--kv-format", help="Of the KV cache: f16, f32, q8; by default f32 for f32 weights.")
+@click.option("--reference-kv-format", help="The same for the reference.  [default: f32]")
+@click.option("--threads", type=int, help="Threads to compute with.  [default: physical cores]")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw a PNG too (needs matplotlib).")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def evaluate_file(
+    file: Path,
+    text: Path,
+    reference: str | None,
+    weights: bool,
+    plot: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Measure how well the flat file FILE predicts a text.
+
+    With a reference, such as the checkpoint it was converted from, also how far it is from that.
+    """
+    from pythia_rt.evaluation import evaluate
+    from pythia_rt.evaluation.plot import check_plot, write_plot
+    from pythia_rt.evaluation.table import lines
+
+    _refuse_unused_reference(reference, options)
+    if plot is not None:
+        check_plot(plot)
+    result = evaluate(
+        file, text, reference=reference, weights=weights, progress=not quiet, **options
+    )
+    if plot is not None:
+        write_plot(result, plot)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        for line in lines(result):
+            click.echo(line)
+
+
+def _refuse_unused_reference(reference: str | None, options: dict[str, Any]) -> None:
+    """An option that would be ignored is an error, as in `generate`."""
+    local = reference is not None and Path(reference).exists()
+    for name in ("revision", "cache_dir", "reference_kv_format"):
+        option = "--" + name.replace("_", "-")
+        if options[name] is not None and reference is None:
+            raise click.UsageError(f"{option} is for --reference, which is not given.")
+        if options[name] is not None and local and name != "reference_kv_format":
+            raise click.UsageError(f"{option} is for hub models: {reference} is a local one.")

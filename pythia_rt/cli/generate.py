@@ -1,0 +1,123 @@
+"""`pythia-rt generate`: continue a prompt."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pythia_rt.cli.sampling_options import sampling_options
+from pythia_rt.sampling import Sampling
+
+if TYPE_CHECKING:
+    from pythia_rt.generation import Generation
+    from pythia_rt.model import Model
+
+
+@click.command("generate")
+@click.argument("prompt", required=False)
+@click.option("--model", metavar="MODEL", help="Hub id, folder or flat file.  [default: demo]")
+@click.option("--revision", help="Branch, tag or commit of a hub model.")
+@click.option("--format", "format", help="Weight format to convert to.  [default: q4]")
+@click.option("--threads", type=int, help="Threads to compute with.  [default: physical cores]")
+@click.option("--kv-format", help="Of the KV cache: f16, f32, q8; by default f32 for f32 weights.")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep flat files.")
+@click.option("--local-files-only", is_flag=True, help="Download nothing.")
+@click.option("--copy", is_flag=True, help="Copy the weights into memory first.")
+@click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, auto.")
+@click.option("--gpu-layers", type=int, help="Run so many layers there, the CPU the rest.")
+@click.option("--quiet", is_flag=True, help="Show no progress and no speed.")
+@sampling_options
+def generate_text(
+    prompt: str | None,
+    model: str | None,
+    revision: str | None,
+    format: str | None,
+    threads: int | None,
+    kv_format: str | None,
+    cache_dir: Path | None,
+    local_files_only: bool,
+    copy: bool,
+    device: str,
+    gpu_layers: int | None,
+    quiet: bool,
+    logit_bias: Sequence[tuple[int, float]],
+    **sampling: Any,
+) -> None:
+    """Continue PROMPT and write the new text to standard output.
+
+    Without PROMPT, or when it is -, the prompt is read from standard input as UTF-8; one newline
+    at its end is dropped. The speed is written to standard error.
+    """
+    chosen = Sampling(logit_bias=dict(logit_bias), **sampling)
+    text = _read_prompt() if prompt in (None, "-") else str(prompt)
+    loaded = _load_model(
+        model,
+        revision=revision,
+        format=format,
+        threads=threads,
+        kv_format=kv_format,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        copy=copy,
+        device=device,
+        gpu_layers=gpu_layers,
+        progress=not quiet,
+    )
+    with loaded.stream(text, chosen) as stream:
+        for piece in stream:
+            click.echo(piece.encode(), nl=False)  # bytes: UTF-8 whatever the locale says
+    click.echo()
+    if not quiet:
+        click.echo(_speed(stream.result, loaded), err=True)
+
+
+def _read_prompt() -> str:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise click.UsageError("Give a PROMPT, or pipe one into standard input.")
+    content = sys.stdin.buffer.read()
+    try:
+        return content.decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"the prompt on standard input is not UTF-8: byte 0x{content[error.start]:02x} at "
+            f"offset {error.start} is wrong, so convert it first"
+        ) from None
+
+
+def _load_model(model: str | None, **options: Any) -> Model:
+    from pythia_rt.model import Model
+
+    is_file = model is not None and Path(model).is_file()
+    is_local = model is None or Path(model).exists()
+    _refuse_unused(options, flat_file=is_file, local=is_local)
+    options["format"] = options["format"] or "q4"
+    keys = ("threads", "kv_format", "copy", "device", "gpu_layers")
+    running = {key: options[key] for key in keys}
+    if model is None:
+        return Model.demo(format=options["format"], cache_dir=options["cache_dir"], **running)
+    if is_file:
+        return Model.load(model, **running)
+    return Model.from_pretrained(model, **options)
+
+
+def _refuse_unused(options: dict[str, Any], *, flat_file: bool, local: bool) -> None:
+    """An option that would be ignored is an error, so that nobody believes it had an effect."""
+    if flat_file and options["format"]:
+        raise click.UsageError("--format is for hub models and folders: a flat file has one.")
+    if flat_file and options["cache_dir"]:
+        raise click.UsageError("--cache-dir is for hub models and folders, not for a flat file.")
+    if local and options["revision"]:
+        raise click.UsageError("--revision is for hub models: local files have none to choose.")
+
+
+def _speed(result: Generation, model: Model) -> str:
+    timing = result.timing
+    return (
+        f"prefill {timing.prompt_tokens} tokens at {timing.prefill_tokens_per_second:.1f} tokens/s"
+        f", decode {timing.new_tokens} tokens at {timing.decode_tokens_per_second:.1f} tokens/s "
+        f"(ended by {result.finish_reason}; {model.runs_on})"
+    )
