@@ -57,6 +57,7 @@ def first_token_seconds(path: Path, threads: int, length: int) -> float:
 def first_text_seconds(path: Path, threads: int) -> float:
     """From the start of the command line to its first output. The file needs a tokenizer."""
     options = ["--model", path.resolve(), "--threads", threads, "--max-new-tokens", 1, "--quiet"]
+    options += ["--seed", 0]
     return _first_output([sys.executable, "-m", "pythia_rt", "generate", "Once", *options])
 
 

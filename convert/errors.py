@@ -1,4 +1,26 @@
-"""The two exceptions for bad files, and how hostile names are shown in their sentences."""
+"""The two exceptions for bad files, and how sentences are put into words."""
+
+from __future__ import annotations
+
+
+class Sentence(str):
+    """An error's sentence for who calls from Python, with another for who types commands.
+
+    For advice that is not the same for both: `raise ValueError(Sentence(python, command_line))`.
+    Names of options need none, the command line spells them its own way (pythia_rt/cli/wording.py).
+    """
+
+    command_line: str
+
+    def __new__(cls, python: str, command_line: str) -> Sentence:
+        """Make the sentence `python`, which holds the sentence `command_line` too."""
+        sentence = super().__new__(cls, python)
+        sentence.command_line = command_line
+        return sentence
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        """Pickle both: errors come back from worker processes."""
+        return str(self), self.command_line
 
 
 class CheckpointError(ValueError):

@@ -44,13 +44,15 @@ class Timing:
 class Generation:
     """What was written.
 
-    `text` is the new text alone, without the end-of-text token and without the stop string; it is
+    `text` is the new text alone, without the token that ended it and without the stop string; it is
     empty for a model without a tokenizer. `tokens` are all sampled ids, those of the stop string
-    and the end-of-text token included, and `logprobs` their natural log-probabilities under the
-    model's own distribution over the tokenizer's ids, before temperature, penalties and filters.
+    and the token that ended the text included, and `logprobs` their natural log-probabilities under
+    the model's own distribution over the tokenizer's ids, before temperature, penalties and
+    filters.
 
-    `finish_reason` is "stop" (a stop string), "eos" (the end-of-text token) or "length"
-    (max_new_tokens or the end of the context). `seed` is the one in use, also where none was given.
+    `finish_reason` is "eos" (an end token of the model), "stop" (a stop string, or one of the
+    stop_token_ids that is no end token) or "length" (max_new_tokens or the end of the context).
+    `seed` is the one in use, also where none was given: with it the text comes again.
     """
 
     text: str
@@ -79,6 +81,7 @@ class Stream(Iterator[str]):
         tokenizer: Tokenizer | None,
         stops: tuple[str, ...],
         eos_ids: frozenset[int],
+        stop_ids: frozenset[int] = frozenset(),
         max_new_tokens: int,
         seed: int,
     ) -> None:
@@ -89,6 +92,7 @@ class Stream(Iterator[str]):
         self._detokenizer = Detokenizer(tokenizer) if tokenizer is not None else None
         self._stops = StopMatcher(stops)
         self._eos_ids = eos_ids
+        self._stop_ids = stop_ids
         self._max_new_tokens = max_new_tokens
         self._seed = seed
         self._pieces: list[str] = []
@@ -125,6 +129,11 @@ class Stream(Iterator[str]):
         self._session = None
 
     @property
+    def seed(self) -> int:
+        """The seed of its random numbers, known before the text is."""
+        return self._seed
+
+    @property
     def result(self) -> Generation:
         """The whole generation. Raises ValueError before the text has ended."""
         if self._finish_reason is None:
@@ -148,6 +157,8 @@ class Stream(Iterator[str]):
         token = self._next_token(session)
         if token in self._eos_ids:
             return self._finish("eos", "")
+        if token in self._stop_ids:
+            return self._finish("stop", "")
         text = self._detokenizer.feed(token) if self._detokenizer else ""
         ready = self._stops.feed(text)
         if self._stops.matched is not None:

@@ -253,9 +253,10 @@ class Model:
     ) -> Generation:
         """Continue `prompt` (a str, or token ids) and return the new text with its tokens.
 
-        Options are the fields of `Sampling`; they replace those of `sampling`. Writing ends at the
-        context's end if that comes before `max_new_tokens`. Raises ValueError for a bad option, an
-        empty prompt, one that leaves no room in the context, or ids outside the vocabulary.
+        Options are the fields of `Sampling`; they replace those of `sampling`. Without a seed each
+        call draws a new one, `Generation.seed`. Writing ends at the context's end if that comes
+        before `max_new_tokens`. Raises ValueError for a bad option, an empty prompt, one that
+        leaves no room in the context, or ids outside the vocabulary.
         """
         stream = self._start(prompt, merged(sampling, **options))
         for _ in stream:
@@ -335,6 +336,7 @@ class Model:
             tokenizer=self._tokenizer,
             stops=sampling.stops,
             eos_ids=frozenset(spec["eos_ids"]),
+            stop_ids=sampling.stop_ids,
             max_new_tokens=new_tokens,
             seed=seed,
         )

@@ -9,28 +9,35 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict
+
+from pythia_rt.convert.errors import Sentence
+from pythia_rt.option_names import near_option
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The fields of `Sampling` as keyword arguments of `Model.generate` and `Model.stream`."""
+    """The fields of `Sampling` as keyword arguments of `Model.generate` and `Model.stream`.
 
-    max_new_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    typical_p: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    logit_bias: Mapping[int, float]
+    None stands for a field's default, as in `Sampling`.
+    """
+
+    max_new_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
     seed: int | None
-    stop: str | Iterable[str]
+    stop: str | Iterable[str] | None
+    stop_token_ids: int | Iterable[int] | None
 
 
 def _option(default: Any, read: Callable[[str, Any], Any], doc: str) -> Any:
@@ -62,21 +69,12 @@ def _real(accepts: Callable[[float], bool], what: str) -> Callable[[str, Any], f
     return read
 
 
-def _read_seed(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
-    return _integer(lambda n: 0 <= n < 2**64, "a whole number from 0 to 2**64 - 1, or None")(
-        name, value
-    )
-
-
 def _read_bias(name: str, value: Any) -> dict[int, float]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} must map token ids to numbers, not {value!r}")
-    read_id = _integer(lambda n: n >= 0, "a token id")
     read_bias = _real(lambda x: x < math.inf, "a number (minus infinity forbids the token)")
     return {
-        read_id(f"each key of {name}", token): read_bias(f"{name}[{token}]", bias)
+        _TOKEN_ID(f"each key of {name}", token): read_bias(f"{name}[{token}]", bias)
         for token, bias in value.items()
     }
 
@@ -93,6 +91,29 @@ def _read_stop(name: str, value: Any) -> tuple[str, ...]:
     return stops
 
 
+def _read_stop_ids(name: str, value: Any) -> tuple[int, ...]:
+    if isinstance(value, numbers.Integral):
+        value = (value,)
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be a token id or several of them, not {value!r}")
+    return tuple(_TOKEN_ID(f"each of {name}", token) for token in value)
+
+
+def _read_new_tokens(name: str, value: Any) -> int:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and value == 0:
+        raise ValueError(
+            Sentence(
+                f"{name} must be at least 1, not 0: to judge a text that is there, use Model.score "
+                "for its log-probabilities or Model.logits",
+                f"{name} must be at least 1, not 0: to judge a text that is there, use "
+                "pythia-rt evaluate",
+            )
+        )
+    return _integer(lambda n: n >= 1, "a whole number of at least 1")(name, value)
+
+
+_TOKEN_ID = _integer(lambda n: n >= 0, "a token id")
+_SEED = _integer(lambda n: 0 <= n < 2**64, "a whole number from 0 to 2**64 - 1, or None")
 _SHARE = _real(lambda x: 0 < x <= 1, "a number above 0 and at most 1 (1 switches it off)")
 _PENALTY = _real(lambda x: -100 <= x <= 100, "a number from -100 to 100 (0 switches it off)")
 
@@ -101,13 +122,17 @@ _PENALTY = _real(lambda x: -100 <= x <= 100, "a number from -100 to 100 (0 switc
 class Sampling:
     """How to choose tokens. Every field is checked: a bad one is a ValueError of one sentence.
 
+    None stands for the default in every field, so a client may pass on what it was not given. The
+    default seed is a new one for each text, which `Generation.seed` tells.
+
     The steps run in this order (csrc/sampling/steps.inc): penalties and bias on the raw logits,
-    then temperature, then the filters. The same seed gives the same tokens on every machine.
+    then temperature, then the filters. The same seed gives the same tokens on every
+    machine.
     """
 
     max_new_tokens: int = _option(
         128,
-        _integer(lambda n: n >= 1, "a whole number of at least 1"),
+        _read_new_tokens,
         "Write at most this many tokens.",
     )
     temperature: float = _option(
@@ -151,15 +176,23 @@ class Sampling:
         {}, _read_bias, "Add VALUE to the logit of token ID (-inf forbids it); may be repeated."
     )
     seed: int | None = _option(
-        0, _read_seed, "Seed of the random numbers; None takes one from the operating system."
+        None, _SEED, "Seed of the random numbers; None takes one from the operating system."
     )
     stop: str | Iterable[str] = _option(
         (), _read_stop, "End the text before this string; may be repeated."
     )
+    stop_token_ids: int | Iterable[int] = _option(
+        (), _read_stop_ids, "End the text at token ID, as at the end token; may be repeated."
+    )
 
     def __post_init__(self) -> None:
         for option in fields(self):
-            value = option.metadata["read"](option.name, getattr(self, option.name))
+            value = getattr(self, option.name)
+            if value is None:
+                made = option.default_factory
+                value = option.default if made is MISSING else made()
+            if value is not None:  # as the default seed is
+                value = option.metadata["read"](option.name, value)
             object.__setattr__(self, option.name, value)  # frozen: set only here
 
     @property
@@ -167,13 +200,20 @@ class Sampling:
         """The stop strings, however they were given."""
         return tuple(self.stop)
 
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The token ids that end the text, however they were given."""
+        ids: Any = self.stop_token_ids
+        return frozenset(ids)
+
     def check_vocabulary(self, n_tokens: int) -> None:
-        """Raise ValueError if a biased token id is not one of the model's `n_tokens` tokens."""
-        for token in self.logit_bias:
-            if token >= n_tokens:
-                raise ValueError(
-                    f"logit_bias names token {token}, but the tokens are 0 to {n_tokens - 1}"
-                )
+        """Raise ValueError if an option names a token that is none of the model's `n_tokens`."""
+        for name, tokens in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_ids)):
+            for token in tokens:
+                if token >= n_tokens:
+                    raise ValueError(
+                        f"{name} names token {token}, but the tokens are 0 to {n_tokens - 1}"
+                    )
 
 
 def merged(base: Sampling | None, **options: Unpack[SamplingOptions]) -> Sampling:
@@ -181,7 +221,12 @@ def merged(base: Sampling | None, **options: Unpack[SamplingOptions]) -> Samplin
     names = [option.name for option in fields(Sampling)]
     for name in options:
         if name not in names:
-            raise ValueError(f"there is no option {name!r}: the options are {', '.join(names)}")
+            hint = near_option(name, names)
+            raise ValueError(
+                f"there is no option {name!r}: {hint + '; ' if hint else ''}the options are "
+                f"{', '.join(names)}"
+            )
     if base is not None and not isinstance(base, Sampling):
         raise ValueError(f"sampling must be a pythia_rt.Sampling, not {type(base).__name__}")
-    return replace(base or Sampling(), **options)
+    values: dict[str, Any] = dict(options)  # None among them, which the fields' types leave out
+    return replace(base or Sampling(), **values)

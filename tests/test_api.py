@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import threading
+import typing
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from demo import GREEDY, PROMPT, ids_of
 
 import pythia_rt
 from pythia_rt import Generation, Model, Sampling
+from pythia_rt.sampling import SamplingOptions
 
 # The package
 
@@ -161,9 +163,10 @@ def test_four_ways_to_the_likeliest_token(model: Model, option: dict[str, Any]) 
     ids=str,
 )
 def test_every_option_changes_the_text(model: Model, option: dict[str, Any]) -> None:
-    plain = model.generate(PROMPT, max_new_tokens=64)
-    assert model.generate(PROMPT, max_new_tokens=64).tokens == plain.tokens
-    assert model.generate(PROMPT, max_new_tokens=64, **option).tokens != plain.tokens
+    common: dict[str, Any] = {"max_new_tokens": 64, "seed": 0}
+    plain = model.generate(PROMPT, **common)
+    assert model.generate(PROMPT, **common).tokens == plain.tokens
+    assert model.generate(PROMPT, **common | option).tokens != plain.tokens
 
 
 def test_a_bias_forces_and_forbids(model: Model) -> None:
@@ -179,11 +182,26 @@ def test_a_bias_outside_the_vocabulary(model: Model) -> None:
         model.generate(PROMPT, logit_bias={4096: 1.0})
 
 
-def test_no_seed_is_a_fresh_seed_that_can_be_used_again(model: Model) -> None:
-    first, second = (model.generate(PROMPT, seed=None) for _ in range(2))
+@pytest.mark.parametrize("options", [{}, {"seed": None}, {"sampling": Sampling()}], ids=str)
+def test_no_seed_is_a_fresh_seed_that_can_be_used_again(
+    model: Model, options: dict[str, Any]
+) -> None:
+    first, second = (model.generate(PROMPT, **options) for _ in range(2))
     assert first.seed != second.seed
     assert first.tokens != second.tokens
     assert model.generate(PROMPT, seed=first.seed).tokens == first.tokens
+    stream = model.stream(PROMPT, **options)
+    assert stream.seed == drained(stream).seed
+    assert model.generate(PROMPT, seed=stream.seed).tokens == stream.result.tokens
+
+
+def test_none_is_the_default_of_every_option(model: Model) -> None:
+    """As clients send it for what they were not given; even where a Sampling says otherwise."""
+    nothing: Any = dict.fromkeys(typing.get_type_hints(SamplingOptions)) | {"seed": 3}
+    expected = model.generate(PROMPT, seed=3).tokens
+    assert model.generate(PROMPT, **nothing).tokens == expected
+    other = Sampling(temperature=0, top_k=1, stop="e", max_new_tokens=2)
+    assert model.generate(PROMPT, other, **nothing).tokens == expected
 
 
 def test_options_override_a_sampling(model: Model) -> None:
@@ -217,6 +235,34 @@ def test_a_stop_string_that_only_begins_is_shown_in_the_end(model: Model) -> Non
     stop = text[-3:] + "\x00"
     result = drained(model.stream(PROMPT, **GREEDY, stop=stop))
     assert (result.text, result.finish_reason) == (text, "length")
+
+
+# Stop tokens
+
+
+def test_a_stop_token_ends_the_text(model: Model) -> None:
+    whole = model.generate(PROMPT, **GREEDY).tokens
+    assert model.tokenizer is not None
+    for token in set(whole):
+        end = whole.index(token) + 1
+        for given in (token, [token], (4095, np.int64(token)), np.array([token])):
+            result = model.generate(PROMPT, **GREEDY, stop_token_ids=given)
+            assert (result.tokens, result.finish_reason) == (whole[:end], "stop")
+            assert len(result.logprobs) == end
+            assert result.text == model.tokenizer.decode(whole[: end - 1])
+        assert drained(model.stream(PROMPT, **GREEDY, stop_token_ids=token)).text == result.text
+
+
+def test_an_end_token_that_is_a_stop_token_too_is_the_end(model: Model) -> None:
+    result = model.generate(PROMPT, logit_bias={0: 1000.0}, stop_token_ids=[0])
+    assert (result.text, result.tokens, result.finish_reason) == ("", [0], "eos")
+
+
+@pytest.mark.parametrize("token", [4096, 2**40])
+def test_a_stop_token_outside_the_vocabulary(model: Model, token: int) -> None:
+    for call in (model.generate, model.stream):
+        with pytest.raises(ValueError, match=f"stop_token_ids names token {token}, but"):
+            call(PROMPT, stop_token_ids=[1, token])
 
 
 # Streams

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import pythia_rt
 from pythia_rt import Model
 from pythia_rt.cli import main
 from pythia_rt.model import DEMO_FOLDER
+from pythia_rt.sampling import SamplingOptions
 
 COMMAND = [sys.executable, "-m", "pythia_rt"]
+OPTIONS = typing.get_type_hints(SamplingOptions)
 GREEDY = ["--temperature", "0", "--max-new-tokens", "12"]
 
 
@@ -98,9 +101,10 @@ def test_every_sampling_option_is_passed_on(model: Model) -> None:
         "typical_p": 0.9, "repetition_penalty": 1.2, "presence_penalty": 0.3,
         "frequency_penalty": 0.2, "seed": 11,
     }  # fmt: skip
+    assert set(options) | {"logit_bias", "stop", "stop_token_ids"} == set(OPTIONS)
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     plain = good("generate", "The", "--seed", "11", "--max-new-tokens", "40").stdout
-    for leave_out in [None, *options]:
+    for leave_out in [None, *sorted(set(options) - {"seed"})]:
         kept = {name: value for name, value in options.items() if name != leave_out}
         shown = [a for a, name in zip(arguments, options, strict=True) if name != leave_out]
         expected = model.generate("The", **kept).text
@@ -120,18 +124,26 @@ def test_repeated_options(model: Model) -> None:
     assert biased == " of" * 12 + "\n"
     banned = good("generate", "The", *GREEDY, "--logit-bias", f"{a}=-inf").stdout
     assert " the" not in banned
+    assert model.tokenizer is not None
+    first, *others = model.generate("The", temperature=0, max_new_tokens=12).tokens
+    stops = ["--stop-token-id", others[5], "--stop-token-id", others[2]]
+    assert good("generate", "The", *GREEDY, *map(str, stops)).stdout == (
+        model.tokenizer.decode([first, *others[:2]]) + "\n"
+    )
 
 
-def test_a_random_seed() -> None:
-    texts = {good("generate", "The", "--seed", "random").stdout for _ in range(3)}
+@pytest.mark.parametrize("seed", [[], ["--seed", "random"]])
+def test_a_random_seed(seed: list[str]) -> None:
+    texts = {good("generate", "The", *seed).stdout for _ in range(3)}
     assert len(texts) > 1
 
 
 def test_threads_format_and_cache_format(tmp_path: Path) -> None:
     one = good("generate", "The", "--threads", "1", *GREEDY)
     assert "1 threads)" in one.stderr
-    plain = good("generate", "The", "--temperature", "1.2").stdout
-    assert good("generate", "The", "--temperature", "1.2", "--format", "q8").stdout != plain
+    hot = ["--temperature", "1.2", "--seed", "0"]
+    plain = good("generate", "The", *hot).stdout
+    assert good("generate", "The", *hot, "--format", "q8").stdout != plain
     good("generate", "The", "--cache-dir", tmp_path, *GREEDY)
     assert list((tmp_path / "flat").glob("demo-q4-*"))
     good("generate", "The", "--kv-format", "f32", *GREEDY)
@@ -148,6 +160,7 @@ def test_threads_format_and_cache_format(tmp_path: Path) -> None:
         (["--seed", "-3"], "seed must be"),
         (["--logit-bias", "99999=1"], "logit_bias names token 99999"),
         (["--logit-bias", "1=nan"], "logit_bias"),
+        (["--stop-token-id", "4096"], "stop_token_ids names token 4096"),
         (["--threads", "0"], "threads must be"),
         (["--threads", "4097"], "the processors that this process may use, not 4097"),
         (["--kv-format", "f8"], "kv_format must be one of f16, f32, q8"),

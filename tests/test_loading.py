@@ -118,3 +118,7 @@ def test_a_model_without_tokenizer(model: Model, without_tokenizer: Model) -> No
         without_tokenizer.stream(ids)
     with pytest.raises(ValueError, match="no tokenizer, so stop strings"):
         without_tokenizer.generate(ids, stop="x")
+    third = result.tokens[2]
+    stopped = without_tokenizer.generate(ids, **GREEDY, stop_token_ids=third)
+    assert stopped.tokens == result.tokens[: result.tokens.index(third) + 1]
+    assert stopped.finish_reason == "stop"

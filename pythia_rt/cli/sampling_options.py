@@ -34,10 +34,14 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
             add = click.option(name, type=_bias, multiple=True, metavar="ID=VALUE", help=doc)
         elif option.name == "stop":
             add = click.option(name, multiple=True, metavar="TEXT", help=doc)
-        elif option.name == "seed":
-            doc = "Seed of the random numbers, or 'random'."
+        elif option.name == "stop_token_ids":
             add = click.option(
-                name, type=_seed, default="0", show_default=True, metavar="SEED", help=doc
+                "--stop-token-id", option.name, type=int, multiple=True, metavar="ID", help=doc
+            )
+        elif option.name == "seed":
+            doc = "Seed of the random numbers; 'random' draws a new one, which --verbose shows."
+            add = click.option(
+                name, type=_seed, default="random", show_default=True, metavar="SEED", help=doc
             )
         else:
             kind = type(option.default)
