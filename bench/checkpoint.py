@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pythia_rt.convert.atomic import new_folder
+
 Config = dict[str, Any]
 
 # config.json's name of a type -> (safetensors' name, bytes per value)
@@ -121,11 +123,25 @@ def write(
     seed: int = 0,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Path:
-    """Write config.json and random weights as safetensors into `folder` and return it.
+    """Write config.json and random weights as safetensors into a new `folder` and return it.
 
-    More than one shard come with an index. `on_bytes` is told of every few MB written.
+    It appears complete or not at all. More than one shard come with an index. `on_bytes` is told of
+    every few MB written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with new_folder(folder) as hidden:
+        _fill(hidden, config, dtype, shards, seed, on_bytes)
+    return folder
+
+
+def _fill(
+    folder: Path,
+    config: Config,
+    dtype: str,
+    shards: int,
+    seed: int,
+    on_bytes: Callable[[int], None],
+) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": dtype}, indent=2))
     everything = list(enumerate(tensors(config)))
     places: dict[str, str] = {}
@@ -143,7 +159,6 @@ def write(
         total = sum(tensor.size for _, tensor in everything) * DTYPES[dtype][1]
         listing = {"metadata": {"total_size": total}, "weight_map": places}
         (folder / "model.safetensors.index.json").write_text(json.dumps(listing, indent=2))
-    return folder
 
 
 def _split(everything: list[tuple[int, Tensor]], shards: int) -> list[list[tuple[int, Tensor]]]:

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from bench import table
 from bench.cuda_occupancy import occupancy
+from pythia_rt.convert.atomic import write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "cuda"
@@ -360,8 +361,8 @@ def main(check: bool, wanted: tuple[int, ...], jobs: int) -> None:
         raise click.ClickException(str(missing)) from missing
     if not check:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / "table.json").write_text(written(fresh))
-        (RESULTS / "table.md").write_text(markdown(fresh))
+        write_file(RESULTS / "table.json", written(fresh).encode())
+        write_file(RESULTS / "table.md", markdown(fresh).encode())
         sentences = [sentence for kernel in fresh.kernels for sentence in _local_memory(kernel)]
     else:
         sentences = regressions(fresh, read(RESULTS / "table.json"))

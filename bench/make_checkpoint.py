@@ -27,15 +27,18 @@ def main() -> None:
     total = sum(sizes) * checkpoint.DTYPES[options.dtype][1]
     if not 1 <= options.shards <= len(sizes):
         parser.error(f"--shards must be between 1 and the {len(sizes)} tensors")
-    with tqdm(total=total, unit="B", unit_scale=True, desc=options.destination.name) as bar:
-        checkpoint.write(
-            options.destination,
-            config,
-            dtype=options.dtype,
-            shards=options.shards,
-            seed=options.seed,
-            on_bytes=bar.update,
-        )
+    try:
+        with tqdm(total=total, unit="B", unit_scale=True, desc=options.destination.name) as bar:
+            checkpoint.write(
+                options.destination,
+                config,
+                dtype=options.dtype,
+                shards=options.shards,
+                seed=options.seed,
+                on_bytes=bar.update,
+            )
+    except OSError as error:
+        raise SystemExit(f"error: {options.destination} was not written: {error}") from None
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pythia_rt.convert.destination import find_place, named_file, unwritten
+
 Name = TypeVar("Name")
 
 PAUSE = 0.25  # seconds between runs: some runtimes' threads spin for 0.2 after their work
@@ -70,16 +72,28 @@ def alternate(
 
 
 def append_line(path: Path | None, record: Mapping[str, Any]) -> None:
-    """Append a record to a file of JSON lines, if there is one."""
-    if path is not None:
-        with path.open("a") as lines:
-            lines.write(json.dumps(record) + "\n")
+    """Append a record to a file of JSON lines, if there is one: a whole line or none.
+
+    Raises OSError with a sentence when the file cannot be written or is no regular one.
+    """
+    if path is None:
+        return
+    place = find_place(path, force=True)
+    line = json.dumps(record).encode() + b"\n"
+    with place.open("ab", buffering=0) as lines:
+        before = lines.tell()
+        try:
+            while line:
+                line = line[lines.write(line) :]
+        except OSError as reason:
+            lines.truncate(before)
+            raise unwritten(path, reason) from None
 
 
 def add_options(parser: argparse.ArgumentParser, *, repetitions: int) -> None:
     """Add the options that every benchmark has."""
     parser.add_argument("--repetitions", type=positive, default=repetitions)
-    parser.add_argument("--json", type=Path, help="a file of JSON lines to append the figures to")
+    parser.add_argument("--json", type=lines_file, help="JSON lines to append the figures to")
 
 
 def add_work_options(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
@@ -102,6 +116,16 @@ def add_texts_option(parser: argparse.ArgumentParser) -> None:
         default=(64, 256),
         help="how many texts to score, of how many tokens",
     )
+
+
+def lines_file(text: str) -> Path:
+    """Return the file of an option to append JSON lines to, before anything is measured."""
+    try:
+        path = named_file(text)
+        find_place(path, force=True)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
 
 
 def positive(text: str) -> int:

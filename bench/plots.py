@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench import recorded
 from bench.recorded import Record
 from bench.table import count
+from pythia_rt.convert.atomic import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +42,9 @@ def write(found: Sequence[Record], folder: Path) -> list[Path]:
         figure = Figure(figsize=(9, 5.5), layout="constrained")
         draw(figure)
         paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], format="png", dpi=120)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=120)
+        write_file(paths[-1], content.getbuffer())
     return paths
 
 

@@ -79,7 +79,9 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--imatrix-tokens", type=int, default=50_000, help="of that text")
     parser.add_argument("--threads", type=int, default=_core.default_threads())
-    parser.add_argument("--json", type=Path, help="a file of JSON lines to append the figures to")
+    parser.add_argument(
+        "--json", type=measure.lines_file, help="JSON lines to append the figures to"
+    )
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     return parser.parse_args()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from bench import measure, plots, recorded, table
 from bench.recorded import Record
+from pythia_rt.convert.atomic import write_file
 
 _KERNEL_HEADINGS = ("kernel", "format", "rows", "µs", "GB/s", "read limit", "Gop/s",
                     "multiply limit", "of roof")  # fmt: skip
@@ -43,7 +44,7 @@ def main() -> None:
         drawn = plots.write(found, options.output)
         pictures = [f"![{path.stem}]({path.name})" for path in drawn]
         text = "\n".join([*markdown(found), *pictures, ""])
-        (options.output / "report.md").write_text(text)
+        write_file(options.output / "report.md", text.encode())
     except (OSError, UnicodeDecodeError, ValueError, ImportError) as error:
         parser.error(str(error))
     for path in (options.output / "report.md", *drawn):

@@ -18,6 +18,9 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pythia_rt.convert.atomic import write_file
+from pythia_rt.convert.destination import find_place
+
 LEAST = 200_000  # bytes; less is not a text to measure on
 LONGEST = 20_000  # characters of one document and
 MOST = 4  # documents of one package, so that none dominates
@@ -97,10 +100,14 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="where to write the text")
     parser.add_argument("--size", type=int, default=500_000, help="characters, about")
     options = parser.parse_args()
+    try:
+        find_place(options.file, force=True)
+    except OSError as error:
+        parser.error(str(error))
     content = gather(options.size).encode()
     if len(content) < LEAST:
         raise SystemExit(f"error: this machine has only {len(content)} bytes of such text")
-    options.file.write_bytes(content)
+    write_file(options.file, content)
     print(f"{len(content):,} bytes, sha256 {hashlib.sha256(content).hexdigest()}")
 
 

@@ -1,115 +1,128 @@
-"""A file that appears under its name complete, or not at all."""
+"""Files and folders that appear under their names complete, or not at all."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import secrets
-import time
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import with_sentence
-
-_SUFFIX = ".partial"
-# A file younger than this may belong to a process that has not locked it yet.
-_ABANDONED_SECONDS = 10
+from . import partial
+from .destination import find_place, unwritten
 
 
 class AtomicFile:
-    """A file being written, hidden beside `destination`; `publish` gives it its name.
+    """A file being written, hidden beside where it will stand; `publish` gives it its name.
 
-    A killed process leaves the hidden file behind; the next one with this destination removes it,
-    which it recognises by the missing lock.
+    A killed process leaves the hidden file; the next one that writes in the folder removes it.
     """
 
     def __init__(self, destination: Path, *, force: bool) -> None:
-        """Create the file.
-
-        Raises FileExistsError when `destination` exists and `force` is false, and OSError with a
-        sentence when its folder is missing or not writable.
-        """
-        check_destination(destination, force=force)
+        """Create the hidden file. Raises what `find_place` raises."""
         self.destination = destination
         self._force = force
-        _remove_abandoned(destination)
-        name = f".{destination.name[:200]}.{secrets.token_hex(6)}{_SUFFIX}"
-        self._hidden = destination.with_name(name)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            self.descriptor = os.open(self._hidden, flags, 0o666)
-        except OSError as reason:
-            raise with_sentence(
-                reason,
-                f"cannot write in {destination.parent} ({reason.strerror}): choose another folder",
-            ) from None
-        _lock(self.descriptor)
+        self._place = find_place(destination, force=force)
+        partial.remove_abandoned(self.folder)
+        self._hidden, self.descriptor = partial.create(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that it is in: where the destination is a link, its target's."""
+        return self._place.parent
 
     @property
     def hidden(self) -> Path:
         """Where it stands until it has its name."""
         return self._hidden
 
+    def write(self, content: bytes | memoryview) -> None:
+        """Append bytes. Raises OSError with a sentence when the system refuses."""
+        left = memoryview(content).cast("B")
+        with self.explained():
+            while left:
+                left = left[os.write(self.descriptor, left) :]
+
     def publish(self) -> None:
         """Flush to the disk, give the file its name, close it.
 
-        Raises FileExistsError when the destination has appeared meanwhile and `force` is false.
+        Raises FileExistsError when the destination has appeared meanwhile and `force` is false, and
+        OSError when it has become what may not be replaced.
         """
-        os.fsync(self.descriptor)
-        check_destination(self.destination, force=self._force)
-        self._hidden.replace(self.destination)
+        with self.explained():
+            os.fsync(self.descriptor)
+            if find_place(self.destination, force=self._force) != self._place:
+                raise OSError(f"{self.destination} was changed meanwhile: nothing is written")
+            if self._force or not self._link():
+                self._hidden.replace(self._place)
         self.discard()
-        # The new name is durable only once the folder is.
-        folder = os.open(self.destination.parent, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # not every file system can; the file is whole anyway
-            os.fsync(folder)
-        os.close(folder)
+        _flush(self.folder)
 
     def discard(self) -> None:
         """Close the file; unless it was published, nothing of it remains. May be called twice."""
         if self.descriptor >= 0:
-            self._hidden.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what went wrong before is the news
+                self._hidden.unlink(missing_ok=True)
             os.close(self.descriptor)
             self.descriptor = -1
 
-
-def check_destination(destination: Path, *, force: bool) -> None:
-    """Raise an OSError with a sentence when `destination` must not or cannot be written."""
-    if destination.is_dir():
-        raise IsADirectoryError(f"{destination} is a folder: name a file in it")
-    if not force and os.path.lexists(destination):
-        raise FileExistsError(
-            f"{destination} exists: choose another name or pass --force (force=True)"
-        )
-    if not destination.parent.is_dir():
-        raise FileNotFoundError(f"{destination.parent} is not a folder: create it first")
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock an open file until it is closed, or the process ends; return whether that worked."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _remove_abandoned(destination: Path) -> None:
-    start = f".{destination.name[:200]}."
-    try:
-        beside = list(destination.parent.iterdir())
-    except OSError:  # a folder that may be written but not listed
-        return
-    for path in beside:
-        if not (path.name.startswith(start) and path.name.endswith(_SUFFIX)):
-            continue
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Say which file it was when the system refuses."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:  # gone, or somebody else's: not ours to remove
-            continue
+            yield
+        except OSError as reason:
+            if reason.strerror is None:  # a sentence already
+                raise
+            raise unwritten(self.destination, reason) from None
+
+    def _link(self) -> bool:
+        """Give it its name unless that exists; whether the file system can do this in one step."""
         try:
-            age = time.time() - os.fstat(descriptor).st_mtime
-            if age > _ABANDONED_SECONDS and _lock(descriptor):
-                path.unlink(missing_ok=True)
+            os.link(self._hidden, self._place)
+        except FileExistsError:
+            find_place(self.destination, force=False)  # which says so
+            raise
+        except OSError:  # one without hard links
+            return False
+        return True
+
+
+def write_file(destination: Path, content: bytes | memoryview, *, force: bool = True) -> None:
+    """Write a whole file, which appears complete or not at all. Raises what AtomicFile raises."""
+    file = AtomicFile(destination, force=force)
+    try:
+        file.write(content)
+        file.publish()
+    finally:
+        file.discard()
+
+
+@contextlib.contextmanager
+def new_folder(destination: Path) -> Iterator[Path]:
+    """A hidden folder to fill, which becomes `destination` at the end of the block.
+
+    After any exception nothing of it remains. Raises FileExistsError when `destination` exists and
+    is no empty folder, OSError when the folder around it is missing or not writable.
+    """
+    if not destination.is_dir() or any(destination.iterdir()):
+        find_place(destination, force=False)
+    partial.remove_abandoned(destination.parent)
+    hidden, descriptor = partial.create(destination.parent, is_folder=True)
+    try:
+        yield hidden
+        hidden.rename(destination)
+        _flush(destination.parent)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _flush(folder: Path) -> None:
+    """A new name is durable only once its folder is; the file is whole without that."""
+    with contextlib.suppress(OSError):  # not every file system can
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pythia_rt import _core
 
 from . import architectures
-from .atomic import check_destination
 from .balanced import BalancedWeights, balance_checkpoint
 from .calibration_text import CalibrationText, Text, read_calibration
 from .calibrator import Calibrator, Parts
 from .checkpoint import CONFIG_FILE, Checkpoint, read_json
+from .destination import find_place, named_file
 from .digests import SourceDigests
 from .errors import CheckpointError, quote
 from .flatfile import REPORT, VERSION, FlatFile, metadata_entries, to_json
@@ -64,8 +64,9 @@ def convert(
     `cache_dir`. `format` (f32, f16, bf16, q8, q6, q5 or q4) is a recipe of recipe.py; `embed`,
     `head`, `attention` and `mlp` override what it says about these. `activation` ("gelu",
     "gelu_tanh") overrides the config's. `threads` (default: one per core) pack. An existing
-    destination is replaced only with `force`. The weights are streamed: memory does not grow with
-    the model. The destination appears complete or, after any exception or kill, not at all.
+    destination is replaced only with `force`, and only a regular file ever is; a link stays one,
+    and its target is written. The weights are streamed: memory does not grow with the model. The
+    destination appears complete or, after any exception or kill, not at all.
 
     `report`, for example `pythia_rt.evaluation.reporter()`, is called when all is written and
     before the destination has its name: with the new file, the source's folder and `activation`.
@@ -79,7 +80,7 @@ def convert(
     Raises CheckpointError for a source that cannot be converted, ValueError for a bad argument,
     FileExistsError for an existing destination, other OSErrors when reading or writing fails.
     """
-    target = Path(destination).expanduser()
+    target = named_file(destination)
     if activation is not None and activation not in CHOICES["activation"]:
         known = ", ".join(CHOICES["activation"])
         raise ValueError(f"activation {activation!r} is unknown: choose one of {known}")
@@ -88,7 +89,7 @@ def convert(
         raise ValueError("calibrate_tokens has no effect without calibrate: give a text too")
     parts = {"embed": embed, "head": head, "attention": attention, "mlp": mlp}
     choose_formats(format, ["embed", "head"], **parts)
-    check_destination(target, force=force)
+    find_place(target, force=force)
     calibration = None if calibrate is None else read_calibration(calibrate, calibrate_tokens)
     folder, _ = resolve(source, revision, cache_dir, progress=progress)
     with Checkpoint(folder) as checkpoint:

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, final
 
 from .atomic import AtomicFile
-from .errors import with_sentence
 from .layout import Stored
 from .safetensors_header import DTYPE_BYTES
 
@@ -74,13 +73,14 @@ class FlatFileWriter:
         header = _encode(self._entries, metadata, self._header_bytes)
         if self._pending or len(header) != self._header_bytes:
             raise RuntimeError("the flat file differs from its plan: please report this")
-        self._checked(lambda: os.pwrite(self._file.descriptor, header, 0))
+        with self._file.explained():
+            os.pwrite(self._file.descriptor, header, 0)
         return self._file.hidden
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Write the header with the final `metadata`, flush, and give the file its name."""
         self.write_header(metadata)
-        self._checked(self._file.publish)
+        self._file.publish()
 
     @property
     def data_sha256(self) -> str:
@@ -105,28 +105,12 @@ class FlatFileWriter:
             view = memoryview(piece).cast("B")
             written += len(view)
             self._digest.update(view)
-            while view:
-                view = view[
-                    self._checked(lambda data=view: os.write(self._file.descriptor, data)) :
-                ]
+            self._file.write(view)
         if name != self._pending.pop(0) or written != end - begin:
             raise RuntimeError("the flat file differs from its plan: please report this")
 
-    def _checked(self, operation: Any) -> Any:
-        """Run a file operation; say which file it was when the system refuses."""
-        try:
-            return operation()
-        except OSError as reason:
-            if reason.strerror is None:  # a sentence already
-                raise
-            raise with_sentence(
-                reason,
-                f"cannot write {self._file.destination} ({reason.strerror}): "
-                "free some space or choose another disk",
-            ) from None
-
     def _check_space(self, needed: int) -> None:
-        free = shutil.disk_usage(self._file.destination.parent).free
+        free = shutil.disk_usage(self._file.folder).free
         if free < needed:
             error = OSError(
                 f"{self._file.destination} needs {needed / 1e6:.0f} MB and its disk has "

@@ -24,6 +24,7 @@ from pythia_rt.convert.recipe import choose_formats
 
 # What a checkpoint can be made of: other files in the folder (a README, images) change nothing.
 _SOURCE_SUFFIXES = {".bin", ".json", ".safetensors"}
+_SHOWN_BYTES = 160  # of the source's name in the file's, which may have 255 in all
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
@@ -55,17 +56,23 @@ def open_checkpoint(
     hub_cache = None if cache_dir is None else Path(cache_dir)
     folder, _ = resolve(source, revision, hub_cache, local_files_only, progress)
     path = cache_folder(cache_dir) / _name(folder, format)
-    try:
-        return FlatFile(path, copy=copy)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FlatFileError:
-        path.unlink(missing_ok=True)  # damaged, perhaps by the disk: nothing is lost
+    if (found := _open(path, copy)) is not None:
+        return found
+    path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         # Another process may have written it while this one waited for the lock.
-        if not path.is_file():
-            convert(folder, path, format=format, threads=threads, progress=progress)
+        if (found := _open(path, copy)) is not None:
+            return found
+        convert(folder, path, format=format, threads=threads, progress=progress, force=True)
     return FlatFile(path, copy=copy)
+
+
+def _open(path: Path, copy: bool) -> FlatFile | None:
+    """None where it is missing or damaged, perhaps by the disk: nothing is lost."""
+    try:
+        return FlatFile(path, copy=copy)
+    except (FileNotFoundError, FlatFileError):
+        return None
 
 
 def _name(folder: Path, format: str) -> str:
@@ -85,7 +92,8 @@ def _name(folder: Path, format: str) -> str:
     }
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     source, _ = identify(folder)
-    return f"{source.replace('/', '--')}-{format}-{digest[:16]}.safetensors"
+    shown = source.replace("/", "--").encode(errors="surrogateescape")[:_SHOWN_BYTES]
+    return f"{shown.decode(errors='ignore')}-{format}-{digest[:16]}.safetensors"
 
 
 def _identity(file: Path) -> str | int:

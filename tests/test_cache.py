@@ -177,6 +177,50 @@ def test_a_damaged_cache_entry_is_replaced(
     assert len(conversions) == 2
 
 
+def test_a_damaged_cache_entry_that_is_a_link_stays_one(
+    folder: Path, cache: Path, tmp_path: Path, conversions: list[str]
+) -> None:
+    load(folder, cache)
+    [path] = flat_files(cache)
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    load(folder, cache)
+    assert len(conversions) == 1
+    os.truncate(tmp_path / "elsewhere", 1000)
+    load(folder, cache)
+    (tmp_path / "elsewhere").unlink()
+    load(folder, cache)
+    assert len(conversions) == 3
+    assert path.is_symlink()
+    FlatFile(tmp_path / "elsewhere").verify()
+
+
+@pytest.mark.parametrize(("kind", "said"), [("pipe", "is a named pipe"), ("folder", "is a folder")])
+def test_what_is_no_file_in_the_cache_stays(
+    folder: Path, cache: Path, kind: str, said: str
+) -> None:
+    load(folder, cache)
+    [path] = flat_files(cache)
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(OSError, match=said):
+        load(folder, cache)
+    assert path.is_fifo() if kind == "pipe" else path.is_dir()
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "\u4e2d" * 85, os.fsdecode(b"\xff" * 200)])
+def test_a_source_with_a_long_or_foreign_name(
+    folder: Path, cache: Path, conversions: list[str], name: str
+) -> None:
+    moved = folder.rename(folder.with_name(name))
+    text = load(moved, cache).generate("The", temperature=0).text
+    assert load(moved, cache).generate("The", temperature=0).text == text
+    assert conversions == ["q4"]
+
+
 def test_two_processes_convert_once(folder: Path, cache: Path) -> None:
     script = (
         "import sys, pythia_rt.cache as c; from pythia_rt import Model; real = c.convert\n"

@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from convert_sources import (
     write_checkpoint,
 )
 
-from pythia_rt.convert import CheckpointError, FlatFile, atomic, conversion, convert, weights
+from pythia_rt.convert import CheckpointError, FlatFile, conversion, convert, weights
 
 
 @pytest.fixture
@@ -41,12 +39,6 @@ def test_an_existing_destination_needs_force(source: Path, out: Path) -> None:
     assert (out / "flat").read_text() == "precious"
     FlatFile(convert(source, out / "flat", force=True)).verify()
     assert os.listdir(out) == ["flat"]  # noqa: PTH208
-
-
-def test_a_dangling_link_counts_as_existing(source: Path, out: Path) -> None:
-    (out / "flat").symlink_to(out / "nowhere")
-    with pytest.raises(FileExistsError):
-        convert(source, out / "flat")
 
 
 def test_a_destination_that_appears_meanwhile_is_kept(
@@ -87,21 +79,6 @@ def test_the_source_is_never_overwritten(tmp_path: Path, kind: str) -> None:
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_folder_as_destination(source: Path, out: Path) -> None:
-    with pytest.raises(IsADirectoryError, match="is a folder: name a file in it"):
-        convert(source, out)
-    with pytest.raises(IsADirectoryError):
-        convert(source, out, force=True)
-
-
-def test_a_missing_folder_of_the_destination(source: Path, out: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is not a folder: create it first"):
-        convert(source, out / "gone" / "flat")
-    (out / "file").write_text("")
-    with pytest.raises(FileNotFoundError):
-        convert(source, out / "file" / "flat")
-
-
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
 def test_an_unwritable_destination(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, code: int
@@ -120,7 +97,7 @@ def test_an_unwritable_destination(
     assert not str(error.value).startswith("[Errno")
 
 
-# Full disks, interrupts, kills.
+# Full disks, interrupts; kills are in test_partial.py.
 
 
 def test_a_disk_that_is_too_small_is_noticed_first(
@@ -189,96 +166,25 @@ def test_an_interrupt_leaves_nothing(
     assert not list(out.iterdir())
 
 
-CHILD = """
-import resource, signal, sys, time
-import pythia_rt.convert.conversion
-# A shell's background jobs inherit that interrupts are ignored.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-module = pythia_rt.convert.conversion
-pack, calls = module.pack_chunk, 0
-def slow(*arguments):
-    global calls
-    calls += 1
-    if calls == 3:
-        print("waiting", flush=True)
-        time.sleep(60)
-    return pack(*arguments)
-if sys.argv[3] == "slow":
-    module.pack_chunk = slow
-else:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+LIMITED = """
+import resource, sys
+from pythia_rt.convert import convert
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
-    pythia_rt.convert.convert(sys.argv[1], sys.argv[2])
+    convert(sys.argv[1], sys.argv[2])
 except OSError as error:
     print(error)
     sys.exit(1)
 """
 
 
-def start(source: Path, out: Path, mode: str) -> subprocess.Popen[str]:
-    """Start a conversion in another process; when `mode` is "slow", return when it is under way."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(source), str(out / "flat"), mode],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=out,  # -c puts it first on the path, and no package may lie there
-    )
-    assert child.stdout is not None
-    if mode == "slow" and child.stdout.readline() != "waiting\n":
-        raise AssertionError(child.communicate()[1])
-    return child
-
-
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_kill_leaves_no_destination(
-    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, kill: signal.Signals
-) -> None:
-    with start(source, out, "slow") as child:
-        names = [path.name for path in out.iterdir()]
-        child.send_signal(kill)
-        child.communicate()
-    assert len(names) == 1  # it had begun, hidden
-    assert names[0].startswith(".flat.")
-    assert not (out / "flat").exists()
-    if kill != signal.SIGINT:  # what is left goes with the next conversion to this name
-        monkeypatch.setattr(atomic, "_ABANDONED_SECONDS", -1)
-        convert(source, out / "flat")
-    assert [p.name for p in out.iterdir()] == ([] if kill == signal.SIGINT else ["flat"])
-
-
 def test_a_file_size_limit_leaves_nothing(source: Path, out: Path) -> None:
-    with start(source, out, "limited") as child:
-        output, error = child.communicate()
-    assert child.returncode == 1, error
-    assert "cannot write" in output
-    assert "File too large" in output
+    command = [sys.executable, "-c", LIMITED, str(source), str(out / "flat")]
+    child = subprocess.run(command, capture_output=True, text=True, cwd=out)
+    assert child.returncode == 1, child.stderr
+    assert "cannot write" in child.stdout
+    assert "File too large" in child.stdout
     assert not list(out.iterdir())
-
-
-def test_two_conversions_at_once_do_not_disturb_each_other(
-    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(atomic, "_ABANDONED_SECONDS", -1)
-    with start(source, out, "slow") as child:
-        convert(source, out / "flat")
-        # The other's file is locked, so it was not taken for abandoned.
-        assert len(list(out.iterdir())) == 2
-        child.send_signal(signal.SIGINT)
-        child.communicate()
-    assert [path.name for path in out.iterdir()] == ["flat"]
-
-
-def test_young_files_are_not_taken_for_abandoned(source: Path, out: Path) -> None:
-    young, old = out / ".flat.123456789abc.partial", out / ".flat.23456789abcd.partial"
-    other = out / ".flat2.123456789abc.partial"
-    for path in (young, old, other):
-        path.write_text("")
-    past = time.time() - 3600
-    os.utime(old, (past, past))
-    os.utime(other, (past, past))
-    convert(source, out / "flat")
-    assert {path.name for path in out.iterdir()} == {"flat", young.name, other.name}
 
 
 def test_the_digest_thread_reports_and_ends(

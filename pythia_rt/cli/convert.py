@@ -10,7 +10,7 @@ import click
 
 @click.command("convert")
 @click.argument("source")
-@click.argument("destination", type=click.Path(path_type=Path))
+@click.argument("destination", type=click.Path())
 @click.option("--format", "format", default="q4", show_default=True, help="Weight format.")
 @click.option("--embed", help="Format of the embeddings.  [default: the recipe's]")
 @click.option("--head", help="Format of the output head.  [default: the recipe's]")
@@ -20,7 +20,7 @@ import click
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")
 @click.option("--threads", type=int, help="Threads to pack with.  [default: physical cores]")
-@click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
+@click.option("--force", is_flag=True, help="Replace DESTINATION, a regular file or a link to one.")
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path),
@@ -37,7 +37,7 @@ import click
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def convert_checkpoint(
     source: str,
-    destination: Path,
+    destination: str,
     report: bool,
     report_text: Path | None,
     quiet: bool,

@@ -24,7 +24,7 @@ import click
 @click.option("--reference-kv-format", help="The same for the reference.  [default: f32]")
 @click.option("--threads", type=int, help="Threads to compute with.  [default: physical cores]")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw a PNG too (needs matplotlib).")
+@click.option("--plot", type=click.Path(), help="Draw a PNG too (needs matplotlib).")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def evaluate_file(
@@ -32,7 +32,7 @@ def evaluate_file(
     text: Path,
     reference: str | None,
     weights: bool,
-    plot: Path | None,
+    plot: str | None,
     as_json: bool,
     quiet: bool,
     **options: Any,

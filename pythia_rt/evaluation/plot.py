@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.convert.atomic import AtomicFile, check_destination
+from pythia_rt.convert.atomic import write_file
+from pythia_rt.convert.destination import find_place, named_file
 from pythia_rt.evaluation.result import Comparison, Evaluation
 from pythia_rt.evaluation.table import describe, how_much, weight_grid
 
@@ -25,39 +26,35 @@ _BARS_PER_DECADE = 12
 _MEANS = 32  # along the window
 
 
-def check_plot(path: Path) -> None:
-    """Raise, before minutes of work, when no picture could be written to `path`.
+def check_plot(destination: str | Path) -> Path:
+    """Return the path, or raise, before minutes of work, when no picture could be written to it.
 
-    ValueError for a name that does not end in .png or without matplotlib, OSError for a folder
-    that is missing.
+    ValueError for a name that does not end in .png or without matplotlib, OSError for what
+    `find_place` refuses. An older picture is replaced.
     """
+    path = named_file(destination)
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path} is no name for a plot: choose one that ends in .png")
-    check_destination(path, force=True)
+    find_place(path, force=True)
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
         raise ValueError(
             "a plot needs matplotlib: install it with pip install 'pythia_rt[plot]'"
         ) from None
+    return path
 
 
-def write_plot(result: Evaluation, path: Path) -> None:
-    """Draw `result` into the PNG `path`, which appears complete or not at all.
+def write_plot(result: Evaluation, destination: str | Path) -> None:
+    """Draw `result` into the PNG `destination`, which appears complete or not at all.
 
     With a reference: the divergences of the tokens, and the errors of the weights if they were
     compared. Without: the loss at each place of the window. Raises what `check_plot` raises.
     """
-    check_plot(path)
+    path = check_plot(destination)
     content = io.BytesIO()
     _draw(result).savefig(content, format="png", dpi=150)
-    file = AtomicFile(path, force=True)
-    try:
-        with open(file.descriptor, "wb", closefd=False) as stream:
-            stream.write(content.getbuffer())
-        file.publish()
-    finally:
-        file.discard()
+    write_file(path, content.getbuffer())
 
 
 def _draw(result: Evaluation) -> Figure:
