@@ -2,10 +2,9 @@
 
 From the documentation of the installed packages, Python's own docstrings and the licences' common
 texts; no changelogs and no copyright notices, which repeat themselves, and nothing from the kinds
-of packages that the demo model's training text and shared/text/dev.txt were cut from. (Whether a
-published model has read it, nobody knows.) The same machine gives the same text, another one a
-different text. The documents come in the order of a hash of their content, so that the start of the
-file is a sample of all of it.
+of packages that the demo model's training text was cut from. (Whether a published model has read
+it, nobody knows.) The same machine gives the same text, another one a different text. The documents
+come in the order of a hash of their content, so that the start of the file is a sample of it all.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "tests" / "data"  # its README.md says where everything is from
 
 # The checkout's pythia_rt/ has no compiled core, and "python -m pytest" puts the checkout first in
 # the path: the installed package is what is tested. At the end of the path it still brings bench.
@@ -85,9 +87,14 @@ def model(cache: Path) -> Model:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The project's folder of models and texts, which stands beside the checkout, or nowhere."""
-    folder = ROOT.parent / "shared"
-    if not folder.is_dir():
-        pytest.skip("there is no folder ../shared beside the checkout")
-    return folder
+def technical_text() -> str:
+    """About 36,000 tokens of technical English that the demo model was not trained on."""
+    return (DATA / "technical.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def neox_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GPT-NeoX's tokenizer.json, which Pythia's checkpoints have."""
+    path = tmp_path_factory.mktemp("neox") / "tokenizer.json"
+    path.write_bytes(lzma.decompress((DATA / "gpt-neox-tokenizer.json.xz").read_bytes()))
+    return path

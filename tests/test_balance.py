@@ -150,12 +150,11 @@ def hard_demo(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def dev_tokens(shared: Path, demo_file: Callable[[str], Path]) -> NDArray[np.int32]:
-    """30 windows of 256 tokens, spread over dev.txt."""
+def text_tokens(technical_text: str, demo_file: Callable[[str], Path]) -> NDArray[np.int32]:
+    """30 windows of 256 tokens, spread over the text."""
     tokenizer = Model.load(demo_file("f32")).tokenizer
     assert tokenizer is not None
-    text = (shared / "text" / "dev.txt").read_text(encoding="utf-8")
-    tokens = np.array(tokenizer.encode(text), np.int32)
+    tokens = np.array(tokenizer.encode(technical_text), np.int32)
     windows = tokens[: len(tokens) // 256 * 256].reshape(-1, 256)
     chosen: NDArray[np.int32] = windows[np.linspace(0, len(windows) - 1, 30).astype(int)]
     return chosen.ravel()
@@ -177,7 +176,7 @@ def test_planting_costs_nothing(
     recipe: str,
     hard_demo: Path,
     demo_file: Callable[[str], Path],
-    dev_tokens: NDArray[np.int32],
+    text_tokens: NDArray[np.int32],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -186,7 +185,7 @@ def test_planting_costs_nothing(
 
     def measure(path: Path, kv_format: str) -> tuple[float, float]:
         result = pythia_rt.evaluate(
-            Model.load(path, kv_format=kv_format), dev_tokens, window=256, reference=reference
+            Model.load(path, kv_format=kv_format), text_tokens, window=256, reference=reference
         )
         assert result.comparison is not None
         found = result.comparison

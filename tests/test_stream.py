@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,9 +66,8 @@ def test_an_unfinished_character_is_shown_at_the_end(tokenizer: Tokenizer) -> No
     assert pieces_of(tokenizer, tokens[:-1])[-1] == "\ufffd"
 
 
-def test_a_long_text(shared: Path, tokenizer: Tokenizer) -> None:
-    text = (shared / "text/dev.txt").read_text(encoding="utf-8")[:200_000]
-    tokens = tokenizer.encode(text)
+def test_a_long_text(technical_text: str, tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode(technical_text)
     assert "".join(pieces_of(tokenizer, tokens)) == tokenizer.decode(tokens)
 
 

@@ -94,10 +94,11 @@ def repository_files(*suffixes: str) -> list[Path]:
 
 
 def text_files() -> Iterator[tuple[str, str]]:
-    """(name, text) of every text file that people wrote: the bundled model is data."""
+    """(name, text) of every text file that people wrote: not data, nor the bundled model."""
     for path in repository_files():
         name = path.relative_to(ROOT).as_posix()
-        if name == "LICENSE" or (name.startswith("pythia_rt/demo/") and path.suffix != ".md"):
+        is_data = name.startswith(("pythia_rt/demo/", "tests/data/")) and path.suffix != ".md"
+        if name == "LICENSE" or is_data:
             continue
         raw = path.read_bytes()
         if b"\0" not in raw:
@@ -284,6 +285,17 @@ def test_nothing_names_a_registry_or_a_build_machine() -> None:
         broken += [
             f"{name}: names the folder {match.group()}..." for match in folder.finditer(text)
         ]
+    assert not broken, "\n".join(broken)
+
+
+def test_nothing_reaches_outside_the_checkout() -> None:
+    """A plain clone has all that its tests, benchmarks and scripts read."""
+    outside = re.compile("ROOT" + r"\.parent|\.\./sha" + "red|work" + "place")
+    broken = [
+        f"{name}: {match.group()}"
+        for name, text in text_files()
+        for match in outside.finditer(text)
+    ]
     assert not broken, "\n".join(broken)
 
 

@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from pythia_rt.tokenizer import Tokenizer
 
+ROOT = Path(__file__).resolve().parent.parent
+SUFFIXES = (".cc", ".cu", ".h", ".inl", ".md", ".py", ".txt")
+
 
 @pytest.fixture(scope="module")
-def source(shared: Path) -> bytes:
-    return (shared / "tokenizers/pythia/tokenizer.json").read_bytes()
+def source(neox_tokenizer: Path) -> bytes:
+    return neox_tokenizer.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +27,9 @@ def ours(source: bytes) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def theirs(shared: Path) -> Any:
+def theirs(neox_tokenizer: Path) -> Any:
     transformers = pytest.importorskip("transformers")
-    file = shared / "tokenizers/pythia/tokenizer.json"
-    return transformers.PreTrainedTokenizerFast(tokenizer_file=str(file))
+    return transformers.PreTrainedTokenizerFast(tokenizer_file=str(neox_tokenizer))
 
 
 def their_text(theirs: Any, ids: list[int]) -> str:
@@ -75,8 +77,14 @@ def test_runs_of_spaces(ours: Tokenizer, theirs: Any, n: int) -> None:
         assert ours.decode(ids) == text
 
 
-def test_a_megabyte_of_text(shared: Path, ours: Tokenizer, theirs: Any) -> None:
-    text = (shared / "text/dev.txt").read_text(encoding="utf-8")
+def test_a_megabyte_of_text(technical_text: str, ours: Tokenizer, theirs: Any) -> None:
+    """Prose, tables and program text: all that this project has."""
+    folders = ("bench", "convert", "csrc", "docs", "pythia_rt", "tests")
+    files = sorted(
+        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES
+    )
+    text = technical_text + "\n".join(path.read_text(encoding="utf-8") for path in files)
+    assert len(text) > 1_000_000
     ids = ours.encode(text)
     assert ids == theirs.encode(text, add_special_tokens=False)
     assert ours.decode(ids) == their_text(theirs, ids)
