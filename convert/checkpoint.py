@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, final
 
 from .errors import CheckpointError, quote
 from .files import PositionalFile
-from .safetensors_header import DTYPE_BYTES, read_header
+from .safetensors_header import read_header
+from .source_tensor import SourceTensor, same
 from .torch_archive import read_archive
 
 CONFIG_FILE = "config.json"
@@ -27,23 +25,6 @@ WEIGHT_FILES = (
 MAX_JSON_BYTES = 64 << 20
 
 
-@dataclass(frozen=True)
-class SourceTensor:
-    """One tensor of a checkpoint: `dtype` by its safetensors name, `offset` in bytes in `file`."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: PositionalFile
-    offset: int
-    contiguous: bool
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row, that is of one index of the first dimension."""
-        return math.prod(self.shape[1:]) * DTYPE_BYTES[self.dtype]
-
-
 @final
 class Checkpoint:
     """The tensors of a checkpoint folder, in open files. Use it as a context manager.
@@ -56,7 +37,7 @@ class Checkpoint:
         """Open the checkpoint in `folder`.
 
         Raises CheckpointError when there is none, or when any file is damaged, truncated, foreign,
-        missing from a sharded set, or holds a tensor that another one holds too.
+        missing from a sharded set, or holds a tensor that another one holds with other contents.
         """
         self.tensors: dict[str, SourceTensor] = {}
         self.files: list[Path] = []
@@ -70,18 +51,9 @@ class Checkpoint:
     def read_rows(self, name: str, start: int, stop: int, destination: memoryview) -> None:
         """Read rows [start, stop) of tensor `name` into `destination`: raw little-endian bytes.
 
-        `destination` has exactly (stop - start) * row_bytes bytes. Raises CheckpointError when the
-        tensor is not stored in row-major order or its file has become shorter.
+        `destination` has exactly (stop - start) * row_bytes bytes; see `SourceTensor.read_rows`.
         """
-        tensor = self.tensors[name]
-        if not tensor.contiguous:
-            raise CheckpointError(
-                f"tensor {quote(name)} is not stored row by row: save {tensor.file.path.name} "
-                "again with every tensor made contiguous()"
-            )
-        if not 0 <= start <= stop <= tensor.shape[0]:
-            raise ValueError(f"rows {start} to {stop} are not in tensor {quote(name)}")
-        tensor.file.read_into(tensor.offset + start * tensor.row_bytes, destination)
+        self.tensors[name].read_rows(start, stop, destination)
 
     def close(self) -> None:
         """Close every file."""
@@ -109,31 +81,28 @@ class Checkpoint:
         if path.suffix != ".json":
             self._add(path)
             return
+        # As transformers does, we ask the index which files there are and them what they hold.
+        # A tensor that it lists and none of them holds is missed where the model needs it.
         self.files.append(path)
-        places = _read_index(path)
-        for shard in sorted(set(places.values())):
+        for shard in index_shards(path):
             if not (folder / shard).exists():
-                raise CheckpointError(f"{path} names {shard}, which is missing: fetch it too")
-            self._add(folder / shard)
-        for name, shard in places.items():
-            if name not in self.tensors or self.tensors[name].file.path.name != shard:
                 raise CheckpointError(
-                    f"{path} says that {shard} holds tensor {quote(name)}, which it does not: "
-                    "fetch both files again"
+                    f"{path} names {quote(shard)}, which is missing: fetch it too"
                 )
+            self._add(folder / shard)
 
     def _add(self, path: Path) -> None:
         file = PositionalFile(path, CheckpointError)
         self._open.append(file)
         self.files.append(path)
         for name, tensor in _tensors_of(file).items():
-            if name in self.tensors:
-                other = self.tensors[name].file.path.name
+            other = self.tensors.setdefault(name, tensor)
+            if other is not tensor and not same(other, tensor):
                 raise CheckpointError(
-                    f"tensor {quote(name)} is both in {other} and in {path.name}: "
-                    "remove the shard that is not part of this checkpoint"
+                    f"tensor {quote(name)} is both in {other.file.path.name} and in {path.name}, "
+                    "and they differ: remove the shard that is not part of this checkpoint from "
+                    "the index"
                 )
-            self.tensors[name] = tensor
 
 
 def read_json(path: Path, error: type[ValueError] = CheckpointError) -> dict[str, Any]:
@@ -164,26 +133,29 @@ def parse_json(text: bytes | str, where: str, error: type[ValueError]) -> dict[s
 
 
 def index_shards(path: Path) -> list[str]:
-    """Return the names of the shards that the *.index.json at `path` lists."""
-    return sorted(set(_read_index(path).values()))
+    """Return the files that the *.index.json at `path` lists, as paths relative to its folder.
 
-
-def _read_index(path: Path) -> Mapping[str, str]:
-    """Return {tensor name: shard file name} of a *.index.json."""
+    Raises CheckpointError for an index that is damaged or names anything outside its folder.
+    """
     places = read_json(path).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{path} has no weight_map: fetch it again")
     suffix = path.name.removesuffix(".index.json").rpartition(".")[2]
-    for shard in places.values():
-        # Only plain names: an index must not make us read files outside its folder.
-        plain = isinstance(shard, str) and shard == Path(shard).name and "\\" not in shard
-        if not plain or not shard.endswith(f".{suffix}") or "\0" in shard:
-            shown = quote(shard) if isinstance(shard, str) else "something"
-            raise CheckpointError(
-                f"{path} names {shown}, which is not a .{suffix} file of its folder: "
-                "fetch the index again"
-            )
-    return places
+    return sorted({_checked_shard(path, shard, suffix) for shard in places.values()})
+
+
+def _checked_shard(index: Path, shard: Any, suffix: str) -> str:
+    """Return the path `shard` without "./"; an index must not make us read outside its folder."""
+    parts = PurePosixPath(shard).parts if isinstance(shard, str) else ()
+    inside = bool(parts) and not shard.startswith("/") and ".." not in parts
+    plain = inside and not set(shard) & {"\\", "\0"}
+    if not plain or not shard.endswith(f".{suffix}") or len(shard.encode(errors="replace")) > 255:
+        shown = quote(shard) if isinstance(shard, str) else "something"
+        raise CheckpointError(
+            f"{index} names {shown}, which is not a .{suffix} file of its folder: "
+            "fetch the index again"
+        )
+    return "/".join(parts)
 
 
 def _tensors_of(file: PositionalFile) -> dict[str, SourceTensor]:
@@ -194,10 +166,10 @@ def _tensors_of(file: PositionalFile) -> dict[str, SourceTensor]:
         if "pythia_rt.version" in header.metadata:
             raise CheckpointError(f"{file.path} is a flat file already: load it, do not convert it")
         return {
-            name: SourceTensor(name, entry.dtype, entry.shape, file, entry.offset, True)
+            name: SourceTensor(name, entry.dtype, entry.shape, file, entry.offset)
             for name, entry in header.tensors.items()
         }
     return {
-        name: SourceTensor(name, t.dtype, t.shape, file, t.offset, t.contiguous)
+        name: SourceTensor(name, t.dtype, t.shape, file, t.offset, t.strides)
         for name, t in read_archive(file).items()
     }

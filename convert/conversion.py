@@ -107,6 +107,7 @@ def convert(
         formats = choose_formats(format, matrices, **parts)
         inputs = [folder / name for name in (CONFIG_FILE, *files)] + checkpoint.files
         _check_not_input(target, inputs)
+        digests = SourceDigests(folder, inputs)
         recipe = describe(format, **parts)
         sequences = _sequences(calibration, plan, formats, files)
         if calibration is not None:
@@ -119,7 +120,7 @@ def convert(
             "recipe": recipe,
             "source": origin,
             "revision": commit,
-            "source_digests": to_json({path.name: _NO_DIGEST for path in inputs}),
+            "source_digests": to_json(dict.fromkeys(digests.names, _NO_DIGEST)),
             "data_sha256": _NO_DIGEST,
             "producer": PRODUCER,
         }
@@ -132,7 +133,7 @@ def convert(
                 force=force,
                 reserve=_REPORT_BYTES + _REPORT_BYTES_PER_MATRIX * len(matrices) if report else 0,
             ) as writer,
-            SourceDigests(inputs) as digests,
+            digests,
         ):
             _write_weights(writer, checkpoint, plan, formats, sequences, n_threads, progress)
             for name in TOKENIZER_FILES:

@@ -14,13 +14,13 @@ BLOCK_BYTES = 4 << 20
 
 @final
 class SourceDigests:
-    """Hashes files in a thread of its own; hashlib and reading release the GIL.
+    """Hashes files of `folder` in a thread of its own; hashlib and reading release the GIL.
 
     Use it as a context manager: leaving it stops the thread.
     """
 
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self._paths = list(paths)
+    def __init__(self, folder: Path, paths: Iterable[Path]) -> None:
+        self._paths = {path.relative_to(folder).as_posix(): path for path in paths}
         self._digests: dict[str, str] = {}
         self._failure: OSError | None = None
         self._stop = threading.Event()
@@ -28,11 +28,11 @@ class SourceDigests:
 
     @property
     def names(self) -> list[str]:
-        """The file names, in order, without their folder."""
-        return [path.name for path in self._paths]
+        """The files, in order, as paths relative to their folder."""
+        return list(self._paths)
 
     def result(self) -> dict[str, str]:
-        """Wait, then return {file name: digest in hexadecimal}; OSError when reading failed."""
+        """Wait, then return {name: digest in hexadecimal}; OSError when reading failed."""
         # Short waits keep Ctrl-C alive.
         while self._thread.is_alive():
             self._thread.join(0.1)
@@ -55,8 +55,8 @@ class SourceDigests:
 
     def _run(self) -> None:
         try:
-            for path in self._paths:
-                self._digests[path.name] = self._hash(path)
+            for name, path in self._paths.items():
+                self._digests[name] = self._hash(path)
         except OSError as reason:
             self._failure = reason
 

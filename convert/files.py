@@ -8,12 +8,18 @@ from pathlib import Path
 
 from .errors import with_sentence
 
+# What Git LFS leaves in a clone in place of a file, until it fetches it; always below 1024 bytes
+# (git-lfs/git-lfs, docs/spec.md).
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_MAX_POINTER_BYTES = 1024
+
 
 class PositionalFile:
     """An open, read-only file with thread-safe reads at absolute offsets.
 
-    Raises `error` (a ValueError with a sentence) when the path is not a regular file or when the
-    file ends before a read does, and OSError with a sentence when the system refuses.
+    Raises `error` (a ValueError with a sentence) when the path is not a regular file, when the file
+    is a Git LFS pointer or ends before a read does, and OSError with a sentence when the system
+    refuses.
     """
 
     def __init__(self, path: Path, error: type[ValueError]) -> None:
@@ -29,6 +35,11 @@ class PositionalFile:
             self.close()
             raise error(f"{path} is not a regular file: give a file with tensors in it")
         self.size: int = status.st_size  # bytes
+        try:
+            self._refuse_pointer()
+        except BaseException:
+            self.close()
+            raise
 
     def fileno(self) -> int:
         """Return the descriptor, for mapping."""
@@ -59,6 +70,15 @@ class PositionalFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _refuse_pointer(self) -> None:
+        length = len(_LFS_POINTER)
+        if not length <= self.size < _MAX_POINTER_BYTES or self.read(0, length) != _LFS_POINTER:
+            return
+        raise self._error(
+            f"{self.path} is a Git LFS pointer, which stands for the file and is not it: run "
+            "git lfs pull in the clone that it comes from"
+        )
 
     def _unreadable(self, reason: OSError) -> OSError:
         return with_sentence(

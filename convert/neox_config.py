@@ -49,8 +49,6 @@ def read_config(config: Mapping[str, Any], *, vocab_size: int, n_tokens: int | N
     `n_tokens` the number of ids of the tokenizer, None without one. Raises CheckpointError, naming
     the key, when a value is invalid, unknown to this runtime, or spelt twice with two values.
     """
-    if config.get("quantization_config") is not None:
-        raise _error("describes weights that are quantised already: choose the original checkpoint")
     if n_tokens is not None and n_tokens > vocab_size:
         raise CheckpointError(
             f"tokenizer.json has {n_tokens} ids and the embedding {vocab_size} rows: "

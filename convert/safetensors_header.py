@@ -17,8 +17,9 @@ from .files import PositionalFile
 
 # Bytes per element. Sub-byte types exist in the format but not in the checkpoints we read.
 DTYPE_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2,
-    "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1,
+    "F8_E5M2FNUZ": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
 
 # The largest real header we know of has some 100 kB; parsing JSON costs about ten times its size.
@@ -50,7 +51,9 @@ def read_header(file: PositionalFile, error: type[ValueError]) -> Header:
     """Read and validate the header of `file`.
 
     Raises `error` with a sentence that names the file when anything is not as the format says: the
-    length, the JSON, a dtype, a shape, or offsets that leave the file, overlap or leave holes.
+    length, the JSON, a dtype, a shape, or offsets that leave the file, overlap or leave holes. What
+    the safetensors library reads beyond the format is read too: metadata that is null, and further
+    keys of a tensor.
     """
     return _HeaderReader(file, error).read()
 
@@ -74,7 +77,7 @@ class _HeaderReader:
         if length > MAX_HEADER_BYTES:
             self.fail(f"has a header of {length} bytes, more than any real checkpoint")
         raw = self._parse(self.file.read(8, length))
-        metadata = self._metadata(raw.pop("__metadata__", {}))
+        metadata = self._metadata(raw.pop("__metadata__", None))
         data_start = 8 + length
         entries = [(name, self._entry(name, value, data_start)) for name, value in raw.items()]
         entries.sort(key=lambda item: (item[1].offset, item[1].nbytes))
@@ -100,13 +103,15 @@ class _HeaderReader:
         return value
 
     def _metadata(self, value: Any) -> dict[str, str]:
+        if value is None:
+            return {}
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
             self.fail("has metadata that is not a map of strings")
         return value
 
     def _entry(self, name: str, value: Any, data_start: int) -> TensorEntry:
-        if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-            self.fail(f"describes tensor {quote(name)} without dtype, shape and data_offsets alone")
+        if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= set(value):
+            self.fail(f"describes tensor {quote(name)} without dtype, shape and data_offsets")
         dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
         if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
             shown = quote(dtype) if isinstance(dtype, str) else "that is not a name"

@@ -17,6 +17,7 @@ from . import unpickler
 from .errors import CheckpointError, quote
 from .files import PositionalFile
 from .safetensors_header import DTYPE_BYTES
+from .state_dict import all_views, state_dict
 from .unpickler import Storage, TensorView
 
 # A pickle of tensor names has some 250 bytes per tensor; this is room for 16,000 tensors.
@@ -28,19 +29,20 @@ _LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
 
 @dataclass(frozen=True)
 class ArchivedTensor:
-    """A tensor of the archive: absolute `offset` in bytes; `contiguous` means row-major order."""
+    """A tensor of the archive: absolute `offset` in bytes; `strides` as in `SourceTensor`."""
 
     dtype: str
     shape: tuple[int, ...]
     offset: int
-    contiguous: bool
+    strides: tuple[int, ...] | None
 
 
 def read_archive(file: PositionalFile) -> dict[str, ArchivedTensor]:
     """Return the tensors of a file written by torch.save(state_dict).
 
+    The state dict may also lie in a dictionary of a training's state, if it is the only one there.
     Raises CheckpointError with a sentence for files that are foreign, damaged or truncated, that
-    hold anything but named tensors, or whose pickle asks for code (refused by name, not executed).
+    hold no state dict or several, or whose pickle asks for code (refused by name, not executed).
     """
     start = file.read(0, min(file.size, len(_LEGACY_START)))
     if start.startswith(b"PK\x03\x04"):
@@ -51,30 +53,19 @@ def read_archive(file: PositionalFile) -> dict[str, ArchivedTensor]:
         raise CheckpointError(
             f"{file.path} was not written by torch.save or is damaged: fetch the file again"
         )
-    return {name: _locate(file, name, view, offset_of) for name, view in _named(file, state)}
+    views = state_dict(state, str(file.path))
+    return {name: _locate(file, name, view, offset_of) for name, view in views.items()}
 
 
 OffsetOf = Callable[[Storage], int]  # absolute offset in bytes of a storage
 
 
-def _named(file: PositionalFile, state: Any) -> list[tuple[str, TensorView]]:
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{file.path} holds no state dict: save model.state_dict() alone")
-    for name, value in state.items():
-        if not isinstance(value, TensorView):
-            raise CheckpointError(
-                f"{file.path} holds {quote(name)}, which is not a tensor: "
-                "save model.state_dict() alone, without optimizer or nesting"
-            )
-    return list(state.items())
-
-
 def _locate(
     file: PositionalFile, name: str, view: TensorView, offset_of: OffsetOf
 ) -> ArchivedTensor:
-    stride, contiguous, last = 1, True, view.offset
+    stride, row_major, last = 1, True, view.offset
     for extent, actual in zip(reversed(view.shape), reversed(view.strides), strict=True):
-        contiguous = contiguous and (extent == 1 or actual == stride)
+        row_major = row_major and (extent == 1 or actual == stride)
         stride *= extent
         last += (extent - 1) * actual
     # An empty tensor touches nothing; any other must end inside its storage.
@@ -83,7 +74,9 @@ def _locate(
             f"{file.path} is damaged: tensor {quote(name)} leaves its storage; fetch the file again"
         )
     offset = offset_of(view.storage) + view.offset * DTYPE_BYTES[view.storage.dtype]
-    return ArchivedTensor(view.storage.dtype, view.shape, offset, contiguous)
+    # An empty tensor has no order that could differ.
+    strides = None if row_major or stride == 0 else view.strides
+    return ArchivedTensor(view.storage.dtype, view.shape, offset, strides)
 
 
 def _read_zip(file: PositionalFile) -> tuple[Any, OffsetOf]:
@@ -172,7 +165,7 @@ def _read_legacy(file: PositionalFile) -> tuple[Any, OffsetOf]:
         raise CheckpointError(f"{file.path} is of an unknown old form: save it with torch >= 1.6")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise CheckpointError(f"{file.path} has a damaged storage list: fetch the file again")
-    storages = {view.storage.key: view.storage for _, view in _named(file, state)}
+    storages = {view.storage.key: view.storage for view in all_views(state)}
     offsets: dict[str, int] = {}
     position = stream.tell()
     for key in keys:

@@ -160,9 +160,11 @@ class _Machine:
 
     def update(self, values: list[Any]) -> None:
         target = self.stack[-1]
-        # Keys must be strings: hashing nested tuples can take time exponential in the file's size.
-        if not isinstance(target, dict) or not all(isinstance(key, str) for key in values[::2]):
-            self.fail("holds a dictionary whose keys are not names: it is not a state dict")
+        if not isinstance(target, dict) or not all(map(_is_key, values[::2])):
+            self.fail(
+                "holds a dictionary whose keys are not names: it is not a state dict, save "
+                "model.state_dict() alone"
+            )
         target.update(zip(values[::2], values[1::2], strict=True))
 
     # What the known globals mean.
@@ -212,6 +214,15 @@ class _Machine:
         if not isinstance(target, dict):
             self.damaged()
         self.stack.append(target)
+
+
+def _is_key(value: Any) -> bool:
+    """Whether `value` is a name, or a small number as the state of an optimizer has.
+
+    Hashing nested tuples can take time exponential in the file's size, and large numbers can be
+    chosen so that they collide.
+    """
+    return isinstance(value, str) or (type(value) is int and 0 <= value < 1 << 20)
 
 
 def _is_count(value: Any) -> bool:

@@ -14,6 +14,7 @@ from .checkpoint import Checkpoint
 from .errors import CheckpointError, quote
 from .layout import Linear
 from .plan import Rows
+from .source_tensor import same
 
 # Of source per chunk: long enough to keep every core packing, short enough for any memory.
 CHUNK_BYTES = 16 << 20
@@ -71,16 +72,7 @@ class WeightReader:
 
     def equal(self, first: str, second: str) -> bool:
         """Whether two tensors have the same dtype, shape and bytes."""
-        a, b = self._checkpoint.tensors[first], self._checkpoint.tensors[second]
-        if (a.dtype, a.shape) != (b.dtype, b.shape):
-            return False
-        other = WeightReader(self._checkpoint)
-        pairs = zip(
-            self.matrix([Rows(first, 0, a.shape[0])]),
-            other.matrix([Rows(second, 0, b.shape[0])]),
-            strict=True,
-        )
-        return all(np.array_equal(one.data, two.data) for one, two in pairs)
+        return same(self._checkpoint.tensors[first], self._checkpoint.tensors[second])
 
     def size(self, ranges: Sequence[Rows]) -> int:
         """Return the bytes of source that `ranges` cover."""

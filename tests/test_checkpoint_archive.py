@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from pythia_rt.convert import Checkpoint, CheckpointError
+from pythia_rt.convert.source_tensor import MAX_RUN_BYTES
 
 
 def read_all(checkpoint: Checkpoint, name: str) -> bytes:
@@ -56,15 +58,21 @@ def test_views_of_one_storage(tmp_path: Path, legacy: bool) -> None:
         assert read_all(checkpoint, "whole") == base.numpy().tobytes()
         assert read_all(checkpoint, "rows") == base[2:5].numpy().tobytes()
         for name in ("column", "turned"):
-            with pytest.raises(CheckpointError, match=f"'{name}' is not stored row by row"):
-                read_all(checkpoint, name)
+            assert read_all(checkpoint, name) == state[name].contiguous().numpy().tobytes()
 
 
 @pytest.mark.parametrize(
     ("state", "says"),
     [
         ({"a": 3}, "'a', which is not a tensor"),
-        ({"state_dict": {"a": torch.ones(1)}}, "'state_dict', which is not a tensor"),
+        ({"a": torch.ones(1), "epoch": 3}, "'epoch', which is not a tensor"),
+        ({"a": {"b": {"c": {"d": torch.ones(1)}}}}, "'a', which is not a tensor"),
+        ({"a": {"b": torch.ones(1), "c": 1}}, "'a', which is not a tensor"),
+        ({"model": {}}, "'model', which is not a tensor"),
+        (
+            {"model": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}},
+            "several state dicts, 'model' and 'ema'",
+        ),
         ([torch.ones(1)], "no state dict"),
         (torch.ones(1), "no state dict"),
     ],
@@ -73,6 +81,115 @@ def test_views_of_one_storage(tmp_path: Path, legacy: bool) -> None:
 def test_only_state_dicts_are_read(tmp_path: Path, state: Any, says: str, legacy: bool) -> None:
     path = save(tmp_path, state, _use_new_zipfile_serialization=not legacy)
     assert says in refuse(tmp_path, path.read_bytes(), path.name)
+
+
+VIEWS = {
+    "transposed": lambda base: base.t(),
+    "columns": lambda base: base[:, 3:17],
+    "every third column": lambda base: base[:, ::3],
+    "every second row": lambda base: base[::2],
+    "transposed, with steps": lambda base: base[::2, 1::3].t(),
+    "one row, repeated": lambda base: base[:1].expand(9, -1),
+    "one column, repeated": lambda base: base[:, :1].expand(-1, 9),
+    "one value, repeated": lambda base: base[:1, :1].expand(8, 9),
+    "a column": lambda base: base[:, 5],
+    "a column as a matrix": lambda base: base[:, 5:6],
+    "one value as a vector": lambda base: base[0, :1].expand(9),
+    "no rows": lambda base: base.t()[:0],
+    "no columns": lambda base: base.t()[:, :0],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+@pytest.mark.parametrize("view", VIEWS)
+def test_rows_of_views(tmp_path: Path, view: str, dtype: torch.dtype) -> None:
+    base = torch.arange(40 * 30).remainder(251).reshape(40, 30).to(dtype)
+    tensor = VIEWS[view](base)
+    save(tmp_path, {"before": torch.ones(3), "a": tensor})
+    expected = tensor.clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy()
+    with Checkpoint(tmp_path) as checkpoint:
+        assert read_all(checkpoint, "a") == expected.tobytes()
+        for start, stop in ((0, len(tensor) // 2), (len(tensor) // 3, len(tensor))):
+            data = bytearray((stop - start) * checkpoint.tensors["a"].row_bytes)
+            checkpoint.read_rows("a", start, stop, memoryview(data))
+            size = tensor.element_size()
+            rows = expected if tensor.ndim == 2 else expected.reshape(-1, size)
+            assert data == rows[start:stop].tobytes()
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(4, 5, 6).transpose(0, 2),
+        torch.ones(1).expand(1 << 40),
+        torch.ones(1, 1).expand(1 << 20, 1 << 20),
+        torch.ones(1, 5).t().expand(5, 1 << 30),
+    ],
+)
+def test_views_that_are_no_weights_say_what_to_do(tmp_path: Path, tensor: torch.Tensor) -> None:
+    save(tmp_path, {"a": tensor})
+    says = r"'a' is not stored row by row: .*contiguous"
+    with Checkpoint(tmp_path) as checkpoint, pytest.raises(CheckpointError, match=says):
+        checkpoint.read_rows("a", 0, 1, memoryview(bytearray(120)))
+
+
+def test_a_view_spread_over_a_huge_file_takes_no_memory(tmp_path: Path) -> None:
+    length = MAX_RUN_BYTES // 4 + 2
+    save(tmp_path, {"a": torch.zeros(length)[:: length - 1]})
+    with Checkpoint(tmp_path) as checkpoint, pytest.raises(CheckpointError, match="contiguous"):
+        read_all(checkpoint, "a")
+
+
+def test_views_in_two_shards_are_compared_by_their_values(tmp_path: Path) -> None:
+    base = torch.arange(600 * 700.0).reshape(600, 700)
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "1.bin", "b": "2.bin"}}))
+    torch.save({"a": base.t()}, tmp_path / "1.bin")
+    torch.save({"a": base.t().contiguous()}, tmp_path / "2.bin")
+    with Checkpoint(tmp_path) as checkpoint:
+        assert list(checkpoint.tensors) == ["a"]
+    other = base.t().contiguous()
+    other[-1, -1] = 0
+    torch.save({"a": other}, tmp_path / "2.bin")
+    with pytest.raises(CheckpointError, match=r"'a' is both in 1\.bin and in 2\.bin"):
+        Checkpoint(tmp_path)
+
+
+OPTIMIZER = {
+    "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(4)}, 1: {}},
+    "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999), "params": [0, 1]}],
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda state: {"state_dict": state, "epoch": 3, "global_step": 7, "loops": {}},
+        lambda state: {"module": state, "optimizer": None, "buffer_names": []},
+        lambda state: {"model": state, "optimizer": OPTIMIZER, "rng_state": torch.zeros(8)},
+        lambda state: {"optimizer": OPTIMIZER, "trainer": {"model": state}},
+        lambda state: {"model": state, "module": state},  # one dictionary under two names
+    ],
+)
+def test_a_training_state_with_one_state_dict_is_read(
+    tmp_path: Path, around: Any, legacy: bool
+) -> None:
+    state = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2).half()}
+    save(tmp_path, around(state), _use_new_zipfile_serialization=not legacy)
+    with Checkpoint(tmp_path) as checkpoint:
+        assert list(checkpoint.tensors) == list(state)
+        for name, tensor in state.items():
+            assert read_all(checkpoint, name) == tensor.numpy().tobytes()
+
+
+def test_a_dictionary_in_a_million_places_costs_nothing(tmp_path: Path) -> None:
+    inner: dict[str, Any] = {}
+    value = {str(i): inner for i in range(1000)}
+    for _ in range(2):
+        value = {str(i): value for i in range(1000)}
+    path = save(tmp_path, value)
+    assert "'0', which is not a tensor" in refuse(tmp_path, path.read_bytes(), path.name)
 
 
 def test_compressed_archives_are_refused(tmp_path: Path) -> None:

@@ -153,7 +153,6 @@ def test_activations_mean_what_transformers_means(name: str) -> None:
         ({"bos_token_id": -1}, "bos_id"),
         ({"eos_token_id": 1000}, "eos_ids"),
         ({"eos_token_id": [0, "1"]}, "eos_ids"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised already"),
     ],
 )
 def test_bad_values_are_refused_by_name(changes: dict[str, Any], says: str) -> None:

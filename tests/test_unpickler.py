@@ -165,7 +165,9 @@ def test_other_instructions_are_refused(instruction: str, data: bytes) -> None:
         b"\x80\x02R.",
         b"\x80\x02(.",
         b"\x80\x02h\x05.",  # memo without entry
-        b"\x80\x02}(K\x01K\x02u.",  # keys that are no names
+        b"\x80\x02}(NK\x02u.",  # a key that is no name
+        b"\x80\x02}(\x8a\x09" + b"\x01" * 9 + b"K\x02u.",  # nor a small number
+        b"\x80\x02}(\x88K\x02u.",
         b"\x80\x02}(X\x01\x00\x00\x00au.",  # a key without value
         b"\x80\x02K\x01K\x02b.",  # BUILD of a number
         b"\x80\x02K\x01Q.",  # a persistent id that is no storage

@@ -7,9 +7,9 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
-from ..checkpoint import SourceTensor
 from ..errors import CheckpointError, quote
 from ..plan import Plan
+from ..source_tensor import SourceTensor
 
 
 class Architecture(Protocol):

@@ -5,20 +5,19 @@ Tensor names and meaning: huggingface/transformers, models/gpt_neox/modeling_gpt
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..checkpoint import SourceTensor
 from ..errors import CheckpointError, quote
 from ..layout import linears, vectors
 from ..neox_config import read_config
+from ..neox_names import HEADS, NeoxTensors, read_names
 from ..plan import Plan, Rows
+from ..source_tensor import SourceTensor
 from ..spec import Spec
+from ..unusable import refuse_parts, refuse_quantised
 
 SOURCE_DTYPES = ("F32", "F16", "BF16")
-PREFIX = "gpt_neox."  # a base-model save lacks it
-HEADS = ("embed_out.weight", "lm_head.weight")  # transformers 5 renamed the module, not the files
 
 # Neutral names, without "layers.{i}.", and what the checkpoint calls them.
 _NAMES = {
@@ -31,11 +30,6 @@ _NAMES = {
     "mlp_up": "mlp.dense_h_to_4h",
     "mlp_down": "mlp.dense_4h_to_h",
 }
-# The causal mask, its fill value and the rotary frequencies: old saves hold them, we need none.
-_BUFFER = re.compile(
-    r"(gpt_neox\.)?(layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)"
-    r"|rotary_emb\.inv_freq)"
-)
 
 
 def make_plan(
@@ -46,19 +40,20 @@ def make_plan(
     activation: str | None,
 ) -> Plan:
     """See `Architecture.make_plan`."""
-    names = [name for name in tensors if not _BUFFER.fullmatch(name)]
-    prefix = PREFIX if any(name.startswith(PREFIX) for name in names) else ""
-    embedding = _find(tensors, f"{prefix}embed_in.weight")
+    known = read_names(tensors)
+    refuse_quantised(config, known.given)
+    refuse_parts(known.given)
+    embedding = known.find("embed_in.weight")
     spec = read_config(config, vocab_size=_rows(embedding), n_tokens=n_tokens)
     if activation is not None:
         spec["activation"] = activation
     # Bounds the plan: a config cannot ask for more layers than there are tensors.
-    if spec["n_layers"] > len(names):
+    if spec["n_layers"] > len(known.named):
         raise CheckpointError(
-            f"config.json asks for {spec['n_layers']} layers, the checkpoint has {len(names)} "
-            "tensors: fetch both from the same revision"
+            f"config.json asks for {spec['n_layers']} layers, the checkpoint has "
+            f"{len(known.named)} tensors: fetch both from the same revision"
         )
-    heads = [name for name in HEADS if name in tensors]
+    heads = [known.named[name].name for name in HEADS if name in known.named]
     if not heads and not spec["tied_head"]:
         raise CheckpointError(
             f"tensor {quote(HEADS[0])} is missing, so this is a base model that cannot write "
@@ -67,13 +62,13 @@ def make_plan(
     same = embedding.name if spec["tied_head"] else heads[0]
     plan = Plan(
         spec,
-        {m.name: _source(f"{m.name}.weight", spec, prefix, heads) for m in linears(spec)},
-        {name: _source(name, spec, prefix, heads) for name in vectors(spec)},
+        {m.name: _source(f"{m.name}.weight", spec, known, heads) for m in linears(spec)},
+        {name: _source(name, spec, known, heads) for name in vectors(spec)},
         tuple((same, head) for head in heads if head != same),
     )
     _check_shapes(plan, tensors)
     used = {rows.tensor for rows in _all_rows(plan)} | set(heads)
-    surplus = [name for name in names if name not in used]
+    surplus = [name for name in known.given if name not in used]
     if surplus:
         raise CheckpointError(
             f"tensor {quote(surplus[0])} ({len(surplus)} in all) does not belong to a GPT-NeoX "
@@ -82,13 +77,13 @@ def make_plan(
     return plan
 
 
-def _source(neutral: str, spec: Spec, prefix: str, heads: list[str]) -> tuple[Rows, ...]:
+def _source(neutral: str, spec: Spec, known: NeoxTensors, heads: list[str]) -> tuple[Rows, ...]:
     """Return where the rows of a neutral weight, bias or norm come from."""
     path, _, part = neutral.rpartition(".")
     if path == "head":
         return (Rows(heads[0], 0, spec["vocab_size"]),)
     layer, _, module = path.rpartition(".")
-    name = f"{prefix}{layer}{'.' if layer else ''}{_NAMES[module]}.{part}"
+    name = known.find(f"{layer}{'.' if layer else ''}{_NAMES[module]}.{part}").name
     if module == "qkv":
         return tuple(_straightened(name, spec["n_heads"], spec["head_dim"]))
     sizes = {
@@ -109,7 +104,7 @@ def _straightened(name: str, n_heads: int, head_dim: int) -> Iterator[Rows]:
 def _check_shapes(plan: Plan, tensors: Mapping[str, SourceTensor]) -> None:
     columns = {matrix.name: matrix.cols for matrix in linears(plan.spec)}
     for name, ranges in (plan.linears | plan.vectors).items():
-        tensor = _find(tensors, ranges[0].tensor)
+        tensor = tensors[ranges[0].tensor]
         rows = sum(r.stop - r.start for r in ranges)
         expected = (rows, columns[name]) if name in columns else (rows,)
         if tensor.shape != expected:
@@ -122,14 +117,6 @@ def _check_shapes(plan: Plan, tensors: Mapping[str, SourceTensor]) -> None:
                 f"tensor {quote(tensor.name)} is {tensor.dtype}: save the checkpoint as "
                 f"{', '.join(SOURCE_DTYPES)} first"
             )
-
-
-def _find(tensors: Mapping[str, SourceTensor], name: str) -> SourceTensor:
-    if name not in tensors:
-        raise CheckpointError(
-            f"tensor {quote(name)} is missing: fetch the checkpoint again, with all its shards"
-        )
-    return tensors[name]
 
 
 def _rows(tensor: SourceTensor) -> int:
