@@ -11,9 +11,10 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from .errors import CheckpointError
+from .errors import CheckpointError, Sentence
 from .layout import TOKENIZER_FILES
 from .spec import Spec
+from .text import check_text_file, decode_text
 
 Text = str | Path | Iterable[int] | NDArray[np.integer[Any]]
 
@@ -75,9 +76,12 @@ class CalibrationText(NamedTuple):
 
     def _encode(self, text: str, tokenizer: bytes | None) -> NDArray[np.int64]:
         if tokenizer is None:
+            missing = f"the checkpoint has no {TOKENIZER_FILES[0]}, which a calibration text needs"
             raise CheckpointError(
-                f"the checkpoint has no {TOKENIZER_FILES[0]}, which a calibration text needs: add "
-                "it, or calibrate with token ids"
+                Sentence(
+                    f"{missing}: add it, or calibrate with token ids",
+                    f"{missing}: add it, or leave --calibrate out",
+                )
             )
         try:
             encoder = tokenizers.Tokenizer.from_str(tokenizer.decode("utf-8"))
@@ -104,7 +108,7 @@ def read_calibration(text: Text, tokens: int | None) -> CalibrationText:
         raise ValueError(f"a calibration needs at least 2 tokens, not {tokens}: ask for more")
     if isinstance(text, str | Path):
         where = f"{text}" if isinstance(text, Path) else "the calibration text"
-        content = _read(text.expanduser()) if isinstance(text, Path) else text
+        content = _read(text) if isinstance(text, Path) else text
         if not content:
             raise ValueError(f"{where} is empty: give a text of at least two tokens")
         try:
@@ -119,15 +123,6 @@ def read_calibration(text: Text, tokens: int | None) -> CalibrationText:
 
 
 def _read(path: Path) -> str:
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give a text file to calibrate with")
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: give a text file to calibrate with")
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start} is "
-            "wrong, so convert it first"
-        ) from None
+    file = path.expanduser()
+    check_text_file(file)
+    return decode_text(file.read_bytes(), str(path))

@@ -18,7 +18,7 @@ from .calibrator import Calibrator, Parts
 from .checkpoint import CONFIG_FILE, Checkpoint, read_json
 from .destination import find_place, named_file
 from .digests import SourceDigests
-from .errors import CheckpointError, quote
+from .errors import CheckpointError, Sentence, quote
 from .flatfile import REPORT, VERSION, FlatFile, metadata_entries, to_json
 from .hub import identify, resolve
 from .layout import TOKENIZER_FILES, Linear, is_quantised, linears, stored_tensors, vectors
@@ -86,7 +86,12 @@ def convert(
         raise ValueError(f"activation {activation!r} is unknown: choose one of {known}")
     n_threads = checked_threads(threads)
     if calibrate is None and calibrate_tokens is not None:
-        raise ValueError("calibrate_tokens has no effect without calibrate: give a text too")
+        raise ValueError(
+            Sentence(
+                "calibrate_tokens has no effect without calibrate: give a text too",
+                "--calibrate-tokens has no effect without --calibrate: give a text too",
+            )
+        )
     parts = {"embed": embed, "head": head, "attention": attention, "mlp": mlp}
     choose_formats(format, ["embed", "head"], **parts)
     find_place(target, force=force)

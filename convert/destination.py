@@ -61,9 +61,7 @@ def find_place(destination: Path, *, force: bool) -> Path:
             raise OSError(f"{destination} links to a file without a name: choose another name")
     if named is not None and not force:
         link = f" (a link to {place})" if is_link else ""
-        raise FileExistsError(
-            f"{destination}{link} exists: choose another name or pass --force (force=True)"
-        )
+        raise FileExistsError(f"{destination}{link} exists: choose another name or pass force=True")
     _check_folder(place.parent)
     return place
 

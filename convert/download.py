@@ -15,7 +15,7 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from .checkpoint import CONFIG_FILE, WEIGHT_FILES, index_shards
-from .errors import CheckpointError, quote
+from .errors import CheckpointError, Sentence, quote
 from .layout import TOKENIZER_FILES
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -41,9 +41,12 @@ class Repository:
 
     def _fetch(self, offline: bool) -> tuple[Path, str]:
         if offline:
+            missing = f"{self.name} is not in the cache at revision {self.revision}"
             return self._from_cache(
-                f"{self.name} is not in the cache at revision {self.revision}: "
-                "allow downloading once (local_files_only=False)"
+                Sentence(
+                    f"{missing}: allow downloading once (local_files_only=False)",
+                    f"{missing}: allow downloading once, without --local-files-only",
+                )
             )
         try:
             info = HfApi().model_info(self.name, revision=self.revision)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .errors import CheckpointError
+from .errors import CheckpointError, Sentence
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -31,7 +31,8 @@ def resolve(
     path = Path(source).expanduser()
     if path.is_dir():
         if revision is not None:
-            raise ValueError(f"{source} is a folder, which has no revisions: leave revision out")
+            why = f"{source} is a folder, which has no revisions"
+            raise ValueError(Sentence(f"{why}: leave revision out", f"{why}: leave --revision out"))
         return path, ""
     name = str(source)
     if path.exists():

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pythia_rt import _core
 
+from .errors import Sentence
 from .files import PositionalFile
 
 _CHUNK = 64 << 20  # bytes that one thread reads at a time
@@ -29,9 +30,9 @@ def copy_file(file: PositionalFile) -> NDArray[np.uint8]:
     try:
         memory = mmap.mmap(-1, file.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError:
+        lacking = f"there is no memory for a copy of {file.path} ({file.size / 1e6:.0f} MB)"
         raise MemoryError(
-            f"there is no memory for a copy of {file.path} ({file.size / 1e6:.0f} MB): "
-            "load it without copying"
+            Sentence(f"{lacking}: load it with copy=False", f"{lacking}: leave --copy out")
         ) from None
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from pythia_rt import _core
 
+from .errors import Sentence
+
 # Which format the parts of a model get, where a recipe is more than one format for all of them. For
 # bits well spent: an error in attention, in its values above all, costs several times as much as
 # one in the MLP, and attention is a third of a layer (docs/quantisation.md has the figures). The
@@ -55,7 +57,8 @@ def choose_formats(
             parts[part] = name
     names = list(linears)
     if head is not None and "head" not in names:
-        raise ValueError("head has no effect on this model, its head is the embedding: set embed")
+        useless = "head has no effect on this model, its head is the embedding"
+        raise ValueError(Sentence(f"{useless}: set embed", f"{useless}: use --embed"))
     return {name: parts.get(name.rpartition(".")[2], recipe) for name in names}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from .errors import Sentence
+
 
 def usable_processors() -> int:
     """Processors of this process's affinity mask, those that share a core counted each."""
@@ -20,9 +22,12 @@ def checked_threads(threads: int | None) -> int:
     if threads is None:
         return 0
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        wanted = "threads must be a whole number of at least 1"
         raise ValueError(
-            f"threads must be a whole number of at least 1, or None for one per core, not "
-            f"{threads!r}"
+            Sentence(
+                f"{wanted}, or None for one per core, not {threads!r}",
+                f"{wanted}, not {threads!r}: leave it out for one per core",
+            )
         )
     if threads > (most := usable_processors()):
         raise ValueError(

@@ -19,7 +19,9 @@ def check_device(device: str, gpu_layers: int | None) -> None:
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
     if gpu_layers is not None and device == "cpu":
-        raise ValueError("gpu_layers is for device='cuda' or 'auto': the processor runs all layers")
+        raise ValueError(
+            "gpu_layers is for device='cuda' or device='auto': the processor runs all layers"
+        )
     if device == "cuda" and (reason := _core.cuda_unavailable()):
         raise RuntimeError(f"device='cuda' cannot be used: {reason}")
 

@@ -19,7 +19,7 @@ from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.convert.threads import checked_threads
 from pythia_rt.devices import check_device, make_core_model
 from pythia_rt.generation import Generation, Stream
-from pythia_rt.prompt import Prompt, token_ids
+from pythia_rt.prompt import Prompt, no_tokenizer, token_ids
 from pythia_rt.sampling import Sampling, SamplingOptions, merged
 from pythia_rt.scoring import score
 from pythia_rt.tokenizer import Tokenizer
@@ -272,7 +272,7 @@ class Model:
         and ValueError for a model without a tokenizer.
         """
         if self._tokenizer is None:
-            raise ValueError("this model has no tokenizer, so it has no text: use generate")
+            raise no_tokenizer("it has no text to stream, so use generate with token ids")
         return self._start(prompt, merged(sampling, **options))
 
     def logits(self, tokens: Prompt) -> NDArray[np.float32]:
@@ -305,7 +305,10 @@ class Model:
         spec = self._file.spec
         sampling.check_vocabulary(spec["n_tokens"])
         if sampling.stops and self._tokenizer is None:
-            raise ValueError("this model has no tokenizer, so stop strings cannot be found in it")
+            raise ValueError(
+                "this model has no tokenizer, so stop strings cannot be found in it: use "
+                "stop_token_ids"
+            )
         ids = token_ids(prompt, self._tokenizer, self._vocab_size)
         self._check_length(len(ids))
         room = self.context - len(ids)

@@ -48,6 +48,11 @@ _ADVICE = {
 }
 
 
+def ours(name: str) -> str | None:
+    """Our name of the option that others call `name`, if it is one of theirs."""
+    return _OURS.get(name)
+
+
 def near_option(name: str, options: Sequence[str]) -> str:
     """What to use in place of an option that there is not: some words, or none for want of any.
 

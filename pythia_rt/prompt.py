@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pythia_rt.convert.errors import Sentence
+
 if TYPE_CHECKING:
     from pythia_rt.tokenizer import Tokenizer
 
@@ -32,9 +34,20 @@ def token_ids(prompt: Prompt, tokenizer: Tokenizer | None, vocab_size: int) -> N
     return np.asarray(ids, dtype=np.int32)
 
 
+def no_tokenizer(advice: str) -> ValueError:
+    """The error of text given to a model without a tokenizer; `advice` is for Python."""
+    return ValueError(
+        Sentence(
+            f"this model has no tokenizer: {advice}",
+            "this model has no tokenizer: convert it again from a folder with a tokenizer.json, or "
+            "pass --token-ids and give ids in place of text",
+        )
+    )
+
+
 def _encode(text: str, tokenizer: Tokenizer | None) -> list[int]:
     if tokenizer is None:
-        raise ValueError("this model has no tokenizer: give the prompt as token ids")
+        raise no_tokenizer("give the prompt as token ids")
     return tokenizer.encode(text)
 
 

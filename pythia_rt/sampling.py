@@ -113,7 +113,7 @@ def _read_new_tokens(name: str, value: Any) -> int:
 
 
 _TOKEN_ID = _integer(lambda n: n >= 0, "a token id")
-_SEED = _integer(lambda n: 0 <= n < 2**64, "a whole number from 0 to 2**64 - 1, or None")
+_SEED = _integer(lambda n: 0 <= n < 2**64, "a whole number from 0 to 2**64 - 1")
 _SHARE = _real(lambda x: 0 < x <= 1, "a number above 0 and at most 1 (1 switches it off)")
 _PENALTY = _real(lambda x: -100 <= x <= 100, "a number from -100 to 100 (0 switches it off)")
 

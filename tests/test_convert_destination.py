@@ -34,7 +34,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_an_existing_destination_needs_force(source: Path, out: Path) -> None:
     (out / "flat").write_text("precious")
-    with pytest.raises(FileExistsError, match="exists: choose another name or pass --force"):
+    with pytest.raises(FileExistsError, match="exists: choose another name or pass force=True"):
         convert(source, out / "flat")
     assert (out / "flat").read_text() == "precious"
     FlatFile(convert(source, out / "flat", force=True)).verify()

@@ -122,8 +122,8 @@ def test_kv_formats(file: Path, text: Path) -> None:
     [
         (["--window=1"], "window must be from 2"),
         (["--stride=0"], "stride must be from 1"),
-        (["--max-tokens=0"], "max_tokens must be at least 2"),
-        (["--kv-format=f8"], "kv_format must be one of f16, f32, q8"),
+        (["--max-tokens=0"], "--max-tokens must be at least 2"),
+        (["--kv-format=f8"], "--kv-format must be one of f16, f32, q8"),
         (["--threads=0"], "threads must be"),
         (["--reference=no such model!"], "is no folder and no hub id"),
         (["--plot=picture.pdf"], "choose one that ends in .png"),

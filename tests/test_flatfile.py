@@ -85,7 +85,7 @@ def test_no_memory_for_a_copy(flat: Path, monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     monkeypatch.setattr(memory.mmap, "mmap", refuse)
-    with pytest.raises(MemoryError, match=r"no memory for a copy of .* load it without copying"):
+    with pytest.raises(MemoryError, match=r"no memory for a copy of .* load it with copy=False"):
         FlatFile(flat, copy=True)
 
 

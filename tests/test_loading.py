@@ -114,7 +114,7 @@ def test_a_model_without_tokenizer(model: Model, without_tokenizer: Model) -> No
     assert result.text == ""
     with pytest.raises(ValueError, match=r"no tokenizer: give the prompt as token ids"):
         without_tokenizer.generate(PROMPT)
-    with pytest.raises(ValueError, match="no tokenizer, so it has no text"):
+    with pytest.raises(ValueError, match="no tokenizer: it has no text"):
         without_tokenizer.stream(ids)
     with pytest.raises(ValueError, match="no tokenizer, so stop strings"):
         without_tokenizer.generate(ids, stop="x")

@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from pythia_rt.cli.command import Command
 
-@click.command("convert")
+
+@click.command("convert", cls=Command)
 @click.argument("source")
 @click.argument("destination", type=click.Path())
 @click.option("--format", "format", default="q4", show_default=True, help="Weight format.")

@@ -8,12 +8,16 @@ from typing import Any
 
 import click
 
+from pythia_rt.cli.command import Command
+from pythia_rt.cli.prompt import parse_ids
 
-@click.command("evaluate")
+
+@click.command("evaluate", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--text", type=click.Path(path_type=Path), required=True, help="UTF-8 file to measure on."
 )
+@click.option("--token-ids", is_flag=True, help="The file holds token ids instead of text.")
 @click.option("--reference", help="Flat file, folder or hub id to compare with.")
 @click.option("--revision", help="Branch, tag or commit of a hub reference.")
 @click.option("--window", type=int, help="Tokens of a window.  [default: 512, or the context]")
@@ -30,6 +34,7 @@ import click
 def evaluate_file(
     file: Path,
     text: Path,
+    token_ids: bool,
     reference: str | None,
     weights: bool,
     plot: str | None,
@@ -44,12 +49,14 @@ def evaluate_file(
     from pythia_rt.evaluation import evaluate
     from pythia_rt.evaluation.plot import check_plot, write_plot
     from pythia_rt.evaluation.table import lines
+    from pythia_rt.evaluation.text import read_text
 
     _refuse_unused_reference(reference, options)
     if plot is not None:
         check_plot(plot)
+    source: Path | list[int] = parse_ids(read_text(text)) if token_ids else text
     result = evaluate(
-        file, text, reference=reference, weights=weights, progress=not quiet, **options
+        file, source, reference=reference, weights=weights, progress=not quiet, **options
     )
     if plot is not None:
         write_plot(result, plot)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pythia_rt.cli.command import PromptCommand
+from pythia_rt.cli.prompt import parse_ids, read_prompt
 from pythia_rt.cli.sampling_options import sampling_options
 from pythia_rt.sampling import Sampling
 
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
     from pythia_rt.model import Model
 
 
-@click.command("generate")
+@click.command("generate", cls=PromptCommand)
 @click.argument("prompt", required=False)
+@click.option("--prompt-file", metavar="FILE", help="Read the prompt from a UTF-8 file.")
+@click.option("--token-ids", is_flag=True, help="Read and write token ids instead of text.")
 @click.option("--model", metavar="MODEL", help="Hub id, folder or flat file.  [default: demo]")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--format", "format", help="Weight format to convert to.  [default: q4]")
@@ -30,9 +34,12 @@ if TYPE_CHECKING:
 @click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, auto.")
 @click.option("--gpu-layers", type=int, help="Run so many layers there, the CPU the rest.")
 @click.option("--quiet", is_flag=True, help="Show no progress and no speed.")
+@click.option("--verbose", is_flag=True, help="Show the model, what runs it and the seed too.")
 @sampling_options
 def generate_text(
     prompt: str | None,
+    prompt_file: str | None,
+    token_ids: bool,
     model: str | None,
     revision: str | None,
     format: str | None,
@@ -44,16 +51,25 @@ def generate_text(
     device: str,
     gpu_layers: int | None,
     quiet: bool,
+    verbose: bool,
     logit_bias: Sequence[tuple[int, float]],
     **sampling: Any,
 ) -> None:
     """Continue PROMPT and write the new text to standard output.
 
-    Without PROMPT, or when it is -, the prompt is read from standard input as UTF-8; one newline
-    at its end is dropped. The speed is written to standard error.
+    Without PROMPT, or when it is -, the prompt is read from standard input. There and in a file it
+    is UTF-8; a byte order mark at its start and one newline at its end are dropped, and CR LF is
+    read as a newline. A PROMPT that could be an option goes behind --, as in: -- --help. With
+    --token-ids it is ids in decimal, as in "510 10295", and so is what is written. The speed is
+    written to standard error.
     """
+    if quiet and verbose:
+        raise click.UsageError("Give --quiet or --verbose, not both.")
+    if prompt is not None and prompt_file is not None:
+        raise click.UsageError("Give a PROMPT or --prompt-file, not both.")
     chosen = Sampling(logit_bias=dict(logit_bias), **sampling)
-    text = _read_prompt() if prompt in (None, "-") else str(prompt)
+    text = read_prompt(prompt, prompt_file)
+    ids = parse_ids(text) if token_ids else None
     loaded = _load_model(
         model,
         revision=revision,
@@ -67,25 +83,53 @@ def generate_text(
         gpu_layers=gpu_layers,
         progress=not quiet,
     )
-    with loaded.stream(text, chosen) as stream:
-        for piece in stream:
-            click.echo(piece.encode(), nl=False)  # bytes: UTF-8 whatever the locale says
-    click.echo()
+    if ids is not None:
+        result = _write_ids(loaded, ids, chosen, verbose=verbose)
+    else:
+        result = _write_text(loaded, text, chosen, verbose=verbose)
     if not quiet:
-        click.echo(_speed(stream.result, loaded), err=True)
+        click.echo(_speed(result, loaded), err=True)
 
 
-def _read_prompt() -> str:
-    if sys.stdin is None or sys.stdin.isatty():
-        raise click.UsageError("Give a PROMPT, or pipe one into standard input.")
-    content = sys.stdin.buffer.read()
-    try:
-        return content.decode("utf-8").removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"the prompt on standard input is not UTF-8: byte 0x{content[error.start]:02x} at "
-            f"offset {error.start} is wrong, so convert it first"
-        ) from None
+def _write_text(model: Model, prompt: str, sampling: Sampling, *, verbose: bool) -> Generation:
+    with model.stream(prompt, sampling) as stream:
+        if verbose:
+            _show_facts(model, stream.seed)
+        # A program gets the text and one newline. On a terminal what comes next starts on a line
+        # of its own, be it an error, and no empty line comes before it.
+        terminal = sys.stdout is not None and sys.stdout.isatty()
+        in_line = False
+        try:
+            for piece in stream:
+                click.echo(piece.encode(), nl=False)  # bytes: UTF-8 whatever the locale says
+                in_line = not piece.endswith("\n")
+        except Exception:
+            if terminal and in_line:
+                click.echo()
+            raise
+        if in_line or not terminal:
+            click.echo()
+        return stream.result
+
+
+def _write_ids(model: Model, prompt: list[int], sampling: Sampling, *, verbose: bool) -> Generation:
+    result = model.generate(prompt, sampling)
+    if verbose:
+        _show_facts(model, result.seed)
+    click.echo(" ".join(map(str, result.tokens)))
+    return result
+
+
+def _show_facts(model: Model, seed: int) -> None:
+    about = model.file.metadata
+    for name, value in (
+        ("model", model.file.path),
+        ("source", about["source"]),
+        ("format", f"{about['recipe']}, KV cache {model.kv_format}"),
+        ("runs on", model.runs_on),
+        ("seed", seed),
+    ):
+        click.echo(f"{name:<9}{value}", err=True)
 
 
 def _load_model(model: str | None, **options: Any) -> Model:

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
 import click
+
+from pythia_rt.cli.wording import sentence
 
 
 class Commands(click.Group):
     """Turns the library's exceptions into one sentence and an exit status."""
 
     def invoke(self, context: click.Context) -> Any:
+        def note(message: Warning | str, *_: Any, **__: Any) -> None:
+            warning = message if isinstance(message, Warning) else Warning(message)
+            click.echo(f"Note: {sentence(warning, self._running(context))}", err=True)
+
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("always", UserWarning)
-                warnings.showwarning = lambda message, *_: click.echo(f"Note: {message}", err=True)
+                warnings.showwarning = note
                 return super().invoke(context)
         except KeyboardInterrupt:
-            click.echo(err=True)  # the shell's prompt starts on a line of its own
+            # The shell's prompt starts on a line of its own, behind the text and "^C".
+            for stream in (sys.stderr, sys.stdout):
+                if stream is not None and stream.isatty():
+                    click.echo(file=stream)
+                    break
             context.exit(130)
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click's own, and the reader of a pipe that went away: no news
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            raise click.ClickException(_sentence(error)) from error
+            raise click.ClickException(sentence(error, self._running(context))) from error
 
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    def _running(self, context: click.Context) -> click.Command | None:
+        return self.get_command(context, context.invoked_subcommand or "")

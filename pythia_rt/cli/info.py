@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from pythia_rt.cli.command import Command
 
-@click.command("info")
+
+@click.command("info", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Read all data and compare its SHA-256.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
 from collections.abc import Iterable
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.prompt import token_ids
+from pythia_rt.convert.text import check_text_file, decode_text
+from pythia_rt.prompt import no_tokenizer, token_ids
 from pythia_rt.tokenizer import Tokenizer
 
 Text = str | os.PathLike[str] | Iterable[int] | NDArray[np.integer[Any]]
@@ -31,17 +31,17 @@ def read_tokens(
 ) -> NDArray[np.int32]:
     """Token ids of `text`, the first `max_tokens` of them: int32 [n], n >= 2.
 
-    A str is text, a path object (not a str) a file of UTF-8, of which only as much is read as
-    `max_tokens` needs. Raises ValueError for ids out of range, for fewer than two tokens, for a
-    file that is not UTF-8 or too long for the memory, for text when there is no tokenizer; OSError
-    for a file that cannot be read.
+    A str is text, a path object (not a str) a file of UTF-8 (convert/text.py), of which only as
+    much is read as `max_tokens` needs. Raises ValueError for ids out of range, for fewer than two
+    tokens, for a file that is not UTF-8 or too long for the memory, for text when there is no
+    tokenizer; OSError for a file that cannot be read.
     """
     where = "the text"
     if isinstance(text, os.PathLike):
         path = Path(text).expanduser()
         where = str(path)
         if tokenizer is None:
-            raise ValueError("this model has no tokenizer: give the text as token ids")
+            raise no_tokenizer("give the text as token ids")
         text = read_text(path) if max_tokens is None else _read_start(path, tokenizer, max_tokens)
     ids = token_ids(text, tokenizer, vocab_size)[:max_tokens]
     if len(ids) < 2:
@@ -51,10 +51,10 @@ def read_tokens(
 
 def read_text(path: Path) -> str:
     """The whole text of a file; raises as `read_tokens` does."""
-    _check_file(path)
+    check_text_file(path)
     with path.open("rb") as file:
         _check_memory(path, os.fstat(file.fileno()).st_size)
-        return _not_empty(path, _decode(path, file.read(), complete=True))
+        return _not_empty(path, decode_text(file.read(), str(path)))
 
 
 def available_memory() -> int:
@@ -70,7 +70,7 @@ def available_memory() -> int:
 
 def _read_start(path: Path, tokenizer: Tokenizer, max_tokens: int) -> str:
     """The start of a file that has `max_tokens` tokens, or all of it."""
-    _check_file(path)
+    check_text_file(path)
     content = b""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size  # 0 for a pipe
@@ -80,19 +80,12 @@ def _read_start(path: Path, tokenizer: Tokenizer, max_tokens: int) -> str:
             _check_memory(path, min(wanted, size))
             content += file.read(wanted - len(content))
             if len(content) < wanted:
-                return _not_empty(path, _decode(path, content, complete=True))
-            text = _decode(path, content, complete=False)
+                return _not_empty(path, decode_text(content, str(path)))
+            text = decode_text(content, str(path), complete=False)
             end = max((match.start() for match in _BOUNDARY.finditer(text)), default=0)
             if end and len(tokenizer.encode(text[:end])) >= max_tokens:
                 return text[:end]
             wanted *= 2
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give a text file")
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: give a text file")
 
 
 def _not_empty(path: Path, text: str) -> str:
@@ -101,21 +94,11 @@ def _not_empty(path: Path, text: str) -> str:
     return text
 
 
-def _decode(path: Path, content: bytes, *, complete: bool) -> str:
-    try:
-        return codecs.getincrementaldecoder("utf-8")().decode(content, final=complete)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start} is "
-            "wrong, so convert it first"
-        ) from None
-
-
 def _check_memory(path: Path, size: int) -> None:
     available = available_memory()
     if size * MEMORY_PER_BYTE > available:
         raise ValueError(
             f"{path} has {size / 1e6:.0f} MB of text to read, which takes up to {MEMORY_PER_BYTE} "
             f"times as much memory, and {available / 1e6:.0f} MB are free: give a shorter text, or "
-            "take its start with --max-tokens (max_tokens)"
+            "take its start with max_tokens"
         )
