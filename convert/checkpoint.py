@@ -24,6 +24,15 @@ WEIGHT_FILES = (
 )
 MAX_JSON_BYTES = 64 << 20
 
+# What a folder without weights may hold instead, and what leads to weights from there.
+_INSTEAD = (
+    ("adapter_model.*", "it is an adapter, merge it into its model first (merge_and_unload)"),
+    ("zero_to_fp32.py", "it is from a sharded training, run zero_to_fp32.py to gather them"),
+    ("pytorch_model_fsdp_*", "it is from a sharded training, run accelerate merge-weights"),
+    ("model-*-of-*.safetensors", "it is a shard, fetch model.safetensors.index.json too"),
+    ("pytorch_model-*-of-*.bin", "it is a shard, fetch pytorch_model.bin.index.json too"),
+)
+
 
 @final
 class Checkpoint:
@@ -74,10 +83,7 @@ class Checkpoint:
     def _read(self, folder: Path) -> None:
         path = next((folder / n for n in WEIGHT_FILES if (folder / n).exists()), None)
         if path is None:
-            raise CheckpointError(
-                f"{folder} holds no weights: give a folder with {', '.join(WEIGHT_FILES[::2])} "
-                "or their sharded forms"
-            )
+            raise _no_weights(folder)
         if path.suffix != ".json":
             self._add(path)
             return
@@ -103,6 +109,18 @@ class Checkpoint:
                     "and they differ: remove the shard that is not part of this checkpoint from "
                     "the index"
                 )
+
+
+def _no_weights(folder: Path) -> CheckpointError:
+    for pattern, advice in _INSTEAD:
+        if found := sorted(folder.glob(pattern)):
+            return CheckpointError(
+                f"{folder} holds {quote(found[0].name)} and no weights: {advice}"
+            )
+    return CheckpointError(
+        f"{folder} holds no weights: give a folder with {', '.join(WEIGHT_FILES[::2])} or their "
+        "sharded forms"
+    )
 
 
 def read_json(path: Path, error: type[ValueError] = CheckpointError) -> dict[str, Any]:

@@ -37,8 +37,8 @@ _BUFFER = re.compile(
 class NeoxTensors(NamedTuple):
     """The tensors of a checkpoint without its old buffers.
 
-    `given` has them by their names in the files, `named` those with a place in the model (or in a
-    module of its) by their names there, without "gpt_neox.".
+    `given` has all by their names in the files; `named` has those that are in a module of the model
+    by their names there, without "gpt_neox.".
     """
 
     given: dict[str, SourceTensor]
@@ -83,10 +83,10 @@ def read_names(tensors: Mapping[str, SourceTensor]) -> NeoxTensors:
         if other is not tensor and twice is None:
             twice = (other.name, full)
     if len(outer) > 1:
-        (one, first), (two, second) = list(outer.items())[:2]
+        (long, first), (short, second) = sorted(list(outer.items())[:2], reverse=True)
         raise CheckpointError(
-            f"tensor {quote(first)} is named with {_shown(one)} before its place in the model and "
-            f"{quote(second)} with {_shown(two)}: save the state dict of one model alone"
+            f"tensor {quote(first)} has the prefix {quote(long)} and {quote(second)} has "
+            f"{quote(short) if short else 'none'}: save the state dict of one model alone"
         )
     if twice is not None:
         raise CheckpointError(
@@ -94,7 +94,3 @@ def read_names(tensors: Mapping[str, SourceTensor]) -> NeoxTensors:
             "remove the one that does not belong to it"
         )
     return NeoxTensors(given, named)
-
-
-def _shown(outer: str) -> str:
-    return quote(outer) if outer else "nothing"

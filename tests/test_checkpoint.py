@@ -91,6 +91,23 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         Checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("adapter_model.safetensors", "merge_and_unload"),
+        ("adapter_model.bin", "merge_and_unload"),
+        ("zero_to_fp32.py", r"run zero_to_fp32\.py"),
+        ("pytorch_model_fsdp_0", "accelerate merge-weights"),
+        ("model-00001-of-00002.safetensors", r"fetch model\.safetensors\.index\.json too"),
+        ("pytorch_model-00001-of-00002.bin", r"fetch pytorch_model\.bin\.index\.json too"),
+    ],
+)
+def test_what_lies_there_in_place_of_weights_is_named(tmp_path: Path, file: str, says: str) -> None:
+    (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=f"holds '{file}' and no weights: .*{says}"):
+        Checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "bin", "legacy bin"])
 def test_truncation_is_noticed_everywhere(tmp_path: Path, kind: str) -> None:
     file = "model.safetensors" if kind == "safetensors" else "pytorch_model.bin"

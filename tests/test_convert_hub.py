@@ -80,6 +80,25 @@ def test_only_what_is_needed_is_fetched(tmp_path: Path, fake: FakeHub, kind: str
     assert FlatFile(local).metadata["data_sha256"] == file.metadata["data_sha256"]
 
 
+def test_shards_are_fetched_from_where_the_index_says(tmp_path: Path, fake: FakeHub) -> None:
+    write_checkpoint(fake.repository, kind="sharded")
+    (fake.repository / "weights").mkdir()
+    (fake.repository / "model-00001-of-00003.safetensors").rename(
+        fake.repository / "weights" / "model-00001-of-00003.safetensors"
+    )
+    index = fake.repository / "model.safetensors.index.json"
+    index.write_text(
+        index.read_text()
+        .replace("model-00001-of", "./weights/model-00001-of")
+        .replace("model-00002-of", "./model-00002-of")
+    )
+    path = convert(NAME, tmp_path / "flat", revision="step3", cache_dir=tmp_path / "cache")
+    expected = {f"model-0000{i}-of-00003.safetensors" for i in (2, 3)}
+    expected |= {index.name, "weights/model-00001-of-00003.safetensors"}
+    assert {name for name in fake.fetched if name.startswith(("model", "weights"))} == expected
+    assert expected < set(FlatFile(path).source_digests)
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "sharded", "bin", "sharded bin"])
 @pytest.mark.parametrize("tokenizer", [True, False])
 def test_a_filled_cache_serves_without_network(
