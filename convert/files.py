@@ -35,6 +35,7 @@ class PositionalFile:
             self.close()
             raise error(f"{path} is not a regular file: give a file with tensors in it")
         self.size: int = status.st_size  # bytes
+        self._modified = status.st_mtime_ns
         try:
             self._refuse_pointer()
         except BaseException:
@@ -64,6 +65,21 @@ class PositionalFile:
             if count == 0:
                 raise self._truncated()
             done += count
+
+    def has_changed(self) -> bool:
+        """Return whether somebody has written into the file, or cut it short, since it was opened.
+
+        A file that was renamed, deleted or replaced by another one is still as it was.
+        """
+        status = os.fstat(self._descriptor)
+        return (status.st_size, status.st_mtime_ns) != (self.size, self._modified)
+
+    def changed(self) -> ValueError:
+        """Return the error for a file that has changed while it was in use."""
+        return self._error(
+            f"{self.path} was written to or cut short while it was in use: load it again, and "
+            "replace such a file by renaming a new one, not in place"
+        )
 
     def close(self) -> None:
         """Close the descriptor; a second call does nothing."""

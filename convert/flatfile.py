@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pythia_rt import _core
 
 from .checkpoint import parse_json
 from .errors import FlatFileError, quote
 from .files import PositionalFile
 from .layout import TOKENIZER_FILES, linears, stored_tensors
-from .memory import copy_file, map_file
+from .memory import MappedFile, copy_file
 from .safetensors_header import Header, TensorEntry, read_header
 from .spec import Spec, validate_spec
 from .writer import ALIGNMENT, PADDING_PREFIX
@@ -48,7 +51,8 @@ class FlatFile:
     arrays of their bytes. `tokenizer` and `tokenizer_config` are the bytes of the source's files,
     or None. `metadata` has the keys of KEYS, `entries` dtype and shape of every tensor. `report` is
     the JSON object in which its conversion recorded how good it is, or None.
-    The mapping, or the copy, lives as long as any of the arrays does.
+    The mapping, or the copy, lives as long as any of the arrays does. Nobody may write into a
+    mapped file meanwhile: `check_unchanged` finds out.
     """
 
     def __init__(self, path: str | Path, *, copy: bool = False) -> None:
@@ -63,6 +67,7 @@ class FlatFile:
             raise FileNotFoundError(f"{path} does not exist: give a file written by convert")
         if self.path.is_dir():
             raise FlatFileError(f"{path} is a folder: convert it first, or load it as a checkpoint")
+        self._mapped: MappedFile | None = None
         file = PositionalFile(self.path, FlatFileError)
         try:
             header = read_header(file, FlatFileError)
@@ -70,9 +75,10 @@ class FlatFile:
             self.report = self._read_report(header)
             self.spec, self.formats = self._read_model()
             self.entries = self._check_tensors(header)
-            data = copy_file(file) if copy else map_file(file)
+            data = copy_file(file) if copy else self._map(file)
         finally:
-            file.close()
+            if self._mapped is None:
+                file.close()
         self._data = data[header.data_start :]
         self.tensors = {
             name: data[entry.offset : entry.offset + entry.nbytes]
@@ -95,6 +101,19 @@ class FlatFile:
         """
         if hashlib.sha256(self._data.data).hexdigest() != self.metadata["data_sha256"]:
             raise FlatFileError(f"{self.path} has changed since it was written: convert again")
+
+    def check_unchanged(self) -> None:
+        """Raise FlatFileError when the mapped file was written to since it was opened.
+
+        That takes a system call: made before any long work, it spares reading weights that are gone
+        or others. A copy is safe from it all.
+        """
+        if self._mapped is not None:
+            self._mapped.check()
+
+    def _map(self, file: PositionalFile) -> NDArray[np.uint8]:
+        self._mapped = MappedFile(file)
+        return self._mapped.data
 
     def _where(self, key: str) -> str:
         return f"{self.path}: its {key}"

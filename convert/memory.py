@@ -16,9 +16,39 @@ from .files import PositionalFile
 _CHUNK = 64 << 20  # bytes that one thread reads at a time
 
 
-def map_file(file: PositionalFile) -> NDArray[np.uint8]:
-    """Return the file's bytes, read-only. Nothing is read yet; closing the file does not matter."""
-    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+class MappedFile:
+    """A file's bytes as they are on the disk: nothing is read before it is needed.
+
+    Whoever writes into the file meanwhile, or cuts it short, changes what is mapped. `check` finds
+    that out afterwards; a read of bytes that are gone gives zeros instead of ending the process.
+    """
+
+    def __init__(self, file: PositionalFile) -> None:
+        """Map `file`, which this closes when it goes."""
+        self._file = file
+        self._mapping = _Mapping(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._mapping.watch()
+        self.data: NDArray[np.uint8] = np.frombuffer(self._mapping, np.uint8)
+
+    def check(self) -> None:
+        """Raise the file's error, with a sentence, when it is not as it was when it was opened."""
+        if self._file.has_changed() or self._mapping.is_damaged():
+            raise self._file.changed()
+
+    def __del__(self) -> None:
+        self._file.close()
+
+
+class _Mapping(mmap.mmap):
+    """Arrays keep it alive, and with it the watch over its pages."""
+
+    _range: _core.MappedRange
+
+    def watch(self) -> None:
+        self._range = _core.MappedRange(self)
+
+    def is_damaged(self) -> bool:
+        return self._range.is_damaged
 
 
 def copy_file(file: PositionalFile) -> NDArray[np.uint8]:

@@ -1,7 +1,9 @@
 #include "session.h"
 
+#include <mutex>
 #include <utility>
 
+#include "backend/cpu.h"
 #include "base/error.h"
 #include "kernels/dispatch.h"
 #include "kernels/softmax.h"
@@ -21,8 +23,22 @@ Model::Model(const Spec& spec, const std::map<std::string, Format>& formats,
 }
 
 void Model::run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt) {
+  const bool is_orphaned = mutex_.is_orphaned();
   const std::lock_guard lock(mutex_);
+  if (is_orphaned) renew_scratch();
   decoder_->run(chunks, interrupt);
+}
+
+// In a child of fork() that cut a pass short: a thread that is not here may have been changing
+// whatever a pass needs, so all of it is made anew, and the old is never touched again.
+void Model::renew_scratch() {
+  Backend* const lost = cpu_.release();
+  static_cast<void>(decoder_.release());
+  cpu_ = make_cpu_backend(kernels_for(lost->isa()), lost->n_threads());
+  for (Part& part : parts_) {
+    if (part.backend == lost) part.backend = cpu_.get();
+  }
+  decoder_ = std::make_unique<Decoder>(spec_, weights_, parts_);
 }
 
 namespace {

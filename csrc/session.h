@@ -4,12 +4,12 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "backend/backend.h"
+#include "base/fork_safe_mutex.h"
 #include "base/function_ref.h"
 #include "model/decoder.h"
 #include "model/placement.h"
@@ -40,13 +40,15 @@ class Model {
   void run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt);
 
  private:
+  void renew_scratch();
+
   Spec spec_;
   Weights weights_;
   std::unique_ptr<Backend> cpu_;
   std::unique_ptr<Backend> device_;  // or null
   Parts parts_;
   std::unique_ptr<Decoder> decoder_;
-  std::mutex mutex_;
+  ForkSafeMutex mutex_;  // of a pass
 };
 
 // ln of what a softmax makes of a logit, all raw logits counted.

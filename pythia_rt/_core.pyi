@@ -11,6 +11,7 @@ import typing_extensions
 
 __all__: list[str] = [
     "Layer",
+    "MappedRange",
     "Model",
     "Sampler",
     "Session",
@@ -35,6 +36,20 @@ __all__: list[str] = [
     "selected_isa",
     "unpack",
 ]
+
+class MappedRange:
+    """
+    Keeps a read of a mapped file that was cut short from ending the process.
+    """
+    def __init__(self, buffer: typing_extensions.Buffer | numpy.typing.NDArray[typing.Any]) -> None:
+        """
+        The buffer's memory, which must outlive this. Missing pages of it read as zeros.
+        """
+    @property
+    def is_damaged(self) -> bool:
+        """
+        Whether a page was missing when it was read.
+        """
 
 class Sampler:
     """

@@ -299,6 +299,7 @@ class Model:
         ids = [token_ids(text, self._tokenizer, self._vocab_size) for text in texts]
         for text in ids:
             self._check_length(len(text))
+        self._file.check_unchanged()
         return score(self._core, ids, self._kv_format)
 
     def _start(self, prompt: Prompt, sampling: Sampling) -> Stream:
@@ -350,6 +351,7 @@ class Model:
 
     def new_session(self, capacity: int) -> _core.Session:
         """An empty sequence of the core, with room for `capacity` tokens of key-value cache."""
+        self._file.check_unchanged()
         # No larger than this call needs: a full context costs hundreds of MB on the larger models.
         return _core.Session(self._core, capacity=capacity, kv_format=self._kv_format)
 

@@ -1,12 +1,11 @@
 #include "base/thread_pool.h"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <system_error>
 #include <utility>
 
 #include "base/error.h"
+#include "base/forks.h"
 #include "base/futex.h"
 
 namespace pythia_rt {
@@ -31,24 +30,12 @@ void pause() {
 #endif
 }
 
-// A child made by fork() has the pool's memory but none of its threads. There a pool works alone
-// instead of waiting for ever for workers that do not exist.
-std::atomic<int> n_forks{0};
-
-void count_forks() {
-  static const int registered =
-      pthread_atfork(nullptr, nullptr, [] { n_forks.fetch_add(1, std::memory_order_relaxed); });
-  static_cast<void>(registered);
-}
-
 }  // namespace
 
 ThreadPool::ThreadPool(int n_threads) {
   if (n_threads < 1 || n_threads > kMaxThreads) {
     throw_invalid("the number of threads must be between 1 and ", kMaxThreads, ", not ", n_threads);
   }
-  count_forks();
-  forks_at_start_ = n_forks.load(std::memory_order_relaxed);
   threads_.reserve(static_cast<size_t>(n_threads - 1));
   try {
     for (int worker = 1; worker < n_threads; ++worker) {
@@ -63,9 +50,9 @@ ThreadPool::ThreadPool(int n_threads) {
 
 ThreadPool::~ThreadPool() { stop(); }
 
-bool ThreadPool::is_alone() const {
-  return threads_.empty() || n_forks.load(std::memory_order_relaxed) != forks_at_start_;
-}
+// A child made by fork() has the pool's memory but none of its threads. There it works alone
+// instead of waiting for ever for workers that do not exist.
+bool ThreadPool::is_alone() const { return threads_.empty() || fork_count() != forks_at_start_; }
 
 void ThreadPool::stop() {
   if (threads_.empty()) return;

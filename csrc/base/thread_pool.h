@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/forks.h"
 #include "base/function_ref.h"
 
 namespace pythia_rt {
@@ -44,7 +45,7 @@ class ThreadPool {
   bool wait_for_region(uint32_t* seen);  // false: the pool stops
 
   std::vector<std::thread> threads_;
-  int forks_at_start_ = 0;
+  const uint32_t forks_at_start_ = fork_count();
   const Task* task_ = nullptr;
   int64_t n_tasks_ = 0;
   alignas(64) std::atomic<int64_t> next_task_{0};

@@ -34,10 +34,4 @@ inline int64_t count_tokens(const TokenArray& tokens) {
   return tokens.size();
 }
 
-// During long computations: lets Ctrl-C through.
-inline constexpr auto check_signals = [] {
-  const py::gil_scoped_acquire gil;
-  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-};
-
 }  // namespace pythia_rt

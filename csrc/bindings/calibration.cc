@@ -6,6 +6,7 @@
 #include "base/cpu_count.h"
 #include "base/thread_pool.h"
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "bindings/module.h"
 #include "calibration/error_feedback.h"
 #include "formats/formats.h"
@@ -46,7 +47,7 @@ std::tuple<CodeArray, FloatArray, FloatArray> feed_back_block(
                             scales.mutable_data(),
                             errors.mutable_data()};
   {
-    const py::gil_scoped_release release;
+    const GilRelease release;
     ThreadPool pool(threads == 0 ? default_thread_count() : threads);
     feed_back(block, pool);
   }

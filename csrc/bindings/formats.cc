@@ -11,6 +11,7 @@
 #include "base/cpu_count.h"
 #include "base/thread_pool.h"
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "bindings/module.h"
 #include "formats/kv_formats.h"
 #include "kernels/dispatch.h"
@@ -50,7 +51,7 @@ std::vector<ByteArray> pack_buffer(const std::string& format_name, const py::buf
     parts.push_back(arrays.back().mutable_data());
   }
   {
-    const py::gil_scoped_release release;
+    const GilRelease release;
     ThreadPool pool(threads == 0 ? default_thread_count() : threads);
     pack(format, type, blob.data, rows, columns, parts, selected_kernels().fit_scales, pool);
   }
@@ -81,7 +82,7 @@ FloatArray unpack_buffers(const std::string& format_name, const std::vector<py::
   bind_parts(layout, pointers, matrix);
   FloatArray values({rows, columns});
   float* out = values.mutable_data();
-  const py::gil_scoped_release release;
+  const GilRelease release;
   for (int64_t row = 0; row < rows; ++row) unpack_row(matrix, row, out + row * columns);
   return values;
 }
@@ -118,7 +119,7 @@ std::pair<FloatArray, FloatArray> fit_matrix(const std::string& format_name,
   float* scale_data = scales.mutable_data();
   float* unit_data = units.mutable_data();
   const float* weights = importance ? importance->data() : nullptr;
-  const py::gil_scoped_release release;
+  const GilRelease release;
   ThreadPool pool(threads == 0 ? default_thread_count() : threads);
   fit_scales(format, values.data(), rows, columns, weights, selected_kernels().fit_scales, pool,
              scale_data, unit_data);

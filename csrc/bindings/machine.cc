@@ -1,13 +1,30 @@
 #include <pybind11/stl.h>
 
+#include <memory>
+
 #include "base/cpu_count.h"
+#include "base/mapped_range.h"
 #include "bindings/module.h"
 #include "cuda/cuda.h"
 #include "kernels/dispatch.h"
 
 namespace pythia_rt {
 
-void bind_machine(pybind11::module_& module) {
+namespace py = pybind11;
+
+void bind_machine(py::module_& module) {
+  py::class_<MappedRange>(
+      module, "MappedRange",
+      "Keeps a read of a mapped file that was cut short from ending the process.")
+      .def(py::init([](const py::buffer& buffer) {
+             const py::buffer_info view = buffer.request();
+             return std::make_unique<MappedRange>(view.ptr,
+                                                  static_cast<size_t>(view.size * view.itemsize));
+           }),
+           py::arg("buffer"),
+           "The buffer's memory, which must outlive this. Missing pages of it read as zeros.")
+      .def_property_readonly("is_damaged", &MappedRange::is_damaged,
+                             "Whether a page was missing when it was read.");
   module.def("compiled_isa_names", &compiled_isas,
              "Names of the instruction sets in this build, best first.");
   module.def("isa_names", &supported_isas,

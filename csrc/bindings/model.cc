@@ -6,12 +6,16 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "backend/cpu.h"
 #include "base/cpu_count.h"
+#include "base/mapped_range.h"
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
+#include "bindings/held_buffers.h"
 #include "bindings/module.h"
 #include "cuda/cuda.h"
 #include "formats/formats.h"
@@ -83,13 +87,9 @@ std::map<std::string, Format> formats_of(const FormatNames& names) {
   return formats;
 }
 
-// The bytes of buffers that `views` keeps alive.
-std::map<std::string, Blob> blobs_of(const Buffers& tensors, std::vector<py::buffer_info>& views) {
+std::map<std::string, Blob> blobs_of(const Buffers& tensors, HeldBuffers& held) {
   std::map<std::string, Blob> blobs;
-  for (const auto& [name, buffer] : tensors) {
-    views.push_back(buffer.request());
-    blobs[name] = blob_of(views.back());
-  }
+  for (const auto& [name, buffer] : tensors) blobs[name] = held.add(buffer);
   return blobs;
 }
 
@@ -99,7 +99,18 @@ std::unique_ptr<Backend> backend_with(int threads) {
 
 // A model and the Python buffers that hold its weights.
 struct BoundModel {
-  std::vector<py::buffer_info> buffers;
+  // Throws std::runtime_error where weights could not be read: what was computed is wrong.
+  void check_memory() const {
+    for (const Blob& blob : buffers.blobs()) {
+      if (is_damaged(blob.data, blob.size)) {
+        throw_failed(
+            "the model's file was cut short while it was in use, or its disk failed: load "
+            "it again");
+      }
+    }
+  }
+
+  HeldBuffers buffers;
   py::dict spec;
   std::unique_ptr<Model> model;
 };
@@ -120,9 +131,10 @@ std::shared_ptr<BoundModel> make_model(const py::dict& spec, const FormatNames& 
   const std::map<std::string, Format> matrix_formats = formats_of(formats);
   const std::map<std::string, Blob> blobs = blobs_of(tensors, bound->buffers);
   const Spec plain_spec = spec_of(spec);
-  const py::gil_scoped_release release;  // weights may have to be copied
+  const GilRelease release;  // weights may have to be copied
   bound->model = std::make_unique<Model>(plain_spec, matrix_formats, blobs, backend_with(threads),
                                          device_named(device), gpu_layers);
+  bound->check_memory();
   return bound;
 }
 
@@ -156,41 +168,50 @@ class BoundLayer {
     }
     float* data = out.mutable_data();
     {
-      const py::gil_scoped_release release;
-      const std::unique_lock lock(mutex_, std::try_to_lock);
-      if (!lock.owns_lock()) throw_failed("the layer is running on another thread: make one each");
-      layer_.run(data, count, inputs, check_signals);
+      const GilRelease release;
+      const auto lock = claim(mutex_, "layer");
+      layer_.run(data, count, inputs, [&] { release.check_signals(); });
     }
     return {out, captured};
   }
 
  private:
-  std::vector<py::buffer_info> buffers_;
+  HeldBuffers buffers_;
   Layer layer_;
-  std::mutex mutex_;
+  ForkSafeMutex mutex_;
 };
 
 // A session that two Python threads cannot run at the same time.
 class BoundSession {
  public:
   BoundSession(const std::shared_ptr<BoundModel>& model, int64_t capacity, KvFormat kv_format)
-      : session_(std::shared_ptr<Model>(model, model->model.get()), capacity, kv_format) {}
+      : model_(model),
+        session_(std::shared_ptr<Model>(model, model->model.get()), capacity, kv_format) {}
 
-  // Calls function(session) without the GIL.
+  // Calls function(session, interrupt) without the GIL.
   template <typename Function>
   auto run(const Function& function) {
-    const py::gil_scoped_release release;
-    const std::unique_lock lock(mutex_, std::try_to_lock);
-    if (!lock.owns_lock()) throw_failed("the session is running on another thread: make one each");
-    return function(session_);
+    const GilRelease release;
+    const auto lock = claim(mutex_, "session");
+    const auto interrupt = [&] { release.check_signals(); };
+    if constexpr (std::is_void_v<decltype(function(session_, interrupt))>) {
+      function(session_, interrupt);
+      model_->check_memory();
+    } else {
+      const auto result = function(session_, interrupt);
+      model_->check_memory();
+      return result;
+    }
   }
 
+  const BoundModel& model() const { return *model_; }
   Session& session() { return session_; }
-  std::mutex& mutex() { return mutex_; }
+  ForkSafeMutex& mutex() { return mutex_; }
 
  private:
+  std::shared_ptr<BoundModel> model_;
   Session session_;
-  std::mutex mutex_;
+  ForkSafeMutex mutex_;
 };
 
 FloatArray logits_array(const Session& session, int64_t count) {
@@ -210,16 +231,16 @@ std::vector<FloatArray> run_batch(const std::vector<BoundSession*>& sessions,
     inputs.push_back({&sessions[i]->session(), tokens[i].data(), count_tokens(tokens[i])});
     results.push_back(bind(inputs.back()));
   }
-  const py::gil_scoped_release release;
-  std::vector<std::unique_lock<std::mutex>> locks;
+  const GilRelease release;
+  std::vector<std::unique_lock<ForkSafeMutex>> locks;
   for (size_t i = 0; i < sessions.size(); ++i) {
     for (size_t j = 0; j < i; ++j) {
       if (sessions[i] == sessions[j]) throw_invalid("a batch names the same session twice");
     }
-    locks.emplace_back(sessions[i]->mutex(), std::try_to_lock);
-    if (!locks.back().owns_lock()) throw_failed("a session is running on another thread");
+    locks.push_back(claim(sessions[i]->mutex(), "session"));
   }
-  forward(inputs, check_signals);
+  forward(inputs, [&] { release.check_signals(); });
+  if (!sessions.empty()) sessions.front()->model().check_memory();
   return results;
 }
 
@@ -307,8 +328,9 @@ void bind_model(py::module_& module) {
           "prefill",
           [](BoundSession& self, const TokenArray& tokens) {
             const int64_t count = count_tokens(tokens);
-            self.run(
-                [&](Session& session) { session.prefill(tokens.data(), count, check_signals); });
+            self.run([&](Session& session, const auto& interrupt) {
+              session.prefill(tokens.data(), count, interrupt);
+            });
           },
           py::arg("tokens"), "Appends tokens [n]; the logits after the last one are kept.")
       .def(
@@ -317,8 +339,8 @@ void bind_model(py::module_& module) {
             const int64_t count = count_tokens(tokens);
             FloatArray out = logits_array(self.session(), count);
             float* data = out.mutable_data();
-            self.run([&](Session& session) {
-              session.logits(tokens.data(), count, data, check_signals);
+            self.run([&](Session& session, const auto& interrupt) {
+              session.logits(tokens.data(), count, data, interrupt);
             });
             return out;
           },
@@ -333,8 +355,8 @@ void bind_model(py::module_& module) {
       .def(
           "step",
           [](BoundSession& self, GuardedSampler& sampler) {
-            const SampledToken sampled = self.run([&](Session& session) {
-              const std::lock_guard lock(sampler.mutex);
+            const SampledToken sampled = self.run([&](Session& session, const auto&) {
+              const auto lock = sampler.lock();
               return session.step(sampler.sampler);
             });
             return std::pair(sampled.token, sampled.log_probability);
@@ -345,7 +367,7 @@ void bind_model(py::module_& module) {
       .def(
           "rewind",
           [](BoundSession& self, int64_t position) {
-            self.run([&](Session& session) { session.rewind(position); });
+            self.run([&](Session& session, const auto&) { session.rewind(position); });
           },
           py::arg("position"), "Forgets everything after the first `position` tokens.");
 

@@ -5,14 +5,21 @@
 
 #include <mutex>
 
+#include "bindings/locks.h"
 #include "sampling/sampler.h"
 
 namespace pythia_rt {
 
-// A sampler that two Python threads cannot use at the same time.
+// A sampler; two Python threads that use it take turns.
 struct GuardedSampler {
+  // Throws std::runtime_error in a child whose parent was using it when it forked.
+  std::unique_lock<ForkSafeMutex> lock() {
+    check_not_orphaned(mutex, "sampler");
+    return std::unique_lock(mutex);
+  }
+
   Sampler sampler;
-  std::mutex mutex;
+  ForkSafeMutex mutex;
 };
 
 void bind_machine(pybind11::module_& module);

@@ -3,6 +3,7 @@
 #include <map>
 
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "bindings/module.h"
 
 namespace pythia_rt {
@@ -37,7 +38,7 @@ void bind_sampling(py::module_& module) {
           "accept_prompt",
           [](GuardedSampler& self, const TokenArray& tokens) {
             const auto count = static_cast<size_t>(count_tokens(tokens));
-            const std::lock_guard lock(self.mutex);
+            const auto lock = self.lock();
             self.sampler.accept_prompt(tokens.data(), count);
           },
           py::arg("tokens"), "Adds prompt tokens [n] to what the repetition penalty has seen.")
@@ -46,8 +47,8 @@ void bind_sampling(py::module_& module) {
           [](GuardedSampler& self, const FloatArray& logits) {
             if (logits.ndim() != 1) throw_invalid("logits must be a one-dimensional array");
             const auto count = static_cast<size_t>(logits.size());
-            const py::gil_scoped_release release;
-            const std::lock_guard lock(self.mutex);
+            const GilRelease release;
+            const auto lock = self.lock();
             return self.sampler.sample(logits.data(), count);
           },
           py::arg("logits"), "Draws a token from logits [vocab_size] and remembers it.");

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/thread_pool.h"
+#include "bindings/gil.h"
 #include "formats/formats.h"
 #include "formats/kv_formats.h"
 #include "kernels/dispatch.h"
@@ -40,7 +41,7 @@ std::unique_ptr<Workload> multiply(const std::string& isa, const std::string& ty
 }  // namespace
 
 void bind_timing(py::module_& module) {
-  const auto unlocked = py::call_guard<py::gil_scoped_release>();
+  const auto unlocked = py::call_guard<GilRelease>();
 
   py::class_<ThreadPool>(module, "ThreadPool").def(py::init<int>(), py::arg("threads"));
 
