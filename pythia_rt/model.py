@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import secrets
 import tempfile
@@ -49,6 +48,7 @@ class Model:
     ):
         """Build the model from an open flat file; the constructors named above call this."""
         self._file = file
+        self._read_tokenizer: Tokenizer | None = None
         # Whoever asks for f32 weights wants exact logits: an f16 cache moves them by 5e-4.
         natural = "f32" if set(file.formats.values()) == {"f32"} else "f16"
         self._kv_format = _checked_kv_format(kv_format) or natural
@@ -62,10 +62,13 @@ class Model:
             gpu_layers=gpu_layers,
         )
 
-    # Read when it is first needed: that takes longer than all the rest of loading.
-    @functools.cached_property
+    # Read when it is first needed: that takes longer than all the rest of loading. Two threads may
+    # both do it: the lock of functools.cached_property hangs in a child that is forked meanwhile.
+    @property
     def _tokenizer(self) -> Tokenizer | None:
-        return None if self._file.tokenizer is None else Tokenizer(self._file.tokenizer)
+        if self._read_tokenizer is None and self._file.tokenizer is not None:
+            self._read_tokenizer = Tokenizer(self._file.tokenizer)
+        return self._read_tokenizer
 
     @classmethod
     def from_pretrained(
