@@ -6,9 +6,13 @@ neither flat nor one-hot, a residual stream that stays bounded, logits that diff
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import os
+import statistics
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,26 +96,34 @@ def _norm(name: str, width: int) -> list[Tensor]:
     ]
 
 
-def values(tensor: Tensor, index: int, seed: int) -> Iterator[NDArray[np.float32]]:
+def values(tensor: Tensor, index: int, seed: int, dtype: str) -> Iterator[NDArray[Any]]:
     """Yield the values of the tensor at `index` of the list, flat, a bounded number at a time.
 
-    They depend on the seed and the index only: not on the type or the shards they are stored in.
+    As they are stored in a type of DTYPES. Each is one of 65,536 quantiles of the normal
+    distribution, which is an order of magnitude faster than drawing from it; which one depends on
+    the seed and the index only, not on the type or the shards.
     """
+    table = encode(tensor.mean + np.float32(tensor.deviation) * _quantiles(), dtype)
     generator = np.random.Generator(np.random.SFC64([seed, index]))
     for start in range(0, tensor.size, _CHUNK_VALUES):
         count = min(_CHUNK_VALUES, tensor.size - start)
-        chunk = generator.standard_normal(count, np.float32)
-        chunk *= np.float32(tensor.deviation)
-        chunk += np.float32(tensor.mean)
-        yield chunk
+        drawn = generator.integers(0, 1 << 64, -(-count // 4), np.uint64)
+        yield table[drawn.astype("<u8", copy=False).view("<u2")[:count]]
 
 
-def encode(chunk: NDArray[np.float32], dtype: str) -> bytes:
-    """Return values as the bytes of a type of DTYPES, rounded to nearest, ties to even."""
+@functools.cache
+def _quantiles() -> NDArray[np.float32]:
+    """Of the normal distribution, in the middle of 65,536 equal parts."""
+    normal = statistics.NormalDist()
+    return np.array([normal.inv_cdf((i + 0.5) / 65536) for i in range(65536)], np.float32)
+
+
+def encode(chunk: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Return values as a type of DTYPES stores them, rounded to nearest, ties to even."""
     if dtype == "bfloat16":
         bits = chunk.view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
-    return chunk.astype({"float32": "<f4", "float16": "<f2"}[dtype]).tobytes()
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    return chunk.astype({"float32": "<f4", "float16": "<f2"}[dtype])
 
 
 def write(
@@ -121,16 +133,17 @@ def write(
     dtype: str = "float16",
     shards: int = 1,
     seed: int = 0,
+    threads: int | None = None,
     on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Path:
     """Write config.json and random weights as safetensors into a new `folder` and return it.
 
-    It appears complete or not at all. More than one shard come with an index. `on_bytes` is told of
-    every few MB written.
+    It appears complete or not at all. More than one shard come with an index. `threads` (default:
+    one per processor) make a tensor each; `on_bytes` is told of every tensor written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as hidden:
-        _fill(hidden, config, dtype, shards, seed, on_bytes)
+        _fill(hidden, config, dtype, shards, seed, threads or os.cpu_count() or 1, on_bytes)
     return folder
 
 
@@ -140,6 +153,7 @@ def _fill(
     dtype: str,
     shards: int,
     seed: int,
+    threads: int,
     on_bytes: Callable[[int], None],
 ) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": dtype}, indent=2))
@@ -150,15 +164,49 @@ def _fill(
             "model.safetensors" if shards == 1 else f"model-{number:05}-of-{shards:05}.safetensors"
         )
         places.update((tensor.name, file) for _, tensor in shard)
-        with (folder / file).open("wb") as out:
-            out.write(_header([tensor for _, tensor in shard], dtype))
-            for index, tensor in shard:
-                for chunk in values(tensor, index, seed):
-                    on_bytes(out.write(encode(chunk, dtype)))
+        header = _header([tensor for _, tensor in shard], dtype)
+        # The threads end before the file is closed, whatever happens.
+        with (
+            (folder / file).open("wb", buffering=0) as out,
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            _write_at(out.fileno(), 0, header)
+            write_tensor = functools.partial(_write_tensor, out.fileno(), dtype, seed)
+            try:
+                for size in pool.map(write_tensor, _placed(shard, len(header), dtype)):
+                    on_bytes(size)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     if shards > 1:
         total = sum(tensor.size for _, tensor in everything) * DTYPES[dtype][1]
         listing = {"metadata": {"total_size": total}, "weight_map": places}
         (folder / "model.safetensors.index.json").write_text(json.dumps(listing, indent=2))
+
+
+def _placed(
+    shard: list[tuple[int, Tensor]], start: int, dtype: str
+) -> Iterator[tuple[int, Tensor, int]]:
+    """(index, tensor, offset in the file) of each."""
+    for index, tensor in shard:
+        yield index, tensor, start
+        start += tensor.size * DTYPES[dtype][1]
+
+
+def _write_tensor(descriptor: int, dtype: str, seed: int, placed: tuple[int, Tensor, int]) -> int:
+    index, tensor, start = placed
+    offset = start
+    for chunk in values(tensor, index, seed, dtype):
+        _write_at(descriptor, offset, chunk.view(np.uint8).data)
+        offset += chunk.nbytes
+    return offset - start
+
+
+def _write_at(descriptor: int, offset: int, content: bytes | memoryview) -> None:
+    left = memoryview(content)
+    while left:
+        count = os.pwrite(descriptor, left, offset)
+        left, offset = left[count:], offset + count
 
 
 def _split(everything: list[tuple[int, Tensor]], shards: int) -> list[list[tuple[int, Tensor]]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from conftest import ROOT
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from bench import checkpoint
+from bench import checkpoint, shapes
 
 
 def run(module: str, *arguments: object) -> str:
@@ -67,6 +70,74 @@ def test_impossible_shards_are_refused(tmp_path: Path) -> None:
     for shards in (0, 29):
         with pytest.raises(ValueError, match=f"28 tensors cannot be cut into {shards} shards"):
             checkpoint.write(tmp_path / "out", make_config(), shards=shards)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_values_are_normal(dtype: str) -> None:
+    tensor = checkpoint.Tensor("weight", (3000, 1001), 0.5, 0.25)
+    pieces = list(checkpoint.values(tensor, 3, 7, dtype))
+    assert {piece.itemsize for piece in pieces} == {checkpoint.DTYPES[dtype][1]}
+    found = np.concatenate(pieces)
+    if dtype == "bfloat16":
+        found = (found.astype(np.uint32) << 16).view(np.float32)
+    assert found.size == tensor.size
+    found = (found.astype(np.float64) - 0.5) / 0.25
+    for edge, share in ((-2, 0.02275), (-1, 0.15866), (0, 0.5), (1, 0.84134), (2, 0.97725)):
+        assert abs((found < edge).mean() - share) < 0.004  # bfloat16 has steps of 2^-9 there
+    assert 4 < np.abs(found).max() < 4.5
+    rows = found[: 3000 * 1001].reshape(3000, 1001)
+    assert np.abs(np.corrcoef(rows[::100]) - np.eye(30)).max() < 0.2  # none repeats another
+
+
+def test_threads_change_nothing(tmp_path: Path) -> None:
+    for threads in (1, 5):
+        checkpoint.write(tmp_path / f"{threads}", make_config(), threads=threads, seed=3)
+    one, five = (tmp_path / f"{n}" / "model.safetensors" for n in (1, 5))
+    assert one.read_bytes() == five.read_bytes()
+
+
+def test_a_full_disk_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite, calls = os.pwrite, 0
+
+    def full(descriptor: int, content: Any, offset: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(descriptor, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.write(tmp_path / "out", make_config(), threads=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("14m", 14_067_712), ("70m", 70_426_624), ("410m", 405_334_016), ("1b", 1_011_781_632),
+     ("1.4b", 1_414_647_808), ("2.8b", 2_775_208_960), ("6.9b", 6_857_302_016),
+     ("12b", 11_846_072_320)],
+)  # fmt: skip
+def test_shapes_have_the_published_numbers_of_parameters(name: str, parameters: int) -> None:
+    assert sum(tensor.size for tensor in checkpoint.tensors(shapes.config(name))) == parameters
+
+
+def test_make_checkpoint_by_name(tmp_path: Path) -> None:
+    run("make_checkpoint", "14m", tmp_path / "made")
+    assert json.loads((tmp_path / "made" / "config.json").read_text()) == {
+        **shapes.config("14m"),
+        "torch_dtype": "float16",
+    }
+    (tmp_path / "list.json").write_text("[1]")
+    command = [sys.executable, "-m", "bench.make_checkpoint"]
+    for name in ("15m", "list.json", "gone/config.json"):
+        done = subprocess.run(
+            [*command, tmp_path / name, tmp_path / "new"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert f"{name} is no config.json of GPT-NeoX" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "new").exists()
 
 
 def test_conversion(folder: Path, tmp_path: Path) -> None:

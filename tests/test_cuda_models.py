@@ -1,4 +1,7 @@
-"""Whole models on the emulated CUDA device: the CPU's bits, and one sentence for what fails."""
+"""Whole models on a CUDA device: the CPU's bits, and one sentence for what fails.
+
+The device is the emulated one; where there is a real one, the bits are compared on that too.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,13 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     _emulated.fail_after(-1)
 
 
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> None:
+    """The CUDA device of the package's models: emulated, and a real one where there is one."""
+    if request.param == "emulated":
+        request.getfixturevalue("cuda")
+
+
 def tiny(folder: Path, recipe: str = "q4", **config: Any) -> Path:
     """A flat file of a random model of two layers."""
     write_checkpoint(folder / "checkpoint", make_config(**config))
@@ -77,7 +87,7 @@ def compare(path: Path, kv_format: str | None = None, **device: Any) -> None:
 
 @pytest.mark.parametrize(("residual", "activation", "heads", "rotary"), VARIANTS)
 def test_variants(
-    cuda: None, tmp_path: Path, residual: bool, activation: str, heads: tuple[int, int],
+    device: None, tmp_path: Path, residual: bool, activation: str, heads: tuple[int, int],
     rotary: float,
 ) -> None:  # fmt: skip
     config = {
@@ -91,7 +101,7 @@ def test_variants(
 
 
 @pytest.mark.parametrize("recipe", ["f32", "f16", "bf16", "q8", "q6", "q5", "q4"])
-def test_formats(cuda: None, tmp_path: Path, recipe: str, kv_format: str) -> None:
+def test_formats(device: None, tmp_path: Path, recipe: str, kv_format: str) -> None:
     compare(tiny(tmp_path, recipe), kv_format)
 
 
@@ -105,7 +115,7 @@ def test_formats(cuda: None, tmp_path: Path, recipe: str, kv_format: str) -> Non
     ],
     ids=lambda config: ", ".join(config),
 )
-def test_oddities(cuda: None, tmp_path: Path, config: dict[str, Any]) -> None:
+def test_oddities(device: None, tmp_path: Path, config: dict[str, Any]) -> None:
     compare(tiny(tmp_path, **config))
 
 
@@ -115,7 +125,7 @@ def test_orders(cuda: None, tmp_path: Path, order: str) -> None:
     compare(tiny(tmp_path, heads=3))
 
 
-def test_the_demo_model_writes_the_same(cuda: None, demo_file: Callable[[str], Path]) -> None:
+def test_the_demo_model_writes_the_same(device: None, demo_file: Callable[[str], Path]) -> None:
     path = demo_file("q4")
     options: dict[str, Any] = {"temperature": 0, "max_new_tokens": 100}
     expected = Model.load(path).generate("The kernel", **options)
@@ -141,7 +151,7 @@ def test_texts_side_by_side(cuda: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_layers_are_divided(cuda: None, tmp_path: Path, layers: int) -> None:
+def test_layers_are_divided(device: None, tmp_path: Path, layers: int) -> None:
     path = tiny(tmp_path)
     compare(path, gpu_layers=layers)
     model = Model.load(path, device="cuda", gpu_layers=layers)
