@@ -22,6 +22,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+# As for transformers, either kind of index may list either kind of file.
+SHARD_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 MAX_JSON_BYTES = 64 << 20
 
 # What a folder without weights may hold instead, and what leads to weights from there.
@@ -158,20 +160,19 @@ def index_shards(path: Path) -> list[str]:
     places = read_json(path).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{path} has no weight_map: fetch it again")
-    suffix = path.name.removesuffix(".index.json").rpartition(".")[2]
-    return sorted({_checked_shard(path, shard, suffix) for shard in places.values()})
+    return sorted({_checked_shard(path, shard) for shard in places.values()})
 
 
-def _checked_shard(index: Path, shard: Any, suffix: str) -> str:
+def _checked_shard(index: Path, shard: Any) -> str:
     """Return the path `shard` without "./"; an index must not make us read outside its folder."""
     parts = PurePosixPath(shard).parts if isinstance(shard, str) else ()
     inside = bool(parts) and not shard.startswith("/") and ".." not in parts
     plain = inside and not set(shard) & {"\\", "\0"}
-    if not plain or not shard.endswith(f".{suffix}") or len(shard.encode(errors="replace")) > 255:
+    if not plain or not shard.endswith(SHARD_SUFFIXES) or len(shard.encode(errors="replace")) > 255:
         shown = quote(shard) if isinstance(shard, str) else "something"
         raise CheckpointError(
-            f"{index} names {shown}, which is not a .{suffix} file of its folder: "
-            "fetch the index again"
+            f"{index} names {shown}, which is not a file of weights in its folder "
+            f"({', '.join(SHARD_SUFFIXES)}): fetch the index again"
         )
     return "/".join(parts)
 

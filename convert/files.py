@@ -7,11 +7,7 @@ import stat
 from pathlib import Path
 
 from .errors import with_sentence
-
-# What Git LFS leaves in a clone in place of a file, until it fetches it; always below 1024 bytes
-# (git-lfs/git-lfs, docs/spec.md).
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_MAX_POINTER_BYTES = 1024
+from .lfs import MAX_POINTER_BYTES, refuse_pointer
 
 
 class PositionalFile:
@@ -37,7 +33,8 @@ class PositionalFile:
         self.size: int = status.st_size  # bytes
         self._modified = status.st_mtime_ns
         try:
-            self._refuse_pointer()
+            if self.size < MAX_POINTER_BYTES:
+                refuse_pointer(self.read(0, self.size), str(path), error)
         except BaseException:
             self.close()
             raise
@@ -86,15 +83,6 @@ class PositionalFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def _refuse_pointer(self) -> None:
-        length = len(_LFS_POINTER)
-        if not length <= self.size < _MAX_POINTER_BYTES or self.read(0, length) != _LFS_POINTER:
-            return
-        raise self._error(
-            f"{self.path} is a Git LFS pointer, which stands for the file and is not it: run "
-            "git lfs pull in the clone that it comes from"
-        )
 
     def _unreadable(self, reason: OSError) -> OSError:
         return with_sentence(

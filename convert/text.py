@@ -10,6 +10,8 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
+from .lfs import refuse_pointer
+
 _BYTE_ORDER_MARK = "\ufeff"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)  # the first begins as UTF-16's does
@@ -19,8 +21,10 @@ _LOOKED_AT = 64  # bytes; ASCII in UTF-16 has a zero in every second one
 def decode_text(content: bytes, where: str, *, complete: bool = True) -> str:
     """The text in `content`, whose start may end within a character unless it is `complete`.
 
-    Raises ValueError, which names `where` it comes from, for anything but UTF-8.
+    Raises ValueError, which names `where` it comes from, for anything but UTF-8 and for a Git LFS
+    pointer, which is none of the text that it stands for.
     """
+    refuse_pointer(content, where, ValueError)
     other = _other_encoding(content)
     if other:
         raise ValueError(f"{where} is {other}, not UTF-8: save it as UTF-8")

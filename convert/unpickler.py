@@ -204,6 +204,8 @@ class _Machine:
             return arguments[0]
         if function.name == "_rebuild_tensor_v2":
             storage, offset, shape, strides = arguments[:4]
+            if any(arguments[6:]):  # {"neg": True}: torch negates what it reads
+                self.fail("holds a tensor that is stored negated: save it again resolve_neg()")
             numbers = _is_count(offset) and _are_counts(shape) and _are_counts(strides)
             if isinstance(storage, Storage) and numbers and len(strides) == len(shape):
                 return TensorView(storage, offset, shape, strides)

@@ -201,7 +201,7 @@ def test_an_index_cannot_fetch_other_paths(tmp_path: Path, fake: FakeHub) -> Non
     write_checkpoint(fake.repository, kind="sharded")
     index = fake.repository / "model.safetensors.index.json"
     index.write_text('{"weight_map": {"a": "../../x.safetensors"}}')
-    with pytest.raises(CheckpointError, match=r"not a \.safetensors file of its folder"):
+    with pytest.raises(CheckpointError, match="not a file of weights in its folder"):
         hub.resolve(NAME, "step3", tmp_path)
     assert not [file for file in fake.fetched if "x" in file.split(".")[0]]
 

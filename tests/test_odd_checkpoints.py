@@ -74,6 +74,28 @@ def move_into_subfolder(folder: Path) -> None:
     edit_places(lambda p: p.update({name: f"./weights/{file}" for name, file in p.items()}))(folder)
 
 
+def rename_index(folder: Path) -> None:
+    """Give the index the name that it has beside the other kind of shards."""
+    names = ["model.safetensors.index.json", "pytorch_model.bin.index.json"]
+    index = index_of(folder)
+    names.remove(index.name)
+    index.rename(folder / names[0])
+
+
+def change_kind_of_first_shard(folder: Path) -> None:
+    """Write the first safetensors as .bin, or the first .bin as .pt."""
+    old = files(folder)[0]
+    new = old.with_suffix(".bin" if old.suffix == ".safetensors" else ".pt")
+    if new.suffix == ".pt":
+        old.rename(new)
+    else:
+        torch.save(safetensors.torch.load_file(old), new)
+        old.unlink()
+    edit_places(lambda p: p.update({n: new.name for n, file in p.items() if file == old.name}))(
+        folder
+    )
+
+
 def exchange_places(places: dict[str, str]) -> None:
     """Let the index say another shard of every tensor."""
     shards = sorted(set(places.values()))
@@ -169,6 +191,8 @@ HARMLESS: dict[str, tuple[tuple[str, ...], dict[str, Any], Callable[[Path], None
         edit_places(lambda p: p.update({n: f"./{s}" for n, s in list(p.items())[::2]})),
     ),
     "shards in a subfolder": (SHARDED, {}, move_into_subfolder),
+    "index of the other kind": (SHARDED, {}, rename_index),
+    "shards of both kinds": (SHARDED, {}, change_kind_of_first_shard),
     "equal tensors in two shards": (SHARDED, {}, repeat_in_next_shard),
     "metadata is null": (("safetensors", "sharded"), {}, add_metadata(None)),
     "metadata is empty": (("safetensors",), {}, add_metadata({})),

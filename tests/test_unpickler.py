@@ -68,6 +68,11 @@ def test_reads_every_common_dtype(dtype: str) -> None:
     assert read(state_pickle({"t": tensor}))["t"].shape == (3,)
 
 
+def test_a_tensor_that_is_stored_negated_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="stored negated"):
+        read(state_pickle({"t": torch._neg_view(torch.ones(3))}))
+
+
 TRAPS: dict[str, tuple[Any, str]] = {
     "os.system": (Call(os.system, "touch {}"), "posix.system"),
     "eval": (Call(builtins.eval, "__import__('os').mkdir('{}')"), "builtins.eval"),

@@ -12,6 +12,7 @@ import torch
 from convert_sources import make_config, make_tensors, make_tokenizer, write_checkpoint
 
 from pythia_rt.convert import CheckpointError, FlatFile, FlatFileError, convert
+from pythia_rt.convert.text import decode_text
 
 LAYER = "gpt_neox.layers.1."
 WEIGHT = f"{LAYER}mlp.dense_4h_to_h.weight"
@@ -73,6 +74,14 @@ def test_a_flat_file_may_be_a_git_lfs_pointer(tmp_path: Path) -> None:
     (tmp_path / "flat").write_text(POINTER)
     with pytest.raises(FlatFileError, match=r"flat is a Git LFS pointer.*git lfs pull"):
         FlatFile(tmp_path / "flat")
+
+
+def test_a_text_may_be_a_git_lfs_pointer(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text(POINTER)
+    folder = write_checkpoint(tmp_path / "source")
+    with pytest.raises(ValueError, match=r"text is a Git LFS pointer.*git lfs pull"):
+        convert(folder, tmp_path / "flat", calibrate=tmp_path / "text")
+    assert "Git" in decode_text(f"{POINTER * 9}Git".encode(), "a text about pointers")
 
 
 # Quantised weights.
