@@ -19,8 +19,9 @@ from .checkpoint import CONFIG_FILE, Checkpoint, read_json
 from .destination import find_place, named_file
 from .digests import SourceDigests
 from .errors import CheckpointError, Sentence, quote
-from .flatfile import REPORT, VERSION, FlatFile, metadata_entries, to_json
+from .flatfile import KV_BOUND, REPORT, VERSION, FlatFile, metadata_entries, to_json
 from .hub import identify, resolve
+from .kv_range import bound_keys_and_values
 from .layout import TOKENIZER_FILES, Linear, is_quantised, linears, stored_tensors, vectors
 from .plan import Plan
 from .progress import Progress
@@ -36,6 +37,7 @@ _NO_DIGEST = "0" * 64  # as long as any, so the header keeps its length
 
 # Measures a new file; is given the file, its source's folder and the activation that was asked for.
 Reporter = Callable[[FlatFile, Path, str | None], Mapping[str, Any]]
+_MAX_SIZE = 9e99
 _REPORT_BYTES, _REPORT_BYTES_PER_MATRIX = 8192, 64  # the most that a report takes in the header
 
 
@@ -128,6 +130,7 @@ def convert(
             "source_digests": to_json(dict.fromkeys(digests.names, _NO_DIGEST)),
             "data_sha256": _NO_DIGEST,
             "producer": PRODUCER,
+            KV_BOUND: _number(0.0),
         }
         stored = stored_tensors(plan.spec, formats, {n: len(data) for n, data in files.items()})
         with (
@@ -140,7 +143,10 @@ def convert(
             ) as writer,
             digests,
         ):
-            _write_weights(writer, checkpoint, plan, formats, sequences, n_threads, progress)
+            bound = _write_weights(
+                writer, checkpoint, plan, formats, sequences, n_threads, progress
+            )
+            values[KV_BOUND] = _number(bound)
             for name in TOKENIZER_FILES:
                 if name in files:
                     writer.write(name, [files[name]])
@@ -188,8 +194,11 @@ def _write_weights(
     sequences: list[NDArray[np.int32]],
     threads: int,
     progress: bool,
-) -> None:
-    """Write every vector and matrix of `plan`, in the order of `layout.stored_tensors`."""
+) -> float:
+    """Write every vector and matrix of `plan`, in the order of `layout.stored_tensors`.
+
+    Returns what no entry of the model's keys and values exceeds.
+    """
     reader = WeightReader(checkpoint)
     for first, second in plan.equal:
         if not reader.equal(first, second):
@@ -215,6 +224,12 @@ def _write_weights(
                 packed = _pack(weights, plan, matrix, form, threads, bar)
             _write_matrix(writer, matrix, form, packed)
             bar.add_tensor()
+    return bound_keys_and_values(plan.spec, weights)
+
+
+def _number(value: float) -> str:
+    """A size as text of one length, for which the header has room before it is known."""
+    return f"{min(value, _MAX_SIZE):.6e}"
 
 
 def _pack(

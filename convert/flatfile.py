@@ -41,6 +41,8 @@ KEYS = (
 )
 REPORT = "report"  # JSON: how the file was measured against its source; most files have none
 MAX_REPORT_BYTES = 1 << 20
+# A number that no entry of a key or value exceeds (kv_range.py); files of older versions have none.
+KV_BOUND = "kv_bound"
 PREFIX = "pythia_rt."
 
 
@@ -50,7 +52,8 @@ class FlatFile:
     `spec`, `formats` and `tensors` are what the core's Model takes. `tensors` maps names to uint8
     arrays of their bytes. `tokenizer` and `tokenizer_config` are the bytes of the source's files,
     or None. `metadata` has the keys of KEYS, `entries` dtype and shape of every tensor. `report` is
-    the JSON object in which its conversion recorded how good it is, or None.
+    the JSON object in which its conversion recorded how good it is, or None. `kv_bound` is what no
+    entry of a key or value exceeds, None where that is not known.
     The mapping, or the copy, lives as long as any of the arrays does. Nobody may write into a
     mapped file meanwhile: `check_unchanged` finds out.
     """
@@ -73,6 +76,7 @@ class FlatFile:
             header = read_header(file, FlatFileError)
             self.metadata = self._read_metadata(header)
             self.report = self._read_report(header)
+            self.kv_bound = self._read_kv_bound(header)
             self.spec, self.formats = self._read_model()
             self.entries = self._check_tensors(header)
             data = copy_file(file) if copy else self._map(file)
@@ -151,6 +155,20 @@ class FlatFile:
             )
         return parse_json(text, self._where(REPORT), FlatFileError)
 
+    def _read_kv_bound(self, header: Header) -> float | None:
+        text = header.metadata.get(PREFIX + KV_BOUND)
+        if text is None:
+            return None
+        try:
+            bound = float(text)
+            if not bound >= 0:
+                raise ValueError(text)
+        except ValueError:
+            raise FlatFileError(
+                f"{self._where(KV_BOUND)} is no size: convert its source again"
+            ) from None
+        return bound
+
     def _read_model(self) -> tuple[Spec, dict[str, str]]:
         where = self._where("spec")
         try:
@@ -210,8 +228,8 @@ class FlatFile:
 
 
 def metadata_entries(values: Mapping[str, str]) -> dict[str, str]:
-    """Return `values`, which has the keys of KEYS and maybe REPORT, as a flat file's metadata."""
-    keys = (*KEYS, REPORT) if REPORT in values else KEYS
+    """Return `values`, all KEYS and maybe KV_BOUND and REPORT, as a flat file's metadata."""
+    keys = [*KEYS, *(key for key in (KV_BOUND, REPORT) if key in values)]
     return {PREFIX + key: values[key] for key in keys}
 
 

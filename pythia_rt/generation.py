@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -84,8 +84,12 @@ class Stream(Iterator[str]):
         stop_ids: frozenset[int] = frozenset(),
         max_new_tokens: int,
         seed: int,
+        not_finite: Callable[[NDArray[np.int32]], RuntimeError] | None = None,
     ) -> None:
-        """Made by `Model.stream`. The prompt is read at the first `next()`."""
+        """Made by `Model.stream`. The prompt is read at the first `next()`.
+
+        `not_finite` makes the error for tokens after which no token can be sampled.
+        """
         self._session: _core.Session | None = session
         self._sampler = sampler
         self._prompt = prompt
@@ -95,6 +99,7 @@ class Stream(Iterator[str]):
         self._stop_ids = stop_ids
         self._max_new_tokens = max_new_tokens
         self._seed = seed
+        self._not_finite = not_finite
         self._pieces: list[str] = []
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
@@ -173,7 +178,14 @@ class Stream(Iterator[str]):
         if first:
             session.prefill(self._prompt)
             self._sampler.accept_prompt(self._prompt)
-        token, logprob = session.step(self._sampler)
+        try:
+            token, logprob = session.step(self._sampler)
+        except RuntimeError:
+            # The sampler refuses such logits; anything else is a matter of the device.
+            if self._not_finite is None or np.isfinite(session.last_logits).all():
+                raise
+            read = np.concatenate([self._prompt, np.array(self._tokens, np.int32)])
+            raise self._not_finite(read) from None
         elapsed = time.perf_counter() - started
         if first:
             self._prefill_seconds = elapsed

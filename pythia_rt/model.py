@@ -18,6 +18,7 @@ from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.convert.threads import checked_threads
 from pythia_rt.devices import check_device, make_core_model
 from pythia_rt.generation import Generation, Stream
+from pythia_rt.overflow import first_not_finite, why_not_finite
 from pythia_rt.prompt import Prompt, no_tokenizer, token_ids
 from pythia_rt.sampling import Sampling, SamplingOptions, merged
 from pythia_rt.scoring import score
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 KV_FORMATS = tuple(_core.kv_format_names())
+# The largest half is 65504; the bound is that of the weights before they were quantised.
+_LARGEST_IN_F16 = 60000.0
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
 
@@ -49,8 +52,10 @@ class Model:
         """Build the model from an open flat file; the constructors named above call this."""
         self._file = file
         self._read_tokenizer: Tokenizer | None = None
-        # Whoever asks for f32 weights wants exact logits: an f16 cache moves them by 5e-4.
-        natural = "f32" if set(file.formats.values()) == {"f32"} else "f16"
+        # Whoever asks for f32 weights wants exact logits: an f16 cache moves them by 5e-4. And some
+        # models have keys or values that halves cannot hold.
+        fits = file.kv_bound is None or file.kv_bound < _LARGEST_IN_F16
+        natural = "f16" if fits and set(file.formats.values()) != {"f32"} else "f32"
         self._kv_format = _checked_kv_format(kv_format) or natural
         check_device(device, gpu_layers)
         self._core = make_core_model(
@@ -93,7 +98,8 @@ class Model:
         call loads at once. With `local_files_only` nothing is downloaded. `threads` defaults to
         the number of physical cores this process may use. `kv_format` is that of the key-value
         cache, "f16", "f32" or "q8" (8 bits and scales, half the memory of "f16"); by default
-        "f32" for a file of f32 weights, else "f16". The weights are mapped, so loading takes no
+        "f32" for a file of f32 weights and for a model whose keys or values may be too large for
+        "f16", else that. The weights are mapped, so loading takes no
         time and processes share them; with `copy` they are read into this process's own memory, in
         large pages where the system has them, which writes text about 10 % faster.
 
@@ -259,7 +265,8 @@ class Model:
         Options are the fields of `Sampling`; they replace those of `sampling`. Without a seed each
         call draws a new one, `Generation.seed`. Writing ends at the context's end if that comes
         before `max_new_tokens`. Raises ValueError for a bad option, an empty prompt, one that
-        leaves no room in the context, or ids outside the vocabulary.
+        leaves no room in the context, or ids outside the vocabulary; RuntimeError where numbers
+        leave the range of a format, with what helps.
         """
         stream = self._start(prompt, merged(sampling, **options))
         for _ in stream:
@@ -282,11 +289,15 @@ class Model:
         """Logits after each of `tokens` (token ids, or a str): float32 [n, vocab_size].
 
         Rows of the vocabulary beyond the tokenizer's ids are padding and are included here.
-        Raises ValueError as `generate` does.
+        Raises ValueError and RuntimeError as `generate` does.
         """
         ids = token_ids(tokens, self._tokenizer, self._vocab_size)
         self._check_length(len(ids))
-        return self.new_session(len(ids)).logits(ids)
+        logits = self.new_session(len(ids)).logits(ids)
+        row = first_not_finite(logits)
+        if row is not None:
+            raise self._not_finite(ids[: row + 1])
+        return logits
 
     def score(self, texts: Iterable[Prompt]) -> list[NDArray[np.float32]]:
         """Judge texts (each a str, or token ids): log-probabilities, float32 [n - 1] of each.
@@ -295,7 +306,7 @@ class Model:
         given those before it, over all raw logits, as `Generation.logprobs` are. Short texts share
         passes through the model, and the logits are not kept: faster than `logits`, in little
         memory, and with the same result for a text whatever the others are.
-        Raises ValueError as `generate` does, before any text is read.
+        Raises ValueError as `generate` does, before any text is read, and RuntimeError as it does.
         """
         if isinstance(texts, (str, bytes, np.ndarray)):
             raise ValueError("score takes a list of texts: for a single one, a list of that one")
@@ -303,7 +314,12 @@ class Model:
         for text in ids:
             self._check_length(len(text))
         self._file.check_unchanged()
-        return score(self._core, ids, self._kv_format)
+        scores = score(self._core, ids, self._kv_format)
+        for text, found in zip(ids, scores, strict=True):
+            row = first_not_finite(found)
+            if row is not None:
+                raise self._not_finite(text[: row + 1])
+        return scores
 
     def _start(self, prompt: Prompt, sampling: Sampling) -> Stream:
         spec = self._file.spec
@@ -346,17 +362,27 @@ class Model:
             stop_ids=sampling.stop_ids,
             max_new_tokens=new_tokens,
             seed=seed,
+            not_finite=self._not_finite,
         )
 
     @property
     def _vocab_size(self) -> int:
         return int(self._file.spec["vocab_size"])
 
-    def new_session(self, capacity: int) -> _core.Session:
-        """An empty sequence of the core, with room for `capacity` tokens of key-value cache."""
+    def new_session(self, capacity: int, *, kv_format: str | None = None) -> _core.Session:
+        """An empty sequence of the core, with room for `capacity` tokens of key-value cache.
+
+        The cache's format is the model's where `kv_format` names no other.
+        """
         self._file.check_unchanged()
         # No larger than this call needs: a full context costs hundreds of MB on the larger models.
-        return _core.Session(self._core, capacity=capacity, kv_format=self._kv_format)
+        return _core.Session(self._core, capacity=capacity, kv_format=kv_format or self._kv_format)
+
+    def _not_finite(self, tokens: NDArray[np.int32]) -> RuntimeError:
+        return RuntimeError(
+            f"the model's logits after token {len(tokens)} are not finite: "
+            f"{why_not_finite(self, tokens)}"
+        )
 
     def _check_length(self, n_tokens: int) -> None:
         if n_tokens > self.context:

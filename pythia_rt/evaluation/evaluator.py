@@ -22,6 +22,7 @@ from pythia_rt.evaluation.text import Text, read_tokens
 from pythia_rt.evaluation.weights import relative_errors
 from pythia_rt.evaluation.windows import Window, check_max_tokens, choose, cut
 from pythia_rt.model import Model
+from pythia_rt.overflow import why_not_finite
 
 # Tokens of one pass: the logits of two models stay below 110 MB for 50 thousand ids.
 _PIECE = 256
@@ -190,12 +191,16 @@ def _run_window(
                 max(0, part.first_new - begin),
             )
         except NotFiniteError as error:
-            culprit = models[error.side].file
+            culprit = models[error.side]
+            why = why_not_finite(
+                culprit,
+                ids[: begin + error.row + 1],
+                option="reference_kv_format" if error.side else "kv_format",
+            )
             raise ValueError(
-                f"{'the reference' if error.side else 'the model'} ({culprit.path.name}) has "
+                f"{'the reference' if error.side else 'the model'} ({culprit.file.path.name}) has "
                 f"logits that are not finite after token {part.start + begin + error.row} of the "
-                "text, so nothing can be measured: its weights are damaged, or its numbers leave "
-                "the range of an f16 cache, which kv_format f32 avoids"
+                f"text, so nothing can be measured: {why}"
             ) from None
 
 

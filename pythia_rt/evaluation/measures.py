@@ -84,8 +84,8 @@ class Tally:
         skip: int,
     ) -> None:
         values = logits.astype(np.float64)
+        _check_finite(values, 0, start)
         scale, _ = _normalise(values)
-        _check_finite(scale, 0, start)
         predicting = np.arange(len(following))
         losses = scale[predicting] - values[predicting, following]
         self.losses.append(losses)
@@ -96,8 +96,8 @@ class Tally:
             return
 
         truth = reference.astype(np.float64)
+        _check_finite(truth, 1, start)
         true_scale, probabilities = _normalise(truth)
-        _check_finite(true_scale, 1, start)
         self.reference_losses.append(true_scale[predicting] - truth[predicting, following])
         difference = truth - values
         divergences = np.einsum("ij,ij->i", probabilities, difference) - (true_scale - scale)
@@ -113,16 +113,14 @@ class Tally:
 
 def _normalise(values: Floats) -> tuple[Floats, Floats]:
     """ln(sum(exp(values))) [n] and softmax(values) [n, vocabulary]."""
-    # An infinite logit becomes NaN here, which the caller refuses.
-    with np.errstate(invalid="ignore"):
-        top = values.max(axis=1, keepdims=True)
-        weights = np.exp(values - top)
-        total = weights.sum(axis=1, keepdims=True)
-        weights /= total
-        return (top + np.log(total))[:, 0], weights
+    top = values.max(axis=1, keepdims=True)
+    weights = np.exp(values - top)
+    total = weights.sum(axis=1, keepdims=True)
+    weights /= total
+    return (top + np.log(total))[:, 0], weights
 
 
-def _check_finite(scale: Floats, side: int, start: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(scale))
+def _check_finite(values: Floats, side: int, start: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if bad.size:
         raise NotFiniteError(side, start + int(bad[0]))
