@@ -181,8 +181,8 @@ class Stream(Iterator[str]):
         try:
             token, logprob = session.step(self._sampler)
         except RuntimeError:
-            # The sampler refuses such logits; anything else is a matter of the device.
-            if self._not_finite is None or np.isfinite(session.last_logits).all():
+            # The sampler refuses logits that are not finite; anything else has its own sentence.
+            if self._not_finite is None or _is_usable(session):
                 raise
             read = np.concatenate([self._prompt, np.array(self._tokens, np.int32)])
             raise self._not_finite(read) from None
@@ -202,3 +202,11 @@ class Stream(Iterator[str]):
         self._finish_reason = "stop" if self._stops.matched is not None else reason
         self.close()
         return ready
+
+
+def _is_usable(session: _core.Session) -> bool:
+    """Whether its last logits are finite, or it failed before there were any."""
+    try:
+        return bool(np.isfinite(session.last_logits).all())
+    except (RuntimeError, ValueError):
+        return True

@@ -181,11 +181,16 @@ def test_the_first_row_that_is_not_finite() -> None:
     assert first_not_finite(np.empty((0, 5), np.float32)) is None
 
 
-def test_only_refused_logits_are_about_their_range(model: Model) -> None:
+@pytest.mark.parametrize("logits", [np.zeros(4), ValueError("none yet"), RuntimeError("lost")])
+def test_only_refused_logits_are_about_their_range(model: Model, logits: Any) -> None:
     """Another RuntimeError of a step, as of a device, is passed on as it is."""
 
     class Broken:
-        last_logits = np.zeros(4, np.float32)
+        @property
+        def last_logits(self) -> Any:
+            if isinstance(logits, Exception):
+                raise logits
+            return logits
 
         def prefill(self, _: Any) -> None: ...
 
