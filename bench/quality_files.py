@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench import llama
 from pythia_rt.convert import FlatFile, convert
-from pythia_rt.convert.layout import TOKENIZER_FILES
+from pythia_rt.convert.layout import TEXT_FILES
 
 WITH_IMPORTANCE = "+imatrix"
 CALIBRATED = "+calibrated"
@@ -23,7 +23,7 @@ def complete(checkpoint: Path, tokenizer: Path | None, temporary: Path) -> Path:
     if tokenizer is None:
         return checkpoint
     files = {path.name: path for path in checkpoint.iterdir() if path.is_file()}
-    files |= {name: tokenizer / name for name in TOKENIZER_FILES if (tokenizer / name).exists()}
+    files |= {name: tokenizer / name for name in TEXT_FILES if (tokenizer / name).exists()}
     folder = temporary / checkpoint.name
     folder.mkdir()
     for name, path in files.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pythia_rt.convert.flatfile import FlatFile
-from pythia_rt.convert.layout import TOKENIZER_FILES, linears
+from pythia_rt.convert.layout import TEXT_FILES, linears
 
 Kind = Literal["layer", "head", "embedding", "vector"]
 
@@ -58,7 +58,7 @@ def flat_tensors(file: FlatFile) -> Iterable[Tensor]:
         owner, _, part = name.rpartition(".")
         if owner in matrices and part != "bias":
             sizes[owner] += values.nbytes
-        elif name not in TOKENIZER_FILES:
+        elif name not in TEXT_FILES:
             yield Tensor("vector", values.size, values.nbytes)
     kinds: dict[str, Kind] = {"embed": "embedding", "head": "head"}
     for name, matrix in matrices.items():

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
 from .errors import CheckpointError, Sentence
-from .layout import TOKENIZER_FILES
+from .layout import TOKENIZER_FILE
 from .spec import Spec
 from .text import check_text_file, decode_text
 
@@ -42,21 +41,20 @@ class CalibrationText(NamedTuple):
         used = sum(len(sequence) for sequence in sequences)
         return f"calibrated={used} tokens of {hashlib.sha256(data).hexdigest()[:8]}"
 
-    def sequences(self, spec: Spec, tokenizer: bytes | None) -> list[NDArray[np.int32]]:
+    def sequences(
+        self, spec: Spec, encode: Callable[[str], list[int]] | None
+    ) -> list[NDArray[np.int32]]:
         """Return the sequences, int32 [at least 2] each, spread evenly over the text.
 
-        `tokenizer` is the content of a tokenizer.json. Raises CheckpointError when there is none
-        and the content is text, ValueError for ids out of range or fewer than two tokens.
+        `encode` turns a text into ids, None without a tokenizer. Raises CheckpointError when there
+        is none and the content is text, ValueError for ids out of range or fewer than two tokens.
         """
-        if isinstance(self.content, str):
-            ids = self._encode(self.content, tokenizer)
-        else:
-            ids = self.content
-            if ids.size and not (ids.min() >= 0 and ids.max() < spec["vocab_size"]):
-                raise ValueError(
-                    f"the calibration's token ids must lie between 0 and {spec['vocab_size'] - 1}, "
-                    f"not {ids.min()} and {ids.max()}: use the ids of this model's tokenizer"
-                )
+        ids = self._encode(self.content, encode) if isinstance(self.content, str) else self.content
+        if ids.size and not (ids.min() >= 0 and ids.max() < spec["vocab_size"]):
+            raise ValueError(
+                f"the calibration's token ids must lie between 0 and {spec['vocab_size'] - 1}, "
+                f"not {ids.min()} and {ids.max()}: use the ids of this model's tokenizer"
+            )
         if len(ids) < 2:
             raise ValueError(
                 f"the calibration text has {len(ids)} of the 2 tokens that it needs at least: "
@@ -74,26 +72,16 @@ class CalibrationText(NamedTuple):
             chosen = np.arange(len(starts))
         return [ids[starts[i] : starts[i] + length].astype(np.int32) for i in chosen]
 
-    def _encode(self, text: str, tokenizer: bytes | None) -> NDArray[np.int64]:
-        if tokenizer is None:
-            missing = f"the checkpoint has no {TOKENIZER_FILES[0]}, which a calibration text needs"
+    def _encode(self, text: str, encode: Callable[[str], list[int]] | None) -> NDArray[np.int64]:
+        if encode is None:
+            missing = f"the checkpoint has no {TOKENIZER_FILE}, which a calibration text needs"
             raise CheckpointError(
                 Sentence(
                     f"{missing}: add it, or calibrate with token ids",
                     f"{missing}: add it, or leave --calibrate out",
                 )
             )
-        try:
-            encoder = tokenizers.Tokenizer.from_str(tokenizer.decode("utf-8"))
-        except Exception as error:  # the library raises bare Exception
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"{TOKENIZER_FILES[0]} cannot be read ({reason}): fetch it again"
-            ) from None
-        encoder.no_truncation()
-        encoder.no_padding()
-        start = text[: self.tokens * _CHARACTERS_PER_TOKEN]
-        return np.array(encoder.encode(start, add_special_tokens=False).ids, np.int64)
+        return np.array(encode(text[: self.tokens * _CHARACTERS_PER_TOKEN]), np.int64)
 
 
 def read_calibration(text: Text, tokens: int | None) -> CalibrationText:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,23 @@ from .errors import CheckpointError, Sentence, quote
 from .flatfile import KV_BOUND, REPORT, VERSION, FlatFile, metadata_entries, to_json
 from .hub import identify, resolve
 from .kv_range import bound_keys_and_values
-from .layout import TOKENIZER_FILES, Linear, is_quantised, linears, stored_tensors, vectors
+from .layout import (
+    TEXT_FILES,
+    TOKENIZER_FILE,
+    Linear,
+    is_quantised,
+    linears,
+    stored_tensors,
+    vectors,
+)
 from .plan import Plan
 from .progress import Progress
 from .recipe import choose_formats, describe
-from .spec import CHOICES
+from .spec import CHOICES, Spec
+from .text_facts import TextFacts
+from .text_files import read_text_files, resolve_end_ids, resolve_facts
 from .threads import checked_threads
-from .tokenizer import count_ids, read_tokenizer_files
+from .tokenizer import Vocabulary, build_tokenizer, encode
 from .weights import WeightReader, pack_chunk
 from .writer import FlatFileWriter
 
@@ -68,7 +79,8 @@ def convert(
     "gelu_tanh") overrides the config's. `threads` (default: one per core) pack. An existing
     destination is replaced only with `force`, and only a regular file ever is; a link stays one,
     and its target is written. The weights are streamed: memory does not grow with the model. The
-    destination appears complete or, after any exception or kill, not at all.
+    destination appears complete or, after any exception or kill, not at all. A source without a
+    tokenizer gives a model of token ids alone, with a warning.
 
     `report`, for example `pythia_rt.evaluation.reporter()`, is called when all is written and
     before the destination has its name: with the new file, the source's folder and `activation`.
@@ -101,28 +113,36 @@ def convert(
     folder, _ = resolve(source, revision, cache_dir, progress=progress)
     with Checkpoint(folder) as checkpoint:
         config = read_json(folder / CONFIG_FILE)
-        files = read_tokenizer_files(folder)
-        if report is not None and TOKENIZER_FILES[0] not in files:
+        files = read_text_files(folder)
+        if report is not None and TOKENIZER_FILE not in files:
             raise CheckpointError(
-                f"{folder} has no {TOKENIZER_FILES[0]}, and a report is measured on text: add it, "
+                f"{folder} has no {TOKENIZER_FILE}, and a report is measured on text: add it, "
                 "or convert without a report"
             )
-        plan = architectures.find(config).make_plan(
-            config, checkpoint.tensors, n_tokens=_count_ids(files), activation=activation
+        architecture = architectures.find(config)
+        facts, vocabulary = resolve_facts(files, config)
+        plan = architecture.make_plan(
+            config,
+            checkpoint.tensors,
+            n_tokens=None if vocabulary is None else vocabulary.total,
+            eos_ids=resolve_end_ids(files, config),
+            activation=activation,
         )
+        _check_vocabulary(vocabulary, plan.spec, folder)
         matrices = [matrix.name for matrix in linears(plan.spec)]
         formats = choose_formats(format, matrices, **parts)
         inputs = [folder / name for name in (CONFIG_FILE, *files)] + checkpoint.files
         _check_not_input(target, inputs)
         digests = SourceDigests(folder, inputs)
         recipe = describe(format, **parts)
-        sequences = _sequences(calibration, plan, formats, files)
+        sequences = _sequences(calibration, plan, formats, files, facts)
         if calibration is not None:
             recipe += " " + calibration.describe(sequences)
         origin, commit = identify(folder)
         values = {
             "version": str(VERSION),
             "spec": to_json(plan.spec),
+            "text": to_json(facts),
             "formats": to_json(formats),
             "recipe": recipe,
             "source": origin,
@@ -147,7 +167,7 @@ def convert(
                 writer, checkpoint, plan, formats, sequences, n_threads, progress
             )
             values[KV_BOUND] = _number(bound)
-            for name in TOKENIZER_FILES:
+            for name in TEXT_FILES:
                 if name in files:
                     writer.write(name, [files[name]])
             values["source_digests"] = to_json(digests.result())
@@ -159,9 +179,22 @@ def convert(
     return target
 
 
-def _count_ids(files: dict[str, bytes]) -> int | None:
-    name = TOKENIZER_FILES[0]
-    return count_ids(files[name], name) if name in files else None
+def _check_vocabulary(vocabulary: Vocabulary | None, spec: Spec, folder: Path) -> None:
+    """Refuse the tokenizer of another model, and say what a model without one cannot do.
+
+    Added tokens may lack rows: many fine-tunes have one for padding, which no text ever holds.
+    """
+    if vocabulary is None:
+        warnings.warn(
+            f"{folder} has no {TOKENIZER_FILE}, so the model will take and give token ids but no "
+            "text: add the file and convert again if it is to write text",
+            stacklevel=3,
+        )
+    elif vocabulary.base > spec["vocab_size"]:
+        raise CheckpointError(
+            f"{TOKENIZER_FILE} has {vocabulary.base} ids and the embedding {spec['vocab_size']} "
+            "rows: give the tokenizer that this model was trained with"
+        )
 
 
 def _check_not_input(target: Path, inputs: list[Path]) -> None:
@@ -174,6 +207,7 @@ def _sequences(
     plan: Plan,
     formats: dict[str, str],
     files: dict[str, bytes],
+    facts: TextFacts,
 ) -> list[NDArray[np.int32]]:
     """Return the sequences of tokens to calibrate with; none without a calibration."""
     if calibration is None:
@@ -183,7 +217,10 @@ def _sequences(
             "there is nothing to calibrate in formats that do not quantise: choose a quantised "
             "format or leave the calibration out"
         )
-    return calibration.sequences(plan.spec, files.get(TOKENIZER_FILES[0]))
+    if TOKENIZER_FILE not in files:
+        return calibration.sequences(plan.spec, None)
+    tokenizer = build_tokenizer(files[TOKENIZER_FILE], facts)
+    return calibration.sequences(plan.spec, lambda text: encode(tokenizer, facts, text))
 
 
 def _write_weights(

@@ -16,7 +16,7 @@ from huggingface_hub.utils.tqdm import (
 
 from .checkpoint import CONFIG_FILE, WEIGHT_FILES, index_shards
 from .errors import CheckpointError, Sentence, quote
-from .layout import TOKENIZER_FILES
+from .layout import TEXT_FILES
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -98,7 +98,7 @@ class Repository:
                 f"at revision {quote(self.revision)}: choose another model or revision"
             )
         folder = self._get(CONFIG_FILE, revision, offline=offline).parent
-        optional = [name for name in TOKENIZER_FILES if has(name)]
+        optional = [name for name in TEXT_FILES if has(name)]
         self._get_all([*optional, weights], revision, offline=offline)
         if weights.endswith(".json"):
             self._get_all(index_shards(folder / weights), revision, offline=offline)

@@ -20,17 +20,21 @@ from pythia_rt import _core
 from .checkpoint import parse_json
 from .errors import FlatFileError, quote
 from .files import PositionalFile
-from .layout import TOKENIZER_FILES, linears, stored_tensors
+from .layout import TEXT_FILES, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, linears, stored_tensors
 from .memory import MappedFile, copy_file
 from .safetensors_header import Header, TensorEntry, read_header
 from .spec import Spec, validate_spec
+from .text_facts import MAX_BYTES, TextFacts, validate_facts
 from .writer import ALIGNMENT, PADDING_PREFIX
 
-VERSION = 2  # 2: formats below 8 bits have 8-bit scales
+# 2: formats below 8 bits have 8-bit scales. 3: what a text is made by is resolved, in `text`, an
+# object to which later writers may add keys, as readers leave out those that they do not know.
+VERSION = 3
 # Metadata keys, without their prefix; every value is a string.
 KEYS = (
     "version",  # of the file format, a decimal number
     "spec",  # JSON, see spec.Spec
+    "text",  # JSON, see text_facts.TextFacts
     "formats",  # JSON {linear name: format}
     "recipe",  # the formats as they were asked for, for people
     "source",  # hub id or folder name
@@ -50,10 +54,12 @@ class FlatFile:
     """A validated flat file; the tensors are views of one read-only mapping, or copy, of it.
 
     `spec`, `formats` and `tensors` are what the core's Model takes. `tensors` maps names to uint8
-    arrays of their bytes. `tokenizer` and `tokenizer_config` are the bytes of the source's files,
-    or None. `metadata` has the keys of KEYS, `entries` dtype and shape of every tensor. `report` is
-    the JSON object in which its conversion recorded how good it is, or None. `kv_bound` is what no
-    entry of a key or value exceeds, None where that is not known.
+    arrays of their bytes. `text` says what texts are made by, and `files` maps the names of the
+    source's files of which it was resolved (layout.TEXT_FILES) to their bytes; `tokenizer` and
+    `tokenizer_config` are two of them, or None. `metadata` has the keys of KEYS, `entries` dtype
+    and shape of every tensor. `report` is the JSON object in which its conversion recorded how good
+    it is, or None. `kv_bound` is what no entry of a key or value exceeds, None where that is not
+    known.
     The mapping, or the copy, lives as long as any of the arrays does. Nobody may write into a
     mapped file meanwhile: `check_unchanged` finds out.
     """
@@ -78,6 +84,7 @@ class FlatFile:
             self.report = self._read_report(header)
             self.kv_bound = self._read_kv_bound(header)
             self.spec, self.formats = self._read_model()
+            self.text = self._read_text()
             self.entries = self._check_tensors(header)
             data = copy_file(file) if copy else self._map(file)
         finally:
@@ -88,10 +95,11 @@ class FlatFile:
             name: data[entry.offset : entry.offset + entry.nbytes]
             for name, entry in self.entries.items()
         }
-        files = [self.tensors.pop(name, None) for name in TOKENIZER_FILES]
-        self.tokenizer, self.tokenizer_config = (
-            None if view is None else view.tobytes() for view in files
-        )
+        self.files = {
+            name: self.tensors.pop(name).tobytes() for name in TEXT_FILES if name in self.tensors
+        }
+        self.tokenizer = self.files.get(TOKENIZER_FILE)
+        self.tokenizer_config = self.files.get(TOKENIZER_CONFIG_FILE)
 
     @property
     def source_digests(self) -> dict[str, str]:
@@ -189,6 +197,20 @@ class FlatFile:
             )
         return spec, formats
 
+    def _read_text(self) -> TextFacts:
+        where = self._where("text")
+        text = self.metadata["text"]
+        try:
+            if len(text) > 2 * MAX_BYTES:  # with room for what later versions add
+                raise ValueError("it is longer than any real one")
+            return validate_facts(parse_json(text, where, FlatFileError))
+        except FlatFileError:
+            raise
+        except ValueError as reason:
+            raise FlatFileError(
+                f"{where} is invalid ({reason}): convert its source again"
+            ) from None
+
     def _check_tensors(self, header: Header) -> dict[str, TensorEntry]:
         """Return the tensors of `header` without padding, when they are what the spec implies."""
         entries = {}
@@ -205,7 +227,7 @@ class FlatFile:
         names = [matrix.name for matrix in linears(self.spec)]
         if set(names) != set(self.formats):
             self._refuse("its formats are not those of its matrices")
-        files = {name: entries[name].nbytes for name in TOKENIZER_FILES if name in entries}
+        files = {name: entries[name].nbytes for name in TEXT_FILES if name in entries}
         try:
             expected = stored_tensors(self.spec, self.formats, files)
         except ValueError as error:  # sizes that fit each other, of matrices larger than any

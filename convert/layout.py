@@ -14,7 +14,21 @@ from pythia_rt import _core
 from .spec import Spec
 
 VECTOR_MULTIPLE = 16  # vectors are zero-padded to whole SIMD vectors of 16 floats
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+ADDED_TOKENS_FILE = "added_tokens.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+GENERATION_FILE = "generation_config.json"
+# The files of a checkpoint that are kept as they are: what its text is made by.
+TEXT_FILES = (
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    ADDED_TOKENS_FILE,
+    CHAT_TEMPLATE_FILE,
+    GENERATION_FILE,
+)
 
 
 class Linear(NamedTuple):
@@ -69,7 +83,7 @@ def stored_tensors(
 ) -> dict[str, Stored]:
     """Return {tensor name: how it is stored}, in the order of the file, without padding tensors.
 
-    `formats` maps linear names to formats; `files` maps tokenizer file names to their bytes.
+    `formats` maps linear names to formats; `files` maps names of TEXT_FILES to their bytes.
     """
     stored: dict[str, Stored] = {}
     for name, size in vectors(spec).items():
@@ -79,7 +93,7 @@ def stored_tensors(
             formats[matrix.name], matrix.rows, matrix.cols
         ):
             stored[f"{matrix.name}.{part}"] = Stored(dtype, tuple(shape))
-    for name in TOKENIZER_FILES:
+    for name in TEXT_FILES:
         if name in files:
             stored[name] = Stored("U8", (files[name],))
     return stored

@@ -5,7 +5,7 @@ Source: huggingface/transformers, models/gpt_neox/configuration_gpt_neox.py, 4.x
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import CheckpointError, quote
@@ -21,7 +21,6 @@ DEFAULTS: dict[str, Any] = {
     "max_position_embeddings": 2048,
     "layer_norm_eps": 1e-5,
     "bos_token_id": 0,
-    "eos_token_id": 2,
     "tie_word_embeddings": False,
     "use_parallel_residual": True,
     "attention_bias": True,
@@ -42,18 +41,21 @@ ACTIVATIONS = {
 _ROPE_DICTIONARIES = ("rope_parameters", "rope_scaling")
 
 
-def read_config(config: Mapping[str, Any], *, vocab_size: int, n_tokens: int | None) -> Spec:
+def read_config(
+    config: Mapping[str, Any],
+    *,
+    vocab_size: int,
+    n_tokens: int | None,
+    eos_ids: Sequence[int] = (),
+) -> Spec:
     """Return the spec of a GPT-NeoX config.json.
 
     `vocab_size` is the number of rows of the embedding (the config's may be smaller or larger);
-    `n_tokens` the number of ids of the tokenizer, None without one. Raises CheckpointError, naming
-    the key, when a value is invalid, unknown to this runtime, or spelt twice with two values.
+    `n_tokens` the number of ids of the tokenizer, None without one; `eos_ids` those of the tokens
+    that end a text. Ids without a row are left out: the model cannot write them. Raises
+    CheckpointError, naming the key, when a value is invalid, unknown to this runtime, or spelt
+    twice with two values.
     """
-    if n_tokens is not None and n_tokens > vocab_size:
-        raise CheckpointError(
-            f"tokenizer.json has {n_tokens} ids and the embedding {vocab_size} rows: "
-            "give the tokenizer that this model was trained with"
-        )
     width, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     if width % heads:
         raise _error(f"divides hidden_size {width} into {heads} heads, which leaves a rest: fix it")
@@ -63,8 +65,7 @@ def read_config(config: Mapping[str, Any], *, vocab_size: int, n_tokens: int | N
             f"has a head_dim that is not hidden_size / num_attention_heads: set {head_dim}"
         )
     fraction, base = _read_rope(config)
-    eos = _value(config, "eos_token_id")
-    eos_ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    ends = [i for i in eos_ids if 0 <= i < vocab_size]
     bos = _value(config, "bos_token_id")
     attention_bias = _flag(config, "attention_bias")
     spec = {
@@ -76,7 +77,7 @@ def read_config(config: Mapping[str, Any], *, vocab_size: int, n_tokens: int | N
         "hidden_size": width,
         "mlp_size": _size(config, "intermediate_size"),
         "vocab_size": vocab_size,
-        "n_tokens": vocab_size if n_tokens is None else n_tokens,
+        "n_tokens": vocab_size if n_tokens is None else min(n_tokens, vocab_size),
         "max_positions": _size(config, "max_position_embeddings"),
         "norm": "layer",
         "norm_eps": _number(config, "layer_norm_eps"),
@@ -90,8 +91,8 @@ def read_config(config: Mapping[str, Any], *, vocab_size: int, n_tokens: int | N
         "attention_bias": attention_bias,
         "mlp_bias": True,
         # GPT-NeoX puts nothing before the text; without its own id, the text's separator serves.
-        "bos_id": bos if bos is not None else eos_ids[0] if eos_ids else 0,
-        "eos_ids": eos_ids,
+        "bos_id": bos if bos is not None else ends[0] if ends else 0,
+        "eos_ids": ends,
     }
     try:
         return validate_spec(spec)

@@ -1,55 +1,267 @@
-"""What the converter must know of a tokenizer: how many ids it has. The rest is just stored."""
+"""A tokenizer as transformers builds it, from tokenizer.json and the files beside it.
+
+Source: huggingface/transformers 5.24, tokenization_utils_base.py (`_from_pretrained`),
+tokenization_utils_tokenizers.py (`TokenizersBackend`) and models/auto/tokenization_auto.py. Some
+classes use the vocabulary and the merges of tokenizer.json only and build the rest anew.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import tokenizers
+
+from .added_tokens import CLASS_TOKENS, tokens_to_add
 from .checkpoint import parse_json
 from .errors import CheckpointError
-from .files import PositionalFile
-from .layout import TOKENIZER_FILES
+from .layout import TOKENIZER_FILE
+from .text_facts import FLAGS, AddedToken, TextFacts, no_facts
 
-MAX_TOKENIZER_BYTES = 64 << 20
+# The class for a config.json's model_type when nothing names one.
+_CLASS_OF_MODEL = {"gpt_neox": "GPTNeoXTokenizer"}
+# What the rebuilding classes, which are for byte-level BPE, put in place of the file's sections.
+_NORMALIZERS: dict[str, dict[str, Any] | None] = {
+    "GPTNeoXTokenizer": {"type": "NFC"},
+    "GPT2Tokenizer": None,
+}
+_BPE: dict[str, Any] = {
+    "dropout": None,
+    "unk_token": None,
+    "continuing_subword_prefix": "",
+    "end_of_word_suffix": "",
+    "fuse_unk": False,
+    "byte_fallback": False,
+    "ignore_merges": False,
+}
 
 
-def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
-    """Return {file name: bytes} of the tokenizer files in `folder`; those missing are left out.
+class Vocabulary(NamedTuple):
+    """How many ids a tokenizer has, each one more than the largest: `base` without added tokens."""
 
-    Raises CheckpointError when one is damaged: it would be found out too late.
+    base: int
+    total: int
+
+
+def build_tokenizer(source: bytes, facts: TextFacts | None = None) -> tokenizers.Tokenizer:
+    """Return the tokenizer of a tokenizer.json and of what the facts change about it.
+
+    Limits to the length, which some fine-tunes ship for training, are switched off: a text is
+    never cut or filled up. Raises ValueError, with a sentence, when the two are no tokenizer.
     """
-    files = {}
-    for name in TOKENIZER_FILES:
-        path = folder / name
-        if path.exists():
-            file = PositionalFile(path, CheckpointError)
-            try:
-                if file.size > MAX_TOKENIZER_BYTES:
-                    raise CheckpointError(f"{path} is too large for a tokenizer: fetch it again")
-                files[name] = file.read(0, file.size)
-            finally:
-                file.close()
-            parse_json(files[name], str(path), CheckpointError)
-    return files
+    tokenizer = _parse(source) if facts is None else _with_facts(source, facts)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
-def count_ids(tokenizer: bytes, where: str) -> int:
-    """Return one more than the largest id in the text of a tokenizer.json.
+def list_added_tokens(tokenizer: tokenizers.Tokenizer) -> list[AddedToken]:
+    """Return the added tokens of a tokenizer by id."""
+    return [
+        {
+            "id": token_id,
+            "content": token.content,
+            "single_word": token.single_word,
+            "lstrip": token.lstrip,
+            "rstrip": token.rstrip,
+            "normalized": token.normalized,
+            "special": token.special,
+        }
+        for token_id, token in sorted(tokenizer.get_added_tokens_decoder().items())
+    ]
 
-    Added tokens count. Raises CheckpointError when the vocabulary is missing or damaged.
+
+def facts_of_tokenizer(tokenizer: tokenizers.Tokenizer) -> TextFacts:
+    """Return what a tokenizer.json says alone, without any file beside it."""
+    facts = no_facts()
+    facts["added_tokens"] = list_added_tokens(tokenizer)
+    facts["prefix_ids"], facts["suffix_ids"] = _affixes(tokenizer)
+    return facts
+
+
+def encode(tokenizer: tokenizers.Tokenizer, facts: TextFacts, text: str) -> list[int]:
+    """Return the ids of `text`, with those that the facts put before and after it."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return [*facts["prefix_ids"], *ids, *facts["suffix_ids"]]
+
+
+def resolve_tokenizer(
+    source: bytes,
+    tokenizer_config: Mapping[str, Any],
+    *,
+    special_tokens: Mapping[str, Any],
+    added_tokens: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> tuple[TextFacts, Vocabulary]:
+    """Return what transformers' AutoTokenizer makes of the files: the facts and the ids.
+
+    `source` is the content of tokenizer.json; the others are the objects in tokenizer_config.json,
+    special_tokens_map.json, added_tokens.json and config.json, empty without the file. The facts
+    that concern no tokenizer are empty. Raises CheckpointError when one is damaged.
     """
-    data = parse_json(tokenizer, where, CheckpointError)
+    data = parse_json(source, TOKENIZER_FILE, CheckpointError)
+    base = _count_ids(data)
+    name = _class_name(data, tokenizer_config, config)
+    sections = _sections(data, name, tokenizer_config)
+    # A class that builds anew knows nothing of the file's added tokens but what is added again.
+    own_tokens = (
+        [] if name in _NORMALIZERS else [_completed(t) for t in data.get("added_tokens") or []]
+    )
+    try:
+        tokenizer = _parse(_changed(source, sections, own_tokens))
+    except ValueError as reason:
+        raise CheckpointError(f"{reason}; fetch it again") from None
+    facts = no_facts()
+    # GPT-NeoX's class drops the file's template, and its own, which adds nothing by then.
+    if name != "GPTNeoXTokenizer":
+        facts["prefix_ids"], facts["suffix_ids"] = _affixes(tokenizer)
+    present = [token["content"] for token in list_added_tokens(tokenizer)]
+    tokenizer.add_tokens(
+        tokens_to_add(
+            tokenizer_config,
+            special_tokens=special_tokens,
+            added_tokens=added_tokens,
+            file_tokens=data.get("added_tokens") or [],
+            defaults=CLASS_TOKENS.get(name, {}),
+            present=present,
+        )
+    )
+    facts["added_tokens"] = list_added_tokens(tokenizer)
+    facts["sections"] = sections
+    facts["split_special_tokens"] = tokenizer_config.get("split_special_tokens") is True
+    last = max((token["id"] for token in facts["added_tokens"]), default=-1)
+    return facts, Vocabulary(base, max(base, last + 1))
+
+
+def _parse(source: bytes) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(source.decode("utf-8"))
+    except Exception as error:  # the library raises bare Exception
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the tokenizer.json cannot be read: {reason}") from error
+
+
+def _with_facts(source: bytes, facts: TextFacts) -> tokenizers.Tokenizer:
+    tokenizer = None
+    if not facts["sections"]:
+        # Nearly always the file says it all, and only the library need read its megabytes.
+        with contextlib.suppress(ValueError):
+            tokenizer = _parse(source)
+    if tokenizer is None or list_added_tokens(tokenizer) != facts["added_tokens"]:
+        tokenizer = _parse(_changed(source, facts["sections"], facts["added_tokens"]))
+    if list_added_tokens(tokenizer) != facts["added_tokens"]:
+        raise ValueError("the tokenizer.json does not fit its added tokens: convert again")
+    tokenizer.encode_special_tokens = facts["split_special_tokens"]
+    return tokenizer
+
+
+def _completed(token: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an added token of a tokenizer.json with every flag: one that is missing is false."""
+    return {**dict.fromkeys(FLAGS, False), **token}
+
+
+def _changed(source: bytes, sections: Mapping[str, Any], added: Sequence[Any]) -> bytes:
+    """Return a tokenizer.json with other `sections` and added tokens."""
+    data = parse_json(source, TOKENIZER_FILE, ValueError)
+    model = {**data["model"], **(sections.get("model") or {})}
+    return json.dumps({**data, **sections, "model": model, "added_tokens": added}).encode()
+
+
+def _count_ids(data: Mapping[str, Any]) -> int:
+    """Return one more than the largest id of the vocabulary in a tokenizer.json."""
     model = data.get("model")
     vocabulary: Any = model.get("vocab") if isinstance(model, dict) else None
     added = data.get("added_tokens", [])
-    # A dictionary {token: id} in BPE and WordPiece, a list by id in Unigram.
-    ids: list[Any] = []
-    if isinstance(vocabulary, dict):
-        ids += vocabulary.values()
-    elif isinstance(vocabulary, list):
+    # A dictionary {token: id} in BPE, WordPiece and WordLevel, a list by id in Unigram.
+    ids: list[Any] = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    if isinstance(vocabulary, list):
         ids += range(len(vocabulary))
-    if isinstance(added, list):
-        ids += [token.get("id") if isinstance(token, dict) else None for token in added]
-    if not ids or not all(type(i) is int and 0 <= i < 1 << 24 for i in ids):
-        raise CheckpointError(f"{where} has a damaged vocabulary: fetch it again")
+    more = [t.get("id") if isinstance(t, dict) else None for t in added or []]
+    if not ids or not all(type(i) is int and 0 <= i < 1 << 24 for i in ids + more):
+        raise CheckpointError(f"{TOKENIZER_FILE} has a damaged vocabulary: fetch it again")
     return int(max(ids)) + 1
+
+
+def _class_name(
+    data: Mapping[str, Any], tokenizer_config: Mapping[str, Any], config: Mapping[str, Any]
+) -> str:
+    """Return the class whose rules apply; "" for those that take tokenizer.json as it is."""
+    named = tokenizer_config.get("tokenizer_class") or config.get("tokenizer_class")
+    name = named or _CLASS_OF_MODEL.get(str(config.get("model_type")), "")
+    name = name.removesuffix("Fast") if isinstance(name, str) else ""
+    # They can only build what they are for; transformers fails with others, or writes nonsense.
+    byte_level = _types(data.get("pre_tokenizer")) | _types(data.get("decoder"))
+    is_bpe = data["model"].get("type") == "BPE" and "ByteLevel" in byte_level
+    return name if name in _NORMALIZERS and is_bpe else ""
+
+
+def _types(section: Any) -> set[str]:
+    """Return the types in a section of a tokenizer.json, those within a sequence included."""
+    if isinstance(section, list):
+        return set().union(*map(_types, section))
+    if not isinstance(section, dict):
+        return set()
+    inner = [value for value in section.values() if isinstance(value, list)]
+    return {str(section.get("type"))}.union(*map(_types, inner))
+
+
+def _sections(
+    data: Mapping[str, Any], name: str, tokenizer_config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the sections by which the class `name` differs from the file."""
+    if name not in _NORMALIZERS:
+        return {}
+    sections: dict[str, Any] = {}
+    if data.get("normalizer") != _NORMALIZERS[name]:
+        sections["normalizer"] = _NORMALIZERS[name]
+    before = {
+        "type": "ByteLevel",
+        "add_prefix_space": tokenizer_config.get("add_prefix_space") is True,
+        "trim_offsets": True,  # of offsets, which nobody asks for
+        "use_regex": True,
+    }
+    if {"use_regex": True, **(data.get("pre_tokenizer") or {}), "trim_offsets": True} != before:
+        sections["pre_tokenizer"] = before
+    if (data.get("decoder") or {}).get("type") != "ByteLevel":
+        sections["decoder"] = {**before, "add_prefix_space": True}
+    if {key: data["model"].get(key) or default for key, default in _BPE.items()} != _BPE:
+        sections["model"] = dict(_BPE)
+    return sections
+
+
+def _affixes(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids that the post-processor puts before and after a single text."""
+    # The library writes every spelling of a post-processor in one way.
+    empty = tokenizers.Tokenizer(tokenizers.models.BPE())
+    empty.post_processor = tokenizer.post_processor
+    prefix: list[int] = []
+    suffix: list[int] = []
+    section = json.loads(empty.to_str())["post_processor"]
+    if section is None:
+        return prefix, suffix
+    for part in section["processors"] if section["type"] == "Sequence" else [section]:
+        before, after = _affixes_of(part)
+        prefix, suffix = before + prefix, suffix + after
+    return prefix, suffix
+
+
+def _affixes_of(part: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    if part["type"] == "ByteLevel":
+        return [], []
+    if part["type"] in ("BertProcessing", "RobertaProcessing"):
+        return [part["cls"][1]], [part["sep"][1]]
+    pieces = part.get("single") or []
+    places = [i for i, piece in enumerate(pieces) if "Sequence" in piece]
+    if part["type"] != "TemplateProcessing" or len(places) != 1:
+        raise CheckpointError(
+            f"{TOKENIZER_FILE} has a post_processor that does more than put tokens before and "
+            "after a text: remove it"
+        )
+    ids: tuple[list[int], list[int]] = ([], [])
+    for i, piece in enumerate(pieces):
+        if i != places[0]:
+            name = piece["SpecialToken"]["id"]
+            ids[i > places[0]].extend(part["special_tokens"][name]["ids"])
+    return ids

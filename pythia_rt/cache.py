@@ -3,8 +3,9 @@
 A cached file's name holds a key over everything its content depends on: this package's version and
 the file format's, the format of the weights, the folder, and of each source file in it the name,
 size and identity. The identity of a file in a hub snapshot is its blob's name, which is the digest
-of its content; that of any other file is its modification time in nanoseconds, and config.json
-counts with its SHA-256 besides. So the key costs a few `stat` calls and never reads weights.
+of its content; that of any other file is its modification time in nanoseconds, and the small files
+count with their SHA-256 besides: config.json and those that say what text is made by. So the key
+costs a few `stat` calls and never reads weights.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from filelock import FileLock
 
 import pythia_rt
 from pythia_rt.convert import FlatFile, FlatFileError, convert, resolve
+from pythia_rt.convert.checkpoint import CONFIG_FILE
 from pythia_rt.convert.flatfile import VERSION
 from pythia_rt.convert.hub import identify
+from pythia_rt.convert.layout import TEXT_FILES, TOKENIZER_FILE
 from pythia_rt.convert.recipe import choose_formats
 
 # What a checkpoint can be made of: other files in the folder (a README, images) change nothing.
-_SOURCE_SUFFIXES = {".bin", ".json", ".safetensors"}
+_SOURCE_SUFFIXES = {".bin", ".jinja", ".json", ".safetensors"}
+_READ_FILES = {CONFIG_FILE, *TEXT_FILES} - {TOKENIZER_FILE}
 _SHOWN_BYTES = 160  # of the source's name in the file's, which may have 255 in all
 
 
@@ -77,7 +81,6 @@ def _open(path: Path, copy: bool) -> FlatFile | None:
 
 def _name(folder: Path, format: str) -> str:
     folder = folder.resolve()
-    config = folder / "config.json"
     key = {
         "producer": pythia_rt.__version__,
         "version": VERSION,
@@ -88,7 +91,11 @@ def _name(folder: Path, format: str) -> str:
             for file in sorted(folder.iterdir())
             if file.suffix in _SOURCE_SUFFIXES and file.is_file()
         ],
-        "config": hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else "",
+        "content": {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in sorted(_READ_FILES)
+            if (folder / name).is_file()
+        },
     }
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     source, _ = identify(folder)

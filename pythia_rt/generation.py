@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pythia_rt.detokenizer import Detokenizer
 from pythia_rt.stops import StopMatcher
-from pythia_rt.tokenizer import Detokenizer, Tokenizer
+from pythia_rt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from pythia_rt import _core

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pythia_rt import _core
+from pythia_rt.convert.errors import quote
 from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.convert.layout import linears, vectors
 from pythia_rt.evaluation.reporter import stored_report
 from pythia_rt.evaluation.result import Evaluation
 from pythia_rt.evaluation.table import lines as report_lines
+from pythia_rt.suggested import suggested_sampling
+from pythia_rt.tokenizer import Tokenizer
 
 
 def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
@@ -41,6 +44,11 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
         "parameters": sum(_parameters(file).values()),
         "bits_per_weight": _bits_per_weight(file),
         "tokenizer": file.tokenizer is not None,
+        "end_tokens": _tokens(file, file.spec["eos_ids"]),
+        "prefix_tokens": _tokens(file, file.text["prefix_ids"]),
+        "suffix_tokens": _tokens(file, file.text["suffix_ids"]),
+        "suggested_sampling": _suggested(file),
+        "chat_templates": sorted(file.text["chat_templates"]),
         "isa": _core.selected_isa(),
         "report": None if report is None else report.to_dict(),
     }
@@ -52,6 +60,15 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{facts['file']}: {facts['bytes'] / 1e6:.1f} MB, {facts['parameters']:,} parameters"
     yield f"source      {origin}, by {facts['producer']} (file format {facts['file_format']})"
     yield f"tokenizer   {'yes' if facts['tokenizer'] else 'no'}"
+    yield f"end tokens  {_shown(facts['end_tokens']) or 'none: texts end at their length'}"
+    for what in ("prefix", "suffix"):
+        if facts[f"{what}_tokens"]:
+            yield f"{what:<12}{_shown(facts[f'{what}_tokens'])}, with every text"
+    if facts["suggested_sampling"]:
+        options = (f"{name}={value}" for name, value in facts["suggested_sampling"].items())
+        yield f"suggested   {', '.join(options)}"
+    if facts["chat_templates"]:
+        yield f"chat        {', '.join(map(quote, facts['chat_templates']))}"
     yield f"runs on     {facts['isa']}"
     yield f"recipe      {facts['recipe']}"
     yield "bits per weight"
@@ -69,6 +86,31 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"  {facts['data_sha256']}  data{' (verified)' if facts['verified'] else ''}"
     for name, digest in facts["source_digests"].items():
         yield f"  {digest}  {name}"
+
+
+def _tokens(file: FlatFile, ids: list[int]) -> list[dict[str, Any]]:
+    """Each of `ids` with its spelling, None where the tokenizer has none."""
+    if not ids or file.tokenizer is None:
+        return [{"id": token, "token": None} for token in ids]
+    tokenizer = Tokenizer(file.tokenizer, file.text)
+    return [{"id": token, "token": tokenizer.name(token) or None} for token in ids]
+
+
+def _shown(tokens: list[dict[str, Any]]) -> str:
+    return ", ".join(
+        str(token["id"]) if token["token"] is None else f"{quote(token['token'])} ({token['id']})"
+        for token in tokens
+    )
+
+
+def _suggested(file: FlatFile) -> dict[str, Any]:
+    """The suggested values that our options take."""
+    sampling = suggested_sampling(file.text["sampling"])
+    return {
+        name: getattr(sampling, name)
+        for name, value in file.text["sampling"].items()
+        if getattr(sampling, name) == value
+    }
 
 
 def _bits_per_weight(file: FlatFile) -> dict[str, float]:

@@ -22,6 +22,7 @@ from pythia_rt.overflow import first_not_finite, why_not_finite
 from pythia_rt.prompt import Prompt, no_tokenizer, token_ids
 from pythia_rt.sampling import Sampling, SamplingOptions, merged
 from pythia_rt.scoring import score
+from pythia_rt.suggested import suggested_sampling
 from pythia_rt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Model:
     @property
     def _tokenizer(self) -> Tokenizer | None:
         if self._read_tokenizer is None and self._file.tokenizer is not None:
-            self._read_tokenizer = Tokenizer(self._file.tokenizer)
+            self._read_tokenizer = Tokenizer(self._file.tokenizer, self._file.text)
         return self._read_tokenizer
 
     @classmethod
@@ -206,6 +207,15 @@ class Model:
     def tokenizer(self) -> Tokenizer | None:
         """The model's tokenizer; None if its checkpoint had none."""
         return self._tokenizer
+
+    @property
+    def suggested_sampling(self) -> Sampling:
+        """What the model's authors suggest, for `model.generate(prompt, model.suggested_sampling)`.
+
+        It is never used unless it is asked for. The values are those of generation_config.json, our
+        defaults where it gives none or one that no option takes; do_sample false is temperature 0.
+        """
+        return suggested_sampling(self._file.text["sampling"])
 
     @property
     def context(self) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.convert.errors import Sentence
+from pythia_rt.convert.errors import Sentence, quote
 
 if TYPE_CHECKING:
     from pythia_rt.tokenizer import Tokenizer
@@ -20,6 +20,10 @@ Prompt = str | Iterable[int] | NDArray[np.integer[Any]]
 def token_ids(prompt: Prompt, tokenizer: Tokenizer | None, vocab_size: int) -> NDArray[np.int32]:
     """Token ids of `prompt`, int32 [n], n >= 1, each in [0, vocab_size).
 
+    A str begins and ends with the tokens that its tokenizer puts there. Ids of padding rows, which
+    no token has, are ids like others here and in every option: the model reads them, never writes
+    them, and they have no text.
+
     Raises ValueError for anything that is not a str or whole numbers in one dimension, for ids
     out of range, for an empty prompt, and for a str when the model has no tokenizer.
     """
@@ -27,6 +31,11 @@ def token_ids(prompt: Prompt, tokenizer: Tokenizer | None, vocab_size: int) -> N
     if not ids:
         raise ValueError("the prompt is empty: give at least one character or token id")
     for token in ids:
+        if isinstance(prompt, str) and tokenizer is not None and token >= vocab_size:
+            raise ValueError(
+                f"the text has the token {quote(tokenizer.name(token))}, id {token}, for which "
+                f"this model has no weights: leave it out, the ids it knows end at {vocab_size - 1}"
+            )
         if not 0 <= token < vocab_size:
             raise ValueError(
                 f"token id {token} is not in the vocabulary: ids go from 0 to {vocab_size - 1}"

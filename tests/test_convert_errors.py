@@ -175,7 +175,7 @@ def test_two_different_heads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tokenizer", "says"),
     [
-        (make_tokenizer(VOCAB + 1), "101 ids and the embedding 100 rows"),
+        (make_tokenizer(VOCAB + 2), "101 ids and the embedding 100 rows"),
         ({"model": {}}, "damaged vocabulary"),
         ({"model": {"vocab": {"a": -1}}}, "damaged vocabulary"),
         ({"model": {"vocab": {"a": "1"}}}, "damaged vocabulary"),

@@ -12,7 +12,7 @@ from convert_sources import write_checkpoint
 from huggingface_hub import errors
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
-from pythia_rt.convert import CheckpointError, FlatFile, convert, download, hub
+from pythia_rt.convert import CheckpointError, FlatFile, convert, download, hub, layout
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/tiny-neox"
@@ -67,8 +67,10 @@ def response_error(kind: type[Exception]) -> Exception:
 @pytest.mark.parametrize("kind", ["safetensors", "sharded", "bin", "sharded bin"])
 def test_only_what_is_needed_is_fetched(tmp_path: Path, fake: FakeHub, kind: str) -> None:
     write_checkpoint(fake.repository, kind=kind)
+    for name in layout.TEXT_FILES[1:]:  # all that say what text is made by
+        (fake.repository / name).write_text("{}")
     expected = {path.name for path in fake.repository.iterdir()}
-    for surplus in ("README.md", "flax_model.msgpack", "generation_config.json", "merges.txt"):
+    for surplus in ("README.md", "flax_model.msgpack", "vocab.json", "merges.txt"):
         (fake.repository / surplus).write_text("")
     if kind in ("safetensors", "sharded"):  # the pickle beside it stays where it is
         (fake.repository / "pytorch_model.bin").write_text("")
@@ -105,6 +107,8 @@ def test_a_filled_cache_serves_without_network(
     tmp_path: Path, fake: FakeHub, kind: str, tokenizer: bool
 ) -> None:
     write_checkpoint(fake.repository, kind=kind)
+    for name in layout.TEXT_FILES[1:]:
+        (fake.repository / name).write_text("{}")
     if not tokenizer:
         (fake.repository / "tokenizer.json").unlink()
     online = hub.resolve(NAME, "step3", tmp_path)
@@ -114,6 +118,8 @@ def test_a_filled_cache_serves_without_network(
     assert hub.resolve(NAME, "step3", tmp_path, local_files_only=True) == online
     assert hub.resolve(NAME, COMMIT, tmp_path, local_files_only=True) == online
     assert not fake.fetched
+    names = {path.name for path in fake.repository.iterdir()}
+    assert {path.name for path in online[0].iterdir()} == names
 
 
 def test_the_hubs_own_library_reads_a_filled_cache(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pythia_rt.convert import FlatFile, FlatFileError, convert, memory
+from pythia_rt.convert.flatfile import VERSION
 
 Header = dict[str, Any]
 
@@ -145,22 +146,26 @@ def test_other_safetensors_files_are_told_apart(tmp_path: Path) -> None:
     assert "no flat file: convert its folder first" in refuse(path)
 
 
-@pytest.mark.parametrize("version", ["3", "10", "999999999"])
+@pytest.mark.parametrize("version", ["4", "10", "999999999"])
 def test_a_newer_version_is_refused(flat: Path, tmp_path: Path, version: str) -> None:
     header, data = split(flat)
     header["__metadata__"] = {"pythia_rt.version": version}  # whatever else it may mean by then
     sentence = refuse(join(tmp_path / "new", header, data))
-    assert f"was written by a newer pythia_rt (file format {version}, this one reads 2)" in sentence
+    assert (
+        f"was written by a newer pythia_rt (file format {version}, this one reads {VERSION})"
+        in sentence
+    )
     assert "upgrade with pip install -U pythia_rt" in sentence
 
 
-@pytest.mark.parametrize("version", ["0", "1"])
+@pytest.mark.parametrize("version", ["0", "1", "2"])
 def test_an_older_version_is_refused(flat: Path, tmp_path: Path, version: str) -> None:
     header, data = split(flat)
     header["__metadata__"] = {"pythia_rt.version": version}
     sentence = refuse(join(tmp_path / "old", header, data))
     assert (
-        f"was written by an older pythia_rt (file format {version}, this one reads 2)" in sentence
+        f"was written by an older pythia_rt (file format {version}, this one reads {VERSION})"
+        in sentence
     )
     assert "convert its source again" in sentence
 

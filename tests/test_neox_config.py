@@ -151,8 +151,6 @@ def test_activations_mean_what_transformers_means(name: str) -> None:
         ({"rotary_emb_base": float("inf")}, "rotary_emb_base"),
         ({"head_dim": 64}, "head_dim"),
         ({"bos_token_id": -1}, "bos_id"),
-        ({"eos_token_id": 1000}, "eos_ids"),
-        ({"eos_token_id": [0, "1"]}, "eos_ids"),
     ],
 )
 def test_bad_values_are_refused_by_name(changes: dict[str, Any], says: str) -> None:
@@ -172,7 +170,6 @@ def test_defaults_are_those_of_transformers() -> None:
     assert spec["max_positions"] == theirs.max_position_embeddings
     assert spec["norm_eps"] == theirs.layer_norm_eps
     assert spec["bos_id"] == theirs.bos_token_id
-    assert spec["eos_ids"] == [theirs.eos_token_id]
     assert spec["tied_head"] == theirs.tie_word_embeddings
     assert spec["attention_bias"] == theirs.attention_bias
     assert (spec["residual"] == "parallel") == theirs.use_parallel_residual
@@ -190,17 +187,23 @@ def test_what_transformers_saves_is_read_alike(tmp_path: Path, spelling: dict[st
 
 
 @pytest.mark.parametrize(
-    ("eos", "bos", "expected"),
-    [(3, 1, (1, [3])), ([3, 4], 1, (1, [3, 4])), (None, 1, (1, [])), ([3, 4], None, (3, [3, 4]))],
+    ("ends", "bos", "expected"),
+    [
+        ([3], 1, (1, [3])),
+        ([3, 4], 1, (1, [3, 4])),
+        ([], 1, (1, [])),
+        ([3, 4], None, (3, [3, 4])),
+        ([1000, 3, -1], None, (3, [3])),  # those without a row cannot be written
+    ],
 )
-def test_special_ids(eos: Any, bos: Any, expected: tuple[int, list[int]]) -> None:
-    spec = read(make_config(eos_token_id=eos, bos_token_id=bos))
+def test_special_ids(ends: list[int], bos: Any, expected: tuple[int, list[int]]) -> None:
+    config = make_config(bos_token_id=bos)
+    spec = read_config(config, vocab_size=1000, n_tokens=None, eos_ids=ends)
     assert (spec["bos_id"], spec["eos_ids"]) == expected
 
 
-def test_a_tokenizer_with_more_ids_than_rows_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="101 ids and the embedding 100 rows"):
-        read_config(make_config(), vocab_size=100, n_tokens=101)
+def test_ids_without_a_row_are_no_tokens_of_the_model() -> None:
+    assert read_config(make_config(), vocab_size=100, n_tokens=101)["n_tokens"] == 100
 
 
 @pytest.mark.parametrize(

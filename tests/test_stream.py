@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pythia_rt.detokenizer import Detokenizer
 from pythia_rt.generation import Stream
 from pythia_rt.model import DEMO_FOLDER
-from pythia_rt.tokenizer import Detokenizer, Tokenizer
+from pythia_rt.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from ..errors import CheckpointError, quote
@@ -22,12 +22,14 @@ class Architecture(Protocol):
         *,
         n_tokens: int | None,
         activation: str | None,
+        eos_ids: Sequence[int] = (),
     ) -> Plan:
         """Return the plan for a checkpoint with this config.json and these tensors.
 
         `n_tokens` is the number of ids of the tokenizer, None without one; `activation` overrides
-        the config's. Raises CheckpointError, naming the key or the tensor, when something is
-        unknown, contradictory, missing, too many or of the wrong shape.
+        the config's; `eos_ids` are those of the tokens that end a text. Raises CheckpointError,
+        naming the key or the tensor, when something is unknown, contradictory, missing, too many or
+        of the wrong shape.
         """
         ...
 

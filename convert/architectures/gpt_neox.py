@@ -5,7 +5,7 @@ Tensor names and meaning: huggingface/transformers, models/gpt_neox/modeling_gpt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import CheckpointError, quote
@@ -38,13 +38,14 @@ def make_plan(
     *,
     n_tokens: int | None,
     activation: str | None,
+    eos_ids: Sequence[int] = (),
 ) -> Plan:
     """See `Architecture.make_plan`."""
     known = read_names(tensors)
     refuse_quantised(config, known.given)
     refuse_parts(known.given)
     embedding = known.find("embed_in.weight")
-    spec = read_config(config, vocab_size=_rows(embedding), n_tokens=n_tokens)
+    spec = read_config(config, vocab_size=_rows(embedding), n_tokens=n_tokens, eos_ids=eos_ids)
     if activation is not None:
         spec["activation"] = activation
     # Bounds the plan: a config cannot ask for more layers than there are tensors.

@@ -32,7 +32,8 @@ def read_tokens(
     """Token ids of `text`, the first `max_tokens` of them: int32 [n], n >= 2.
 
     A str is text, a path object (not a str) a file of UTF-8 (convert/text.py), of which only as
-    much is read as `max_tokens` needs. Raises ValueError for ids out of range, for fewer than two
+    much is read as `max_tokens` needs. The tokens that the tokenizer puts before and after a text
+    are there once, not in every window. Raises ValueError for ids out of range, for fewer than two
     tokens, for a file that is not UTF-8 or too long for the memory, for text when there is no
     tokenizer; OSError for a file that cannot be read.
     """
@@ -83,7 +84,7 @@ def _read_start(path: Path, tokenizer: Tokenizer, max_tokens: int) -> str:
                 return _not_empty(path, decode_text(content, str(path)))
             text = decode_text(content, str(path), complete=False)
             end = max((match.start() for match in _BOUNDARY.finditer(text)), default=0)
-            if end and len(tokenizer.encode(text[:end])) >= max_tokens:
+            if end and len(tokenizer.encode(text[:end], add_special_tokens=False)) >= max_tokens:
                 return text[:end]
             wanted *= 2
 
