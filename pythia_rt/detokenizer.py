@@ -30,6 +30,8 @@ class Detokenizer:
         """The text that `token` completes: empty while a character is unfinished."""
         if self._tokenizer.is_byte_level:
             return self._decoder.decode(self._tokenizer.token_bytes(token))
+        if not self._tokenizer.name(token):
+            return ""
         self._tokens.append(token)
         if self._tokenizer.is_byte_token(token):
             return ""  # the bytes after it may make all of them a character, or none

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -152,8 +154,46 @@ def test_what_is_no_tokenizer_is_refused(content: bytes) -> None:
         Tokenizer(content)
 
 
-def test_another_kind_of_decoder_is_refused(source: bytes) -> None:
-    content = json.loads(source)
-    content["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
-    with pytest.raises(ValueError, match="no byte-level decoder"):
-        Tokenizer(json.dumps(content).encode())
+NO_TOKENS = (-1, -(1 << 40), 50277, 50303, 1 << 31, (1 << 32) - 1, 1 << 32, 10**12, 1 << 70)
+
+
+@pytest.mark.parametrize("token", NO_TOKENS)
+def test_ids_of_no_token_are_nothing(ours: Tokenizer, token: int) -> None:
+    assert ours.token_bytes(token) == b""
+    assert ours.decode([510, token, 510]) == "TheThe"
+
+
+@pytest.mark.parametrize("token", [True, "510", 510.0, None, b"5", [510]])
+def test_ids_are_whole_numbers(ours: Tokenizer, token: Any) -> None:
+    for call in (ours.token_bytes, lambda token: ours.decode([token])):
+        with pytest.raises(ValueError, match="token ids must be whole numbers, not "):
+            call(token)
+
+
+def test_ids_may_be_numpys(ours: Tokenizer) -> None:
+    assert ours.token_bytes(np.int64(510)) == b"The"
+    assert ours.decode(np.array([510, 510], np.uint16)) == "TheThe"
+
+
+WORDS = [
+    "se\u00f1or",
+    "<|\u00e9t\u00e9|>",
+    "il\u00d6veyou",
+    "\u010d",
+    "\u0120",
+    "\u4e2d\u6587",
+    "  \t",
+]
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_an_added_token_is_its_content(source: bytes, special: bool) -> None:
+    """Whatever letters of the alphabet of bytes it has."""
+    tokenizer = tokenizers.Tokenizer.from_str(source.decode())
+    added = [tokenizers.AddedToken(word, special=special, normalized=False) for word in WORDS]
+    tokenizer.add_tokens(added)
+    mine = Tokenizer(tokenizer.to_str().encode())
+    for word in WORDS:
+        ids = mine.encode(word)
+        assert len(ids) == 1
+        assert mine.decode(ids) == mine.token_bytes(ids[0]).decode() == word

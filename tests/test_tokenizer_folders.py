@@ -296,7 +296,7 @@ DAMAGED: list[tuple[str, Any]] = [
     ("tokenizer_config.json", {"added_tokens_decoder": []}),
     ("tokenizer_config.json", {"added_tokens_decoder": {"x": token("a")}}),
     ("tokenizer_config.json", {"added_tokens_decoder": {"-1": token("a")}}),
-    ("tokenizer_config.json", {"added_tokens_decoder": {"4096": "a"}}),
+    ("tokenizer_config.json", {"added_tokens_decoder": {"4096": 3}}),
     ("tokenizer_config.json", {"added_tokens_decoder": {"4096": token("a", lstrip=3)}}),  # type: ignore[arg-type]
     ("tokenizer_config.json", {"added_tokens_decoder": {"4096": {"lstrip": True}}}),
     ("tokenizer_config.json", {"pad_token": 3}),

@@ -1,0 +1,195 @@
+"""Tokenizers that are not byte-level: as the library has them, whole and piece by piece."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+from convert_sources import make_config, write_checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+
+from pythia_rt import Model
+from pythia_rt.convert import convert
+from pythia_rt.detokenizer import Detokenizer
+from pythia_rt.tokenizer import Tokenizer
+
+LETTERS = list("abcdehlnorst.,'")
+SPACE = "\u2581"
+
+
+def unigram() -> tokenizers.Tokenizer:
+    words = ["<unk>", SPACE, *LETTERS, f"{SPACE}the", f"{SPACE}a", "er", f"{SPACE}{SPACE}"]
+    made = tokenizers.Tokenizer(
+        models.Unigram([(word, -float(i)) for i, word in enumerate(words)], unk_id=0)
+    )
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Metaspace()
+    return made
+
+
+def sentencepiece() -> tokenizers.Tokenizer:
+    """As LLaMA's: characters, and bytes for those it does not have."""
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    words += [SPACE, *LETTERS, f"{SPACE}t", "er", "\u00e9", f"{SPACE}{SPACE}"]
+    merges = [(SPACE, "t"), ("e", "r"), (SPACE, SPACE)]
+    made = tokenizers.Tokenizer(
+        models.BPE(
+            {word: i for i, word in enumerate(words)},
+            merges,
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
+    )
+    made.decoder = decoders.Sequence(
+        [
+            decoders.Replace(SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    made.add_special_tokens(["<s>", "</s>"])
+    return made
+
+
+def word_piece() -> tokenizers.Tokenizer:
+    words = ["[UNK]", *LETTERS, "the", *(f"##{letter}" for letter in LETTERS), "##er"]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    made = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece()
+    made.add_tokens([AddedToken("[user]")])
+    return made
+
+
+def word_ends() -> tokenizers.Tokenizer:
+    words = ["<unk>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS), "er</w>"]
+    made = tokenizers.Tokenizer(
+        models.BPE(
+            {word: i for i, word in enumerate(words)},
+            [("e", "r</w>")],
+            unk_token="<unk>",
+            end_of_word_suffix="</w>",
+        )
+    )
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.decoder = decoders.BPEDecoder()
+    return made
+
+
+def words_alone() -> tokenizers.Tokenizer:
+    words = ["<unk>", "the", "a", "rose", "is"]
+    made = tokenizers.Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    )
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    return made
+
+
+def bytes_in_a_sequence() -> tokenizers.Tokenizer:
+    """Byte-level, but its decoder does more."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = tokenizers.Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(Regex("[0-9]"), "#")])
+    return made
+
+
+KINDS = [unigram, sentencepiece, word_piece, word_ends, words_alone, bytes_in_a_sequence]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.__name__)
+def made(request: pytest.FixtureRequest) -> tokenizers.Tokenizer:
+    return request.param()
+
+
+@pytest.fixture(scope="module")
+def ours(made: tokenizers.Tokenizer) -> Tokenizer:
+    return Tokenizer(made.to_str().encode())
+
+
+def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
+    detokenizer = Detokenizer(tokenizer)
+    return "".join(map(detokenizer.feed, ids)) + detokenizer.flush()
+
+
+@given(text=st.text(st.sampled_from(" \n\u00e9\u4e2d\U0001f600abehrst12.',")))
+@settings(deadline=None)
+def test_texts(made: tokenizers.Tokenizer, ours: Tokenizer, text: str) -> None:
+    ids = ours.encode(text)
+    assert ids == made.encode(text).ids
+    assert ours.decode(ids) == made.decode(ids, skip_special_tokens=False)
+    assert streamed(ours, ids) == ours.decode(ids)
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=300)
+def test_any_ids(made: tokenizers.Tokenizer, ours: Tokenizer, data: st.DataObject) -> None:
+    few = data.draw(st.lists(st.integers(0, made.get_vocab_size()), min_size=1, max_size=6))
+    ids = data.draw(st.lists(st.sampled_from(few), max_size=400))
+    assert ours.decode(ids) == made.decode(ids, skip_special_tokens=False)
+    assert streamed(ours, ids) == ours.decode(ids)
+
+
+@pytest.mark.parametrize("first", range(0, 256, 5))
+def test_runs_of_bytes(first: int) -> None:
+    """Bytes are characters only if all that stand together are; until then nothing is shown."""
+    library = sentencepiece()
+    tokenizer = Tokenizer(library.to_str().encode())
+    for text in ("\u4e2d\u6587", "\U0001f600a\u00fcb"):
+        ids = tokenizer.encode(text)
+        for i in range(len(ids) + 1):
+            broken = [*ids[:i], 3 + first, *ids[i:]]
+            whole = library.decode(broken, skip_special_tokens=False)
+            assert streamed(tokenizer, broken) == tokenizer.decode(broken) == whole
+
+
+def test_pieces_come_before_the_end() -> None:
+    tokenizer = Tokenizer(sentencepiece().to_str().encode())
+    detokenizer = Detokenizer(tokenizer)
+    pieces = [detokenizer.feed(token) for token in tokenizer.encode("the rose \u4e2d a")]
+    assert "".join(pieces) == "the rose \u4e2d a"
+    assert pieces[0] == "t"
+
+
+def test_ids_of_no_token(ours: Tokenizer, made: tokenizers.Tokenizer) -> None:
+    known = [1, 2]
+    assert ours.decode([1, -1, 10**12, 1 << 40, 2]) == ours.decode(known)
+    assert ours.token_bytes(made.get_vocab_size()) == b""
+    with pytest.raises(ValueError, match="whole numbers"):
+        ours.decode([True])
+
+
+def test_what_a_token_adds_to_a_text() -> None:
+    words = Tokenizer(word_piece().to_str().encode())
+    ids = {name: words.encode(name)[0] for name in ("the", "[user]")}
+    assert words.token_bytes(ids["the"]) == b" the"
+    bytes_too = Tokenizer(sentencepiece().to_str().encode())
+    assert bytes_too.token_bytes(3 + 0xE4) == b"\xe4"
+
+
+@pytest.mark.parametrize("kind", [unigram, word_piece, word_ends, words_alone])
+def test_a_model_with_one_runs(tmp_path: Path, kind: Any) -> None:
+    library = kind()
+    config = make_config(eos_token_id=None)
+    folder = write_checkpoint(tmp_path / "source", config=config, tokenizer={})
+    (folder / "tokenizer.json").write_text(library.to_str())
+    model = Model.load(convert(folder, tmp_path / "flat", format="f32"))
+    result = model.generate([1, 2], max_new_tokens=40, seed=1)
+    assert result.text == library.decode(result.tokens, skip_special_tokens=False)
+    assert model.logits([1, 2]).shape == (2, 100)
+    assert len(model.score([[1, 2, 3]])[0]) == 2
+    assert model.generate("the a", max_new_tokens=3, seed=1).tokens
+    stop = result.text[3:6]
+    if stop.strip():
+        stopped = model.generate([1, 2], max_new_tokens=40, seed=1, stop=stop)
+        assert stopped.finish_reason == "stop"
+        assert result.text.startswith(stopped.text + stop)
