@@ -105,12 +105,12 @@ def resolve_tokenizer(
     base = _count_ids(data)
     name = _class_name(data, tokenizer_config, config)
     sections = _sections(data, name, tokenizer_config)
-    # A class that builds anew knows nothing of the file's added tokens but what is added again.
-    own_tokens = (
-        [] if name in _NORMALIZERS else [_completed(t) for t in data.get("added_tokens") or []]
-    )
     try:
-        tokenizer = _parse(_changed(source, sections, own_tokens))
+        own_tokens = [_completed(token) for token in data.get("added_tokens") or []]
+        tokenizer = _parse(_changed(source, {}, own_tokens))
+        if name in _NORMALIZERS:
+            # It knows nothing of the file's added tokens but those that are added again.
+            tokenizer = _parse(_changed(source, sections, []))
     except ValueError as reason:
         raise CheckpointError(f"{reason}; fetch it again") from None
     facts = no_facts()
