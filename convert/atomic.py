@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import partial
-from .destination import find_place, unwritten
+from .destination import check_folder, find_place, unwritten
 
 
 class AtomicFile:
@@ -105,8 +105,10 @@ def new_folder(destination: Path) -> Iterator[Path]:
     After any exception nothing of it remains. Raises FileExistsError when `destination` exists and
     is no empty folder, OSError when the folder around it is missing or not writable.
     """
-    if not destination.is_dir() or any(destination.iterdir()):
-        find_place(destination, force=False)
+    is_folder = destination.is_dir() and not destination.is_symlink()
+    if os.path.lexists(destination) and not (is_folder and not any(destination.iterdir())):
+        raise FileExistsError(f"{destination} exists: choose another folder, or delete it")
+    check_folder(destination.parent)
     partial.remove_abandoned(destination.parent)
     hidden, descriptor = partial.create(destination.parent, is_folder=True)
     try:

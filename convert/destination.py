@@ -62,7 +62,7 @@ def find_place(destination: Path, *, force: bool) -> Path:
     if named is not None and not force:
         link = f" (a link to {place})" if is_link else ""
         raise FileExistsError(f"{destination}{link} exists: choose another name or pass force=True")
-    _check_folder(place.parent)
+    check_folder(place.parent)
     return place
 
 
@@ -78,7 +78,8 @@ def _status(path: Path, destination: Path, *, follow: bool) -> os.stat_result | 
         ) from None
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raise an OSError with a sentence when nothing can be created in `folder`."""
     if not os.path.isdir(folder):  # noqa: PTH112, which raises nothing
         raise FileNotFoundError(f"{folder} is not a folder: create it first")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -319,11 +319,13 @@ def test_a_folder_s_destination(out: Path) -> None:
     (out / "regular").write_text("")
     os.mkfifo(out / "pipe")
     (out / "link").symlink_to(out / "nowhere")
-    for name in ("empty", "regular", "pipe", "link", "missing/made"):
+    (out / "linked").symlink_to(out / "free")
+    (out / "free").mkdir()
+    for name in ("empty", "regular", "pipe", "link", "linked", "missing/made"):
         with pytest.raises(OSError), new_folder(out / name):
             raise AssertionError("it began")
     assert stat.S_ISFIFO((out / "pipe").lstat().st_mode)
-    assert names(out) == ["empty", "link", "pipe", "regular"]
+    assert names(out) == ["empty", "free", "link", "linked", "pipe", "regular"]
 
 
 def test_a_made_checkpoint_that_was_killed(out: Path) -> None:
@@ -332,5 +334,5 @@ def test_a_made_checkpoint_that_was_killed(out: Path) -> None:
     checkpoint.write(out / "made", make_config())
     assert names(out) == ["made"]
     assert names(out / "made") == ["config.json", "model.safetensors"]
-    with pytest.raises(OSError, match="is a folder"):
+    with pytest.raises(OSError, match="exists: choose another folder, or delete it"):
         checkpoint.write(out / "made", make_config())
