@@ -72,11 +72,19 @@ def test_the_source_is_never_overwritten(tmp_path: Path, kind: str) -> None:
     for path in before:
         with pytest.raises(ValueError, match="is a file of the source"):
             convert(folder, path, force=True)
-        (tmp_path / "link").unlink(missing_ok=True)
-        (tmp_path / "link").hardlink_to(path)
-        with pytest.raises(ValueError, match="is a file of the source"):
-            convert(folder, tmp_path / "link", force=True)
+        for link in (Path.hardlink_to, Path.symlink_to):
+            (tmp_path / "link").unlink(missing_ok=True)
+            link(tmp_path / "link", path)
+            with pytest.raises(ValueError, match="is a file of the source"):
+                convert(folder, tmp_path / "link", force=True)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_new_file_in_the_source_s_folder(source: Path) -> None:
+    before = {path: path.read_bytes() for path in source.iterdir()}
+    flat = convert(source, source / "flat")
+    FlatFile(flat).verify()
+    assert {path: path.read_bytes() for path in source.iterdir() if path != flat} == before
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
