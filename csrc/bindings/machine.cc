@@ -14,7 +14,7 @@ namespace py = pybind11;
 
 void bind_machine(py::module_& module) {
   py::class_<MappedRange>(
-      module, "MappedRange",
+      module, "MappedRange", py::module_local(),
       "Keeps a read of a mapped file that was cut short from ending the process.")
       .def(py::init([](const py::buffer& buffer) {
              const py::buffer_info view = buffer.request();
