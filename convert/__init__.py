@@ -1,10 +1,19 @@
-"""From a Hugging Face checkpoint to a flat file, and back from the flat file into memory."""
+"""From a Hugging Face checkpoint to a flat file, and back from the flat file into memory.
 
-from .checkpoint import Checkpoint
-from .conversion import convert
-from .errors import CheckpointError, FlatFileError
-from .flatfile import FlatFile
-from .hub import resolve
+Importing this package is cheap: what a name needs is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
+    from .conversion import convert
+    from .errors import CheckpointError, FlatFileError
+    from .flatfile import FlatFile
+    from .hub import resolve
 
 __all__ = [
     "Checkpoint",
@@ -14,3 +23,24 @@ __all__ = [
     "convert",
     "resolve",
 ]
+
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "CheckpointError": "errors",
+    "FlatFile": "flatfile",
+    "FlatFileError": "errors",
+    "convert": "conversion",
+    "resolve": "hub",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value  # the next access does not come through here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 # Names that transformers, vLLM, llama.cpp, Ollama and OpenAI's clients use for an option of ours.
@@ -58,6 +57,8 @@ def near_option(name: str, options: Sequence[str]) -> str:
 
     `options` are the names there are, one of which `name` may be a slip of.
     """
+    import difflib  # rarely needed, and every start would wait for it
+
     if name in _ADVICE:
         return _ADVICE[name]
     near = [_OURS[name]] if name in _OURS else difflib.get_close_matches(name, options, n=1)

@@ -255,7 +255,7 @@ def test_command_line(cuda: None, tmp_path: Path, demo_file: Callable[[str], Pat
     refused = run(*common, "--device", "cuda", "--gpu-layers", "9")
     assert refused.exit_code == 1
     assert refused.stderr == (
-        "Error: gpu_layers must be between 1 and the model's 6 layers, not 9\n"
+        "Error: --gpu-layers must be between 1 and the model's 6 layers, not 9\n"
     )
 
 

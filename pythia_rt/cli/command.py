@@ -60,7 +60,7 @@ class Command(click.Command):
         name = ours(error.option_name.lstrip("-").replace("-", "_"))
         same = [p for p in self.params if p.name == name]
         if same:
-            shown = f"No such option: {error.option_name}. Use {max(same[0].opts, key=len)}."
+            shown = f"No such option '{error.option_name}'. Use {max(same[0].opts, key=len)}."
         return f"{shown} An argument that begins with a dash goes behind -- (as in: -- -this)."
 
 

@@ -32,7 +32,8 @@ def reporter(
     read or is no text; the function raises what `evaluate` does.
     """
     # Read before minutes of conversion, not after.
-    chosen = text if isinstance(text, str) else read_text(Path(text or SAMPLE).expanduser())
+    path = Path(SAMPLE if text is None else text).expanduser()
+    chosen = text if isinstance(text, str) else read_text(path, can_cut=False)
 
     def report(file: FlatFile, folder: Path, activation: str | None) -> dict[str, Any]:
         source = open_exactly(folder, activation=activation, threads=threads, progress=progress)

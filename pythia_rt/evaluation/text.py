@@ -50,11 +50,14 @@ def read_tokens(
     return ids
 
 
-def read_text(path: Path) -> str:
-    """The whole text of a file; raises as `read_tokens` does."""
+def read_text(path: Path, *, can_cut: bool = True) -> str:
+    """The whole text of a file; raises as `read_tokens` does.
+
+    `can_cut` says that the caller has max_tokens to take its start with.
+    """
     check_text_file(path)
     with path.open("rb") as file:
-        _check_memory(path, os.fstat(file.fileno()).st_size)
+        _check_memory(path, os.fstat(file.fileno()).st_size, can_cut=can_cut)
         return _not_empty(path, decode_text(file.read(), str(path)))
 
 
@@ -95,11 +98,11 @@ def _not_empty(path: Path, text: str) -> str:
     return text
 
 
-def _check_memory(path: Path, size: int) -> None:
+def _check_memory(path: Path, size: int, *, can_cut: bool = True) -> None:
     available = available_memory()
     if size * MEMORY_PER_BYTE > available:
         raise ValueError(
             f"{path} has {size / 1e6:.0f} MB of text to read, which takes up to {MEMORY_PER_BYTE} "
-            f"times as much memory, and {available / 1e6:.0f} MB are free: give a shorter text, or "
-            "take its start with max_tokens"
+            f"times as much memory, and {available / 1e6:.0f} MB are free: give a shorter text"
+            + (", or take its start with max_tokens" if can_cut else "")
         )
