@@ -112,7 +112,10 @@ def resolve_tokenizer(
             # It knows nothing of the file's added tokens but those that are added again.
             tokenizer = _parse(_changed(source, sections, []))
     except ValueError as reason:
-        raise CheckpointError(f"{reason}; fetch it again") from None
+        raise CheckpointError(
+            f"{reason}; fetch it again, upgrade the package tokenizers, or take the file away to "
+            "convert a model of token ids alone"
+        ) from None
     facts = no_facts()
     # GPT-NeoX's class drops the file's template, and its own, which adds nothing by then.
     if name != "GPTNeoXTokenizer":

@@ -83,6 +83,7 @@ class Stream(Iterator[str]):
         stops: tuple[str, ...],
         eos_ids: frozenset[int],
         stop_ids: frozenset[int] = frozenset(),
+        n_tokens: int | None = None,
         max_new_tokens: int,
         seed: int,
         not_finite: Callable[[NDArray[np.int32]], RuntimeError] | None = None,
@@ -98,6 +99,7 @@ class Stream(Iterator[str]):
         self._stops = StopMatcher(stops)
         self._eos_ids = eos_ids
         self._stop_ids = stop_ids
+        self._n_tokens = n_tokens
         self._max_new_tokens = max_new_tokens
         self._seed = seed
         self._not_finite = not_finite
@@ -178,7 +180,9 @@ class Stream(Iterator[str]):
         first = not self._tokens
         if first:
             session.prefill(self._prompt)
-            self._sampler.accept_prompt(self._prompt)
+            # Penalties are for what may be written, which padding rows are not.
+            written = slice(None) if self._n_tokens is None else self._prompt < self._n_tokens
+            self._sampler.accept_prompt(self._prompt[written])
         try:
             token, logprob = session.step(self._sampler)
         except RuntimeError:

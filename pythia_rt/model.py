@@ -333,7 +333,7 @@ class Model:
 
     def _start(self, prompt: Prompt, sampling: Sampling) -> Stream:
         spec = self._file.spec
-        sampling.check_vocabulary(spec["n_tokens"])
+        sampling.check_vocabulary(self._vocab_size)
         if sampling.stops and self._tokenizer is None:
             raise ValueError(
                 "this model has no tokenizer, so stop strings cannot be found in it: use "
@@ -349,17 +349,20 @@ class Model:
             )
         new_tokens = min(sampling.max_new_tokens, room)
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        n_tokens = int(spec["n_tokens"])  # the rows beyond are padding, which is never written
         sampler = _core.Sampler(
-            n_tokens=spec["n_tokens"],
+            n_tokens=n_tokens,
             temperature=sampling.temperature,
-            top_k=min(sampling.top_k, spec["n_tokens"]),
+            top_k=min(sampling.top_k, n_tokens),
             top_p=sampling.top_p,
             min_p=sampling.min_p,
             typical_p=sampling.typical_p,
             repetition_penalty=sampling.repetition_penalty,
             presence_penalty=sampling.presence_penalty,
             frequency_penalty=sampling.frequency_penalty,
-            logit_bias=dict(sampling.logit_bias),
+            logit_bias={
+                token: bias for token, bias in sampling.logit_bias.items() if token < n_tokens
+            },
             seed=seed,
         )
         return Stream(
@@ -370,6 +373,7 @@ class Model:
             stops=sampling.stops,
             eos_ids=frozenset(spec["eos_ids"]),
             stop_ids=sampling.stop_ids,
+            n_tokens=n_tokens,
             max_new_tokens=new_tokens,
             seed=seed,
             not_finite=self._not_finite,

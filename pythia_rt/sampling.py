@@ -206,13 +206,16 @@ class Sampling:
         ids: Any = self.stop_token_ids
         return frozenset(ids)
 
-    def check_vocabulary(self, n_tokens: int) -> None:
-        """Raise ValueError if an option names a token that is none of the model's `n_tokens`."""
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise ValueError if an option names an id without a row among the model's `vocab_size`.
+
+        That of a padding row may be named, as in a prompt (prompt.py), and changes nothing.
+        """
         for name, tokens in (("logit_bias", self.logit_bias), ("stop_token_ids", self.stop_ids)):
             for token in tokens:
-                if token >= n_tokens:
+                if token >= vocab_size:
                     raise ValueError(
-                        f"{name} names token {token}, but the tokens are 0 to {n_tokens - 1}"
+                        f"{name} names token {token}, but the tokens are 0 to {vocab_size - 1}"
                     )
 
 

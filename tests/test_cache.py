@@ -17,6 +17,7 @@ import pythia_rt.cache
 from pythia_rt import Model
 from pythia_rt.cli import main
 from pythia_rt.convert import FlatFile
+from pythia_rt.convert.layout import TEXT_FILES
 from pythia_rt.model import DEMO_FOLDER
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -103,6 +104,21 @@ def test_what_makes_another_file(folder: Path, cache: Path, conversions: list[st
     os.utime(config, ns=(before.st_atime_ns, before.st_mtime_ns))
     load(folder, cache)
     assert len(conversions) == 4 == len(flat_files(cache))
+
+
+@pytest.mark.parametrize("name", TEXT_FILES[1:])
+def test_what_says_how_text_is_made_makes_another_file(
+    folder: Path, cache: Path, conversions: list[str], name: str
+) -> None:
+    path = folder / name
+    path.unlink(missing_ok=True)
+    load(folder, cache)
+    for content in ('{"x": 1}', '{"x": 2}'):  # of one size and, it may be, of one time
+        path.write_text(content)
+        os.utime(path, ns=(1, 1))
+        load(folder, cache)
+        load(folder, cache)
+    assert len(conversions) == 3
 
 
 def test_another_version_of_the_package_converts_again(

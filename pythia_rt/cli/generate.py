@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,8 @@ import click
 
 from pythia_rt.cli.command import PromptCommand
 from pythia_rt.cli.prompt import parse_ids, read_prompt
-from pythia_rt.cli.sampling_options import sampling_options
-from pythia_rt.sampling import Sampling
+from pythia_rt.cli.sampling_options import given_options, sampling_options
+from pythia_rt.sampling import Sampling, merged
 
 if TYPE_CHECKING:
     from pythia_rt.generation import Generation
@@ -35,6 +34,11 @@ if TYPE_CHECKING:
 @click.option("--gpu-layers", type=int, help="Run so many layers there, the CPU the rest.")
 @click.option("--quiet", is_flag=True, help="Show no progress and no speed.")
 @click.option("--verbose", is_flag=True, help="Show the model, what runs it and the seed too.")
+@click.option(
+    "--suggested-sampling",
+    is_flag=True,
+    help="Sample as the model's authors suggest (see info), but for the options given here.",
+)
 @sampling_options
 def generate_text(
     prompt: str | None,
@@ -52,7 +56,7 @@ def generate_text(
     gpu_layers: int | None,
     quiet: bool,
     verbose: bool,
-    logit_bias: Sequence[tuple[int, float]],
+    suggested_sampling: bool,
     **sampling: Any,
 ) -> None:
     """Continue PROMPT and write the new text to standard output.
@@ -67,7 +71,8 @@ def generate_text(
         raise click.UsageError("Give --quiet or --verbose, not both.")
     if prompt is not None and prompt_file is not None:
         raise click.UsageError("Give a PROMPT or --prompt-file, not both.")
-    chosen = Sampling(logit_bias=dict(logit_bias), **sampling)
+    given = given_options(sampling)
+    chosen = merged(None, **given)
     text = read_prompt(prompt, prompt_file)
     ids = parse_ids(text) if token_ids else None
     loaded = _load_model(
@@ -83,6 +88,8 @@ def generate_text(
         gpu_layers=gpu_layers,
         progress=not quiet,
     )
+    if suggested_sampling:
+        chosen = merged(loaded.suggested_sampling, **given)
     if ids is not None:
         result = _write_ids(loaded, ids, chosen, verbose=verbose)
     else:

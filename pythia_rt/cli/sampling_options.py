@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from pythia_rt.sampling import Sampling
+
+_DEFAULT = ParameterSource.DEFAULT
 
 
 def _seed(value: str) -> int | None:
@@ -48,3 +52,12 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
             add = click.option(name, type=kind, default=option.default, show_default=True, help=doc)
         command = add(command)
     return command
+
+
+def given_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the `values` of a command's sampling options that stand on its command line."""
+    source = click.get_current_context().get_parameter_source
+    given = {name: value for name, value in values.items() if source(name) is not _DEFAULT}
+    if "logit_bias" in given:
+        given["logit_bias"] = dict(given["logit_bias"])
+    return given

@@ -152,19 +152,20 @@ def _check_same(model: Model, reference: Model, window: int) -> None:
             f"window {window} is longer than the reference's context of {reference.context} "
             "tokens: choose a shorter one"
         )
-    ours, theirs = model.file.tokenizer, reference.file.tokenizer
-    if ours and theirs and _vocabulary(ours) != _vocabulary(theirs):
+    ours, theirs = _vocabulary(model.file), _vocabulary(reference.file)
+    if ours and theirs and ours != theirs:
         raise ValueError(
             "the reference has another tokenizer, so the same ids are other texts to it: give the "
             "checkpoint that the file was made from, or another file of it"
         )
 
 
-def _vocabulary(tokenizer: bytes) -> object:
+def _vocabulary(file: FlatFile) -> object:
     """What a tokenizer's ids stand for: files of different versions may say it differently."""
-    content = json.loads(tokenizer)
-    added = {token["id"]: token["content"] for token in content.get("added_tokens") or []}
-    return content["model"]["vocab"], added
+    if file.tokenizer is None:
+        return None
+    added = {token["id"]: token["content"] for token in file.text["added_tokens"]}
+    return json.loads(file.tokenizer)["model"]["vocab"], added
 
 
 def _run_window(
