@@ -24,7 +24,9 @@ from pythia_rt.cli.prompt import parse_ids
 @click.option("--stride", type=int, help="Tokens from window to window.  [default: the window]")
 @click.option("--max-tokens", type=int, help="Read no more than this of the text.")
 @click.option("--weights/--no-weights", default=True, help="Compare the weights too, or not.")
-@click.option("--kv-format", help="Of the KV cache: f16, f32, q8; by default f32 for f32 weights.")
+@click.option(
+    "--kv-format", help="Of the KV cache: f16, f32, q8.  [default: f16, or f32 where needed]"
+)
 @click.option("--reference-kv-format", help="The same for the reference.  [default: f32]")
 @click.option("--threads", type=int, help="Threads to compute with.  [default: physical cores]")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")

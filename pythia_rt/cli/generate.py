@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--format", "format", help="Weight format to convert to.  [default: q4]")
 @click.option("--threads", type=int, help="Threads to compute with.  [default: physical cores]")
-@click.option("--kv-format", help="Of the KV cache: f16, f32, q8; by default f32 for f32 weights.")
+@click.option(
+    "--kv-format", help="Of the KV cache: f16, f32, q8.  [default: f16, or f32 where needed]"
+)
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep flat files.")
 @click.option("--local-files-only", is_flag=True, help="Download nothing.")
 @click.option("--copy", is_flag=True, help="Copy the weights into memory first.")
