@@ -1,8 +1,7 @@
 """A tokenizer as transformers builds it, from tokenizer.json and the files beside it.
 
 Source: huggingface/transformers 5.24, tokenization_utils_base.py (`_from_pretrained`),
-tokenization_utils_tokenizers.py (`TokenizersBackend`) and models/auto/tokenization_auto.py. Some
-classes use the vocabulary and the merges of tokenizer.json only and build the rest anew.
+tokenization_utils_tokenizers.py (`TokenizersBackend`).
 """
 
 from __future__ import annotations
@@ -14,28 +13,12 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
-from .added_tokens import CLASS_TOKENS, tokens_to_add
+from .added_tokens import tokens_to_add
 from .checkpoint import parse_json
 from .errors import CheckpointError
 from .layout import TOKENIZER_FILE
 from .text_facts import FLAGS, AddedToken, TextFacts, no_facts
-
-# The class for a config.json's model_type when nothing names one.
-_CLASS_OF_MODEL = {"gpt_neox": "GPTNeoXTokenizer"}
-# What the rebuilding classes, which are for byte-level BPE, put in place of the file's sections.
-_NORMALIZERS: dict[str, dict[str, Any] | None] = {
-    "GPTNeoXTokenizer": {"type": "NFC"},
-    "GPT2Tokenizer": None,
-}
-_BPE: dict[str, Any] = {
-    "dropout": None,
-    "unk_token": None,
-    "continuing_subword_prefix": "",
-    "end_of_word_suffix": "",
-    "fuse_unk": False,
-    "byte_fallback": False,
-    "ignore_merges": False,
-}
+from .tokenizer_classes import changed_sections, find_class
 
 
 class Vocabulary(NamedTuple):
@@ -103,22 +86,21 @@ def resolve_tokenizer(
     """
     data = parse_json(source, TOKENIZER_FILE, CheckpointError)
     base = _count_ids(data)
-    name = _class_name(data, tokenizer_config, config)
-    sections = _sections(data, name, tokenizer_config)
+    rebuilt = find_class(data, tokenizer_config, config)
+    facts = no_facts()
     try:
         own_tokens = [_completed(token) for token in data.get("added_tokens") or []]
         tokenizer = _parse(_changed(source, {}, own_tokens))
-        if name in _NORMALIZERS:
+        if rebuilt is not None:
             # It knows nothing of the file's added tokens but those that are added again.
-            tokenizer = _parse(_changed(source, sections, []))
+            facts["sections"] = changed_sections(data, rebuilt.sections(tokenizer_config))
+            tokenizer = _parse(_changed(source, facts["sections"], []))
     except ValueError as reason:
         raise CheckpointError(
             f"{reason}; fetch it again, upgrade the package tokenizers, or take the file away to "
             "convert a model of token ids alone"
         ) from None
-    facts = no_facts()
-    # GPT-NeoX's class drops the file's template, and its own, which adds nothing by then.
-    if name != "GPTNeoXTokenizer":
+    if rebuilt is None or rebuilt.keeps_template:
         facts["prefix_ids"], facts["suffix_ids"] = _affixes(tokenizer)
     present = [token["content"] for token in list_added_tokens(tokenizer)]
     tokenizer.add_tokens(
@@ -127,12 +109,11 @@ def resolve_tokenizer(
             special_tokens=special_tokens,
             added_tokens=added_tokens,
             file_tokens=data.get("added_tokens") or [],
-            defaults=CLASS_TOKENS.get(name, {}),
+            defaults={} if rebuilt is None else rebuilt.named_tokens,
             present=present,
         )
     )
     facts["added_tokens"] = list_added_tokens(tokenizer)
-    facts["sections"] = sections
     facts["split_special_tokens"] = tokenizer_config.get("split_special_tokens") is True
     last = max((token["id"] for token in facts["added_tokens"]), default=-1)
     return facts, Vocabulary(base, max(base, last + 1))
@@ -185,53 +166,6 @@ def _count_ids(data: Mapping[str, Any]) -> int:
     if not ids or not all(type(i) is int and 0 <= i < 1 << 24 for i in ids + more):
         raise CheckpointError(f"{TOKENIZER_FILE} has a damaged vocabulary: fetch it again")
     return int(max(ids)) + 1
-
-
-def _class_name(
-    data: Mapping[str, Any], tokenizer_config: Mapping[str, Any], config: Mapping[str, Any]
-) -> str:
-    """Return the class whose rules apply; "" for those that take tokenizer.json as it is."""
-    named = tokenizer_config.get("tokenizer_class") or config.get("tokenizer_class")
-    name = named or _CLASS_OF_MODEL.get(str(config.get("model_type")), "")
-    name = name.removesuffix("Fast") if isinstance(name, str) else ""
-    # They can only build what they are for; transformers fails with others, or writes nonsense.
-    byte_level = _types(data.get("pre_tokenizer")) | _types(data.get("decoder"))
-    is_bpe = data["model"].get("type") == "BPE" and "ByteLevel" in byte_level
-    return name if name in _NORMALIZERS and is_bpe else ""
-
-
-def _types(section: Any) -> set[str]:
-    """Return the types in a section of a tokenizer.json, those within a sequence included."""
-    if isinstance(section, list):
-        return set().union(*map(_types, section))
-    if not isinstance(section, dict):
-        return set()
-    inner = [value for value in section.values() if isinstance(value, list)]
-    return {str(section.get("type"))}.union(*map(_types, inner))
-
-
-def _sections(
-    data: Mapping[str, Any], name: str, tokenizer_config: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the sections by which the class `name` differs from the file."""
-    if name not in _NORMALIZERS:
-        return {}
-    sections: dict[str, Any] = {}
-    if data.get("normalizer") != _NORMALIZERS[name]:
-        sections["normalizer"] = _NORMALIZERS[name]
-    before = {
-        "type": "ByteLevel",
-        "add_prefix_space": tokenizer_config.get("add_prefix_space") is True,
-        "trim_offsets": True,  # of offsets, which nobody asks for
-        "use_regex": True,
-    }
-    if {"use_regex": True, **(data.get("pre_tokenizer") or {}), "trim_offsets": True} != before:
-        sections["pre_tokenizer"] = before
-    if (data.get("decoder") or {}).get("type") != "ByteLevel":
-        sections["decoder"] = {**before, "add_prefix_space": True}
-    if {key: data["model"].get(key) or default for key, default in _BPE.items()} != _BPE:
-        sections["model"] = dict(_BPE)
-    return sections
 
 
 def _affixes(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:

@@ -10,7 +10,10 @@ import tokenizers
 from convert_sources import make_config, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizer_folders import make_folder
+from tokenizer_folders import ours as folder_tokenizer
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 
 from pythia_rt import Model
 from pythia_rt.convert import convert
@@ -193,3 +196,39 @@ def test_a_model_with_one_runs(tmp_path: Path, kind: Any) -> None:
         stopped = model.generate([1, 2], max_new_tokens=40, seed=1, stop=stop)
         assert stopped.finish_reason == "stop"
         assert result.text.startswith(stopped.text + stop)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        ("PreTrainedTokenizerFast", {}),
+        ("LlamaTokenizer", {}),
+        ("LlamaTokenizerFast", {"legacy": True}),
+        ("LlamaTokenizer", {"add_prefix_space": False}),
+    ],
+)
+def test_sentencepiece_by_its_class(tmp_path: Path, cls: str, options: dict[str, Any]) -> None:
+    """LLaMA's class takes vocabulary and merges alone and builds the rest anew."""
+    transformers = pytest.importorskip("transformers")
+    config = {"tokenizer_class": cls, "additional_special_tokens": ["<|user|>"], **options}
+    folder = make_folder(tmp_path / "f", files={"tokenizer_config.json": config})
+    library = sentencepiece()
+    library.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    (folder / "tokenizer.json").write_text(library.to_str())
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    mine = folder_tokenizer(folder)
+    for text in ("the rose", " the", "", "a  b", "the<s>a</s> the <|user|> b", "\u4e2d x", "<s> a"):
+        ids = mine.encode(text)
+        assert ids == theirs(text).input_ids
+        assert mine.decode(ids) == streamed(mine, ids) == theirs.decode(ids)
+
+
+@pytest.mark.parametrize("kind", [unigram, sentencepiece, word_piece])
+@pytest.mark.parametrize("cls", ["GPTNeoXTokenizer", None])
+def test_a_class_that_cannot_build_it_is_not_asked(tmp_path: Path, kind: Any, cls: Any) -> None:
+    """transformers fails or reads nonsense: GPT-NeoX's class is for byte-level BPE."""
+    config = {} if cls is None else {"tokenizer_class": cls}
+    folder = make_folder(tmp_path / "f", files={"tokenizer_config.json": config})
+    (folder / "tokenizer.json").write_text(kind().to_str())
+    text = "the rose, a er."
+    assert folder_tokenizer(folder).encode(text) == kind().encode(text).ids

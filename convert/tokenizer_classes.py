@@ -1,0 +1,142 @@
+"""The classes of transformers that use no more of a tokenizer.json than vocabulary and merges.
+
+They build the rest of the tokenizer anew; all other classes take the file as it is. Source:
+huggingface/transformers 5.24, models/{gpt_neox,gpt2,llama}/tokenization_*.py and
+models/auto/tokenization_auto.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+_SPACE = "\u2581"  # what stands for a space in sentencepiece's vocabularies
+_BPE: dict[str, Any] = {
+    "dropout": None,
+    "unk_token": None,
+    "continuing_subword_prefix": "",
+    "end_of_word_suffix": "",
+    "fuse_unk": False,
+    "byte_fallback": False,
+    "ignore_merges": False,
+}
+# The class for a config.json's model_type when nothing names one.
+_CLASS_OF_MODEL = {"gpt_neox": "GPTNeoXTokenizer"}
+
+
+class TokenizerClass(NamedTuple):
+    """What a class builds."""
+
+    sections: Callable[[Mapping[str, Any]], dict[str, Any]]  # of a tokenizer_config.json
+    named_tokens: Mapping[str, str]  # where tokenizer_config.json gives no others, nor null
+    keeps_template: bool  # the tokens that tokenizer.json puts before and after a text
+
+
+def find_class(
+    data: Mapping[str, Any], tokenizer_config: Mapping[str, Any], config: Mapping[str, Any]
+) -> TokenizerClass | None:
+    """Return the class that builds a tokenizer.json's tokenizer anew, None where none does.
+
+    A class is used for the kind of tokenizer that it can build alone: transformers fails with
+    others, or reads nonsense. The tokenizer.json then counts as it is.
+    """
+    named = tokenizer_config.get("tokenizer_class") or config.get("tokenizer_class")
+    name = named or _CLASS_OF_MODEL.get(str(config.get("model_type")))
+    name = name.removesuffix("Fast") if isinstance(name, str) else None
+    if name not in _CLASSES or "merges" not in data["model"]:
+        return None
+    if "ByteLevel" in _types(data.get("pre_tokenizer")) | _types(data.get("decoder")):
+        return _CLASSES[name] if name != "LlamaTokenizer" else None
+    is_sentencepiece = data["model"].get("byte_fallback") is True
+    return _CLASSES[name] if name == "LlamaTokenizer" and is_sentencepiece else None
+
+
+def changed_sections(data: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a class's sections that mean something else than those of the file."""
+    return {
+        name: section
+        for name, section in sections.items()
+        if _plain(data.get(name), section) != _plain(section, section)
+    }
+
+
+def _plain(section: Any, like: Any) -> Any:
+    """Return a section with nothing but what matters, and where it is silent its defaults."""
+    if section is None or like is None:
+        return section
+    if like.get("type") == "ByteLevel":
+        return {"use_regex": True, **section, "trim_offsets": None}  # of offsets nobody asks for
+    if "fuse_unk" in like:
+        return {key: section.get(key) or default for key, default in _BPE.items()}
+    return section
+
+
+def _types(section: Any) -> set[str]:
+    """Return the types in a section of a tokenizer.json, those within a sequence included."""
+    if isinstance(section, list):
+        return set().union(*map(_types, section))
+    if not isinstance(section, dict):
+        return set()
+    inner = [value for value in section.values() if isinstance(value, list)]
+    return {str(section.get("type"))}.union(*map(_types, inner))
+
+
+def _byte_level(
+    normalizer: dict[str, Any] | None,
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    def sections(tokenizer_config: Mapping[str, Any]) -> dict[str, Any]:
+        part = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
+        before = tokenizer_config.get("add_prefix_space") is True
+        return {
+            "normalizer": normalizer,
+            "pre_tokenizer": {**part, "add_prefix_space": before},
+            "decoder": {**part, "add_prefix_space": True},
+            "model": dict(_BPE),
+        }
+
+    return sections
+
+
+def _sentencepiece(tokenizer_config: Mapping[str, Any]) -> dict[str, Any]:
+    before = tokenizer_config.get("add_prefix_space") is not False
+    first = "always" if tokenizer_config.get("legacy") is True else "first"
+    decoders: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    if before:
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Metaspace",
+            "replacement": _SPACE,
+            "prepend_scheme": first if before else "never",
+            "split": False,
+        },
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {**_BPE, "fuse_unk": True, "byte_fallback": True},
+    }
+
+
+_END = "<|endoftext|>"
+_CLASSES = {
+    "GPTNeoXTokenizer": TokenizerClass(
+        _byte_level({"type": "NFC"}),
+        {"bos_token": _END, "eos_token": _END, "unk_token": _END, "pad_token": "<|padding|>"},
+        # Its own template stands in place of the file's, and adds nothing: add_bos_token and
+        # add_eos_token are not read where there is a tokenizer.json.
+        keeps_template=False,
+    ),
+    "GPT2Tokenizer": TokenizerClass(
+        _byte_level(None),
+        {"bos_token": _END, "eos_token": _END, "unk_token": _END},
+        keeps_template=True,
+    ),
+    "LlamaTokenizer": TokenizerClass(
+        _sentencepiece,
+        {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+        keeps_template=True,
+    ),
+}
