@@ -301,7 +301,7 @@ class Model:
         Rows of the vocabulary beyond the tokenizer's ids are padding and are included here.
         Raises ValueError and RuntimeError as `generate` does.
         """
-        ids = token_ids(tokens, self._tokenizer, self._vocab_size)
+        ids = self._ids(tokens)
         self._check_length(len(ids))
         logits = self.new_session(len(ids)).logits(ids)
         row = first_not_finite(logits)
@@ -320,7 +320,7 @@ class Model:
         """
         if isinstance(texts, (str, bytes, np.ndarray)):
             raise ValueError("score takes a list of texts: for a single one, a list of that one")
-        ids = [token_ids(text, self._tokenizer, self._vocab_size) for text in texts]
+        ids = [self._ids(text) for text in texts]
         for text in ids:
             self._check_length(len(text))
         self._file.check_unchanged()
@@ -339,7 +339,7 @@ class Model:
                 "this model has no tokenizer, so stop strings cannot be found in it: use "
                 "stop_token_ids"
             )
-        ids = token_ids(prompt, self._tokenizer, self._vocab_size)
+        ids = self._ids(prompt)
         self._check_length(len(ids))
         room = self.context - len(ids)
         if room == 0:
@@ -378,6 +378,11 @@ class Model:
             seed=seed,
             not_finite=self._not_finite,
         )
+
+    def _ids(self, prompt: Prompt) -> NDArray[np.int32]:
+        # Reading the tokenizer takes longer than many a pass: ids need none.
+        tokenizer = self._tokenizer if isinstance(prompt, str) else None
+        return token_ids(prompt, tokenizer, self._vocab_size)
 
     @property
     def _vocab_size(self) -> int:

@@ -396,6 +396,8 @@ def test_facts_that_do_not_fit_the_tokenizer(flat: Path, tmp_path: Path) -> None
     model = Model.load(join(tmp_path / "odd", header, data))
     with pytest.raises(ValueError, match="does not fit its added tokens: convert again"):
         _ = model.tokenizer
+    assert model.logits([1, 2]).shape == (2, VOCAB)  # ids need none
+    assert len(model.score([[1, 2]])[0]) == 1
 
 
 @given(st.data())
