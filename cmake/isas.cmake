@@ -6,6 +6,8 @@ set(PYTHIA_RT_ALL_ISAS
     "avx2|x86_64|kAvx2 kFma kF16c|-mavx2 -mfma -mf16c"
     "neon|aarch64|kDotprod|-march=armv8.2-a+dotprod"
     "scalar|any|kAny|")
+set(PYTHIA_RT_ONLY_ISAS "" CACHE STRING
+    "Names of the ISAs to build, beside scalar, which is always there; empty for all")
 
 # Makes, for each ISA of this processor whose flags the compiler knows, the file that instantiates
 # the kernels, limits/ beside it with the same for the limits' loops, and isas.inc, the list for C++.
@@ -24,6 +26,9 @@ function(pythia_rt_generate_isas folder)
     list(GET fields 2 features)
     list(GET fields 3 flags)
     if(NOT wanted STREQUAL "any" AND NOT wanted STREQUAL processor)
+      continue()
+    endif()
+    if(PYTHIA_RT_ONLY_ISAS AND NOT name IN_LIST PYTHIA_RT_ONLY_ISAS AND NOT wanted STREQUAL "any")
       continue()
     endif()
     if(flags)
