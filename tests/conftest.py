@@ -17,9 +17,13 @@ DATA = ROOT / "tests" / "data"  # its README.md says where everything is from
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 sys.path.append(str(ROOT))
 
+import drawn  # noqa: E402
+
 from pythia_rt import Model, _core  # noqa: E402
 from pythia_rt.convert import convert  # noqa: E402
 from pythia_rt.model import DEMO_FOLDER, KV_FORMATS  # noqa: E402
+
+drawn.load_profile()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

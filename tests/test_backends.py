@@ -7,7 +7,6 @@ and, marked gpu, on a device.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -24,17 +23,17 @@ from backends import (
     product,
     set_order,
 )
+from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 FORMATS: list[str] = _testing.format_names()
 KV_FORMATS: list[str] = _testing.kv_format_names()
 QUANTISED = FORMATS[3:]
-EXAMPLES = int(os.environ.get("PYTHIA_RT_EXAMPLES", "12"))
 
 REFERENCE = make_reference()
 
-thorough = settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 12)
+thorough = settings(max_examples=examples(12), deadline=None)
 every_backend = pytest.mark.parametrize("subject", SUBJECTS)
 every_format = pytest.mark.parametrize("form", FORMATS)
 every_cache = pytest.mark.parametrize("form", KV_FORMATS)

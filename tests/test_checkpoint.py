@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from convert_sources import KINDS, make_tensors, write_checkpoint
+from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -332,7 +333,7 @@ MUTATED = {
 
 
 @given(st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_mutated_files_never_crash(tmp_path_factory: Any, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("mutated", numbered=True)
     file = data.draw(st.sampled_from(sorted(MUTATED)))

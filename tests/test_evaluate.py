@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -181,7 +182,7 @@ def test_one_window_is_one_window(q4: Model, tokens: NDArray[np.int32]) -> None:
         assert evaluate(q4, tokens[:n], window=window, stride=stride).perplexity == alone
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 30), st.floats(0, 20), st.integers(2, 40))
 def test_divergences_are_never_negative(seed: int, scale: float, noise: float, size: int) -> None:
     random = np.random.default_rng(seed)
@@ -196,7 +197,7 @@ def test_divergences_are_never_negative(seed: int, scale: float, noise: float, s
     assert divergences == pytest.approx(expected, rel=1e-6, abs=1e-11)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.integers(0, 200), st.integers(2, 50), st.integers(1, 50))
 def test_windows_cover_every_token_once(n_tokens: int, window: int, stride: int) -> None:
     stride = min(stride, window)

@@ -12,6 +12,7 @@ from typing import Any
 
 import checkpoints
 import pytest
+from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,7 +145,7 @@ def test_available_memory_is_plausible() -> None:
     assert 1 << 20 < text_module.available_memory() < 1 << 60
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.text("ab zé.\n 1", max_size=300), st.integers(2, 12))
 def test_the_start_of_a_file_has_the_tokens_of_the_whole(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer, text: str, count: int

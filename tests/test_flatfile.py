@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from convert_sources import write_checkpoint
+from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -300,7 +301,7 @@ def test_a_tensor_too_many_is_refused(flat: Path, tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_mutated_headers_never_crash(
     flat: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
@@ -327,7 +328,7 @@ def test_matrices_larger_than_any_are_refused(flat: Path, tmp_path: Path) -> Non
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_mutated_specs_never_crash(
     flat: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

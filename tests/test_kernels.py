@@ -10,6 +10,7 @@ import os
 
 import numpy as np
 import pytest
+from drawn import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ seeds = st.integers(0, 2**32 - 1)
 # Ordinary magnitudes, and those near the ends of what f16 scales can hold.
 magnitudes = st.sampled_from([1.0, 1.0, 1e-3, 1e-6, 30.0])
 
-thorough = settings(max_examples=60, deadline=None)
+thorough = settings(max_examples=examples(60), deadline=None)
 
 
 def normal(seed: int, *shape: int, magnitude: float = 1.0) -> Floats:
@@ -137,7 +138,7 @@ def test_linear(
 
 @pytest.mark.parametrize("form", format_oracle.BITS)
 @given(sign=st.sampled_from([1, -1]), alternating=st.booleans(), columns=sizes)
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(20))
 def test_linear_at_the_ends_of_the_integers(
     form: str, sign: int, alternating: bool, columns: int
 ) -> None:
@@ -364,7 +365,7 @@ def test_softmax_sum(n: int, offset: float, seed: int) -> None:
 
 
 @pytest.mark.parametrize("form", ["q4", "q5", "q6"])
-@settings(max_examples=8, deadline=None)  # the oracle's search is slow
+@settings(max_examples=examples(8), deadline=None)  # the oracle's search is slow
 @given(
     seed=seeds,
     magnitude=st.sampled_from([1.0, 1e-4, 1e3]),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from convert_sources import make_config
+from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPTNeoXConfig
@@ -233,7 +234,7 @@ KEYS = [*make_config(), "rope_scaling", "rope_parameters", "rope_theta", "head_d
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_strange_configs_never_crash(changes: dict[str, Any]) -> None:
     try:
         read(make_config(**changes))

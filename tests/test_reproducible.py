@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from checkpoints import make_config, write_checkpoint
+from drawn import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -196,7 +197,9 @@ def test_threads_do_not_matter(
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     isa_name=st.sampled_from(_core.isa_names()),

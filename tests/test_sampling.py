@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -124,7 +125,7 @@ def situations(draw: st.DrawFn) -> tuple[int, dict[str, Any], list[int], list[li
     return n_tokens, options, draw(st.lists(ids, max_size=8)), rows
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=examples(250))
 @given(situations())
 def test_tokens_equal_the_oracles(
     situation: tuple[int, dict[str, Any], list[int], list[list[float]]],

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import make_config, write_checkpoint
+from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ def test_scores_are_those_of_generation(demo_file: Callable[[str], Path]) -> Non
     assert scores[len(prompt) - 1 :].tolist() == result.logprobs
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=6), st.sampled_from([1, 2, 3, 8]))
 def test_company_and_threads_change_no_bit(
     demo_file: Callable[[str], Path], lengths: list[int], threads: int

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from convert_sources import make_tensors
+from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -224,7 +225,7 @@ STATE = state_pickle(dict(list(make_tensors().items())[:6]))
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_mutated_pickles_never_crash(data: st.DataObject) -> None:
     raw = bytearray(STATE)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -238,7 +239,7 @@ def test_mutated_pickles_never_crash(data: st.DataObject) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_random_bytes_never_crash(raw: bytes) -> None:
     with contextlib.suppress(CheckpointError):
         read(b"\x80\x02" + raw)
