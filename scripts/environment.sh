@@ -1,4 +1,4 @@
-# Sourced by scripts/demo and scripts/test: checks the machine and prepares .venv.
+# Sourced by scripts/demo and scripts/test: checks the machine, prepares .venv and installs into it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -54,4 +54,26 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
   "$bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
 }
 
+# install_requirements EXTRA...: what pyproject.toml asks for, unless that was installed before.
+install_requirements() {
+  local listed="build/requirements-$*.txt" installed=".venv/requirements-$*.txt"
+  "$bin/python" scripts/requirements.py "$@" >"$listed"
+  cmp -s "$listed" "$installed" && return
+  "$bin/pip" install --quiet --progress-bar off -r "$listed"
+  cp "$listed" "$installed"
+}
+
+# install_package CMAKE_DEFINITION...: builds the core in build/native, the tree of everything that
+# is built for this machine, where it stays, and installs the package from there.
+install_package() {
+  local definitions=()
+  for definition in "$@"; do
+    definitions+=(-C "cmake.define.$definition")
+  done
+  # What is in the environment already, the wheel's own build may use: nothing is built twice.
+  "$bin/pip" install --quiet --progress-bar off --no-deps --no-build-isolation \
+    -C build-dir=build/native "${definitions[@]}" .
+}
+
 check_machine
+mkdir -p build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,10 @@ from pythia_rt.convert import convert  # noqa: E402
 from pythia_rt.model import DEMO_FOLDER, KV_FORMATS  # noqa: E402
 
 drawn.load_profile()
+
+# What a shell runs in the background ignores Ctrl-C; tests and the processes they start must not.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

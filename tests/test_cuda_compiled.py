@@ -60,6 +60,7 @@ def changed(**values: object) -> Kernel:
     return dataclasses.replace(KERNEL, **values)
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(1500)  # about a minute and a half where two cores have nothing else to do
 def test_the_kernels_compile_as_well_as_the_table_says(tools: cuda_table.Tools) -> None:
     fresh = cuda_table.compile_all(tools, cuda_table.architectures(), jobs=2)

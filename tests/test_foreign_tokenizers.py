@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tokenizers
 from convert_sources import make_config, write_checkpoint
+from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_folders import make_folder
@@ -134,7 +135,7 @@ def test_texts(made: tokenizers.Tokenizer, ours: Tokenizer, text: str) -> None:
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_any_ids(made: tokenizers.Tokenizer, ours: Tokenizer, data: st.DataObject) -> None:
     few = data.draw(st.lists(st.integers(0, made.get_vocab_size()), min_size=1, max_size=6))
     ids = data.draw(st.lists(st.sampled_from(few), max_size=400))

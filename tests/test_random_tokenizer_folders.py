@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_folders import make_folder, ours, resolve, template
@@ -95,7 +96,7 @@ def random_folder(random: Random, folder: Path) -> Path:
 
 
 @given(random=st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=examples(80))
 def test_tokens_are_those_of_transformers(auto: Any, random: Random) -> None:
     with TemporaryDirectory() as temporary:
         folder = random_folder(random, Path(temporary) / "f")

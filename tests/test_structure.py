@@ -299,6 +299,16 @@ def test_nothing_reaches_outside_the_checkout() -> None:
     assert not broken, "\n".join(broken)
 
 
+def test_proofs_can_draw_more_examples() -> None:
+    fixed = re.compile(r"max_examples=\d+")
+    broken = [
+        f"{path.name}: {match.group()}; write examples(...) of tests/drawn.py"
+        for path in sorted((ROOT / "tests").glob("test_*.py"))
+        for match in fixed.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert not broken, "\n".join(broken)
+
+
 def tool(name: str) -> str:
     """A program of this environment, else of the machine."""
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from convert_sources import VOCAB, make_config, make_tokenizer, write_checkpoint
+from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_flatfile import join, split
@@ -401,7 +402,7 @@ def test_facts_that_do_not_fit_the_tokenizer(flat: Path, tmp_path: Path) -> None
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_mutated_facts_never_crash(data: st.DataObject) -> None:
     scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
     values = st.recursive(

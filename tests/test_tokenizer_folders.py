@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_folders import make_folder, ours, resolve, template, token
@@ -284,7 +285,7 @@ PIECES = st.sampled_from(
 
 
 @given(text=st.lists(PIECES | st.text(max_size=4), max_size=8).map("".join))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 def test_any_text(pair: tuple[Tokenizer, Any], text: str) -> None:
     tokenizer, theirs = pair
     same(tokenizer, theirs, text)
