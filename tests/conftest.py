@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from pythia_rt.convert import convert  # noqa: E402
 from pythia_rt.model import DEMO_FOLDER, KV_FORMATS  # noqa: E402
 
 drawn.load_profile()
+
+os.environ.setdefault("PYTHIA_RT_BENCH_PAUSE", "0")
 
 # What a shell runs in the background ignores Ctrl-C; tests and the processes they start must not.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
