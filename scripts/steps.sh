@@ -98,10 +98,12 @@ has_device() {
 # The package without CUDA, unless there is a device for the tests marked gpu: what nvcc makes is
 # checked by the proofs.
 install_all() {
-  step "installing what the tests need into .venv"
-  install_requirements build test
-  timed "building and installing pythia_rt" install_testable
   rm -f build/pytest.log
+  timed "installing what it needs into .venv" install_requirements build
+  # PyTorch is copied, not built: meanwhile the processors have time.
+  beside "installing what the tests need" install_requirements build test
+  timed "building and installing pythia_rt" install_testable
+  together
 }
 
 install_testable() {
