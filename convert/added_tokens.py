@@ -74,10 +74,10 @@ def tokens_to_add(
     tokens: list[str | AddedToken] = [by_id[i] for i in sorted(by_id)]
     contents = {*present, *by_content}
     more = [_read(value, TOKENIZER_CONFIG_FILE) for value in _extras(values, TOKENIZER_CONFIG_FILE)]
-    for token in [*named.values(), *more]:
+    for new in [*named.values(), *more]:
         # A str and an AddedToken are different here; of two for one content the last one counts.
-        if token is not None and str(token) not in contents and token not in tokens:
-            tokens.append(token)
+        if new is not None and str(new) not in contents and new not in tokens:
+            tokens.append(new)
     names = {str(token) for token in named.values() if token is not None}
     return [_finished(token, names) for token in tokens]
 
