@@ -27,7 +27,7 @@ def find(name: str) -> str:
     if short in names:
         return names[short]
     near = [other for other in names if short and (short in other or other in short)]
-    near += difflib.get_close_matches(short, names, n=5, cutoff=0.5)
+    near += difflib.get_close_matches(short, names, n=5, cutoff=0.6)
     listed = ", ".join(dict.fromkeys(near))
     hint = f"near it are {listed}" if listed else "ls tests lists those that there are"
     raise LookupError(f"there is no test file '{name}'; {hint}")
