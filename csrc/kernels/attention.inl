@@ -256,14 +256,14 @@ template <typename Cache, int kQueries>
 inline void attend(const AttentionArguments& arguments, int64_t row) {
   const int64_t longest = arguments.first_position + row + kQueries;
   const int64_t tiles = (longest + 15) / 16;
-  constexpr int kTiles = 2;
+  constexpr int kTiles = kQueries > 1 && kRowTile == 1 ? 1 : 2;
   int64_t tile = 0;
   for (; tile + kTiles <= tiles; tile += kTiles) {
     score_tiles<Cache, kQueries, kTiles>(arguments, row, tile);
   }
   for (; tile < tiles; ++tile) score_tiles<Cache, kQueries, 1>(arguments, row, tile);
   // A row of values is read in one piece where there are registers for it.
-  constexpr int kWidth = (kRowTile > 1 ? 8 : 4) / (kQueries > 1 ? 2 : 1);
+  constexpr int kWidth = kQueries == 1 ? (kRowTile > 1 ? 8 : 4) : (kRowTile > 1 ? 4 : 1);
   const int64_t width = kv_groups(arguments.head_dim) * 16;
   Joining joinings[kQueries];
   for (int64_t run = 0; run < longest; run += kRun) {

@@ -64,12 +64,15 @@ struct PackedGroup {
   static IntVec begin(int32_t sum) { return narrow_begin(kOffset * sum); }
   static IntVec dot(IntVec acc, Tile tile, const int8_t* a) { return narrow_dot(acc, tile, a); }
 
-  // The high bits of the next tiles, lowest first, in the upper half of every byte.
-  static Tile load_high(const uint8_t* group, int64_t half) {
+  // The high bits of the next tiles, lowest first, in the upper half of every byte. Asks for those
+  // `ahead` bytes later, unless that is 0.
+  static Tile load_high(const uint8_t* group, int64_t half, int64_t ahead) {
     if constexpr (kHighBits == 0) {
       return Tile{};
     } else {
-      const Tile plane = load_tile(group + kNibbleBytes + half / 2 * 64);
+      const uint8_t* place = group + kNibbleBytes + half / 2 * 64;
+      if (half % 2 == 0 && ahead != 0) __builtin_prefetch(place + ahead, 0, 2);
+      const Tile plane = load_tile(place);
       return half % 2 == 0 ? plane : shift_left_4(plane);
     }
   }
@@ -185,7 +188,7 @@ struct IntegerWork {
       for (int64_t half = 0; half < kHalves; ++half) {
         Tile high[kBlocks];
         for (int b = 0; b < kBlocks; ++b) {
-          high[b] = Group::load_high(tiles + b * block_bytes, half);
+          high[b] = Group::load_high(tiles + b * block_bytes, half, ahead);
         }
 #pragma GCC unroll 8
         for (int64_t p = half * Group::kPieces; p < (half + 1) * Group::kPieces; ++p) {
@@ -213,7 +216,7 @@ inline void unpack_groups(const uint8_t* in, int64_t groups, Table table, uint8_
                           const Transform& transform) {
   for (int64_t group = 0; group < groups; ++group, in += Group::kBytes) {
     for (int64_t half = 0; half < kTilesPerGroup / 2 / Group::kPieces; ++half) {
-      Tile high = Group::load_high(in, half);
+      Tile high = Group::load_high(in, half, 0);
       for (int64_t p = half * Group::kPieces; p < (half + 1) * Group::kPieces; ++p, out += 128) {
         Tile first, second;
         Group::unpack(load_tile(in + p * 64), high, table, first, second);
@@ -243,38 +246,40 @@ inline Table table_of(const LinearArguments& arguments) {
 // every register tile.
 constexpr int64_t kPanelRows = 3 * kTokenTile;
 
-inline void linear_q8_vectors(const LinearArguments& arguments) {
+inline bool is_many_rows(const LinearArguments& arguments) {
+  return arguments.row_end - arguments.row_begin >= kPanelRows;
+}
+
+template <typename Group>
+inline void run_stored(const LinearArguments& arguments) {
   const int64_t groups = count_groups(arguments);
   const int64_t begin = arguments.block_begin;
-  const uint8_t* weights = block_weights(arguments, begin, groups * WideGroup::kBytes);
-  const Table table = table_of(arguments);
-  if (arguments.row_end - arguments.row_begin < kPanelRows) {
-    run_tiles(IntegerWork<WideGroup>{arguments, groups, weights, begin, table}, arguments);
-  } else {
-    run_tiles(IntegerWork<WideGroupOfManyRows>{arguments, groups, weights, begin, table},
-              arguments);
-  }
+  run_tiles(
+      IntegerWork<Group>{arguments, groups, block_weights(arguments, begin, groups * Group::kBytes),
+                         begin, table_of(arguments)},
+      arguments);
+}
+
+inline void linear_q8_few(const LinearArguments& arguments) { run_stored<WideGroup>(arguments); }
+inline void linear_q8_many(const LinearArguments& arguments) {
+  run_stored<WideGroupOfManyRows>(arguments);
 }
 
 template <int kBits>
-inline void linear_packed_vectors(const LinearArguments& arguments) {
+inline void linear_packed_few(const LinearArguments& arguments) {
+  run_stored<PackedGroup<kBits>>(arguments);
+}
+template <int kBits>
+inline void linear_packed_many(const LinearArguments& arguments) {
   using Group = PackedGroup<kBits>;
   const int64_t groups = count_groups(arguments);
   const Table table = table_of(arguments);
-  const int64_t block_bytes = groups * Group::kBytes;
-  if (arguments.row_end - arguments.row_begin < kPanelRows) {
-    const int64_t begin = arguments.block_begin;
-    run_tiles(IntegerWork<Group>{arguments, groups, block_weights(arguments, begin, block_bytes),
-                                 begin, table},
-              arguments);
-    return;
-  }
   LinearArguments part = arguments;
   for (int64_t block = arguments.block_begin; block < arguments.block_end; block += kRowTile) {
     part.block_begin = block;
     part.block_end =
         block + kRowTile < arguments.block_end ? block + kRowTile : arguments.block_end;
-    unpack_groups<Group>(block_weights(arguments, block, block_bytes),
+    unpack_groups<Group>(block_weights(arguments, block, groups * Group::kBytes),
                          (part.block_end - block) * groups, table, arguments.panel,
                          [](Tile tile) { return tile; });
     run_tiles(IntegerWork<PanelGroup<kBits>>{part, groups, arguments.panel, block, table}, part);

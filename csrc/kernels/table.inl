@@ -10,8 +10,10 @@
 #include "kernels/rope.inl"
 #include "kernels/softmax.inl"
 #include "kernels/table.h"
-#ifdef PYTHIA_RT_MATRIX_UNIT
+#if defined(PYTHIA_RT_MATRIX_UNIT)
 #include "kernels/linear_matrix_unit.inl"
+#elif defined(PYTHIA_RT_HALVES)
+#include "kernels/linear_halves.inl"
 #endif
 
 namespace pythia_rt::PYTHIA_RT_ISA {
@@ -20,29 +22,52 @@ inline void linear_f32(const LinearArguments& a) { linear_float<LoadF32>(a); }
 inline void linear_f16(const LinearArguments& a) { linear_float<LoadF16>(a); }
 inline void linear_bf16(const LinearArguments& a) { linear_float<LoadBf16>(a); }
 
-#ifdef PYTHIA_RT_MATRIX_UNIT
+#if defined(PYTHIA_RT_MATRIX_UNIT)
+
+inline bool uses_unit(const LinearArguments& a) { return uses_unit(a.row_end - a.row_begin); }
 
 inline void linear_q8(const LinearArguments& a) {
-  uses_unit(a.row_end - a.row_begin) ? linear_on_unit<WideGroup>(a) : linear_q8_vectors(a);
+  uses_unit(a) ? linear_on_unit<WideGroup>(a) : linear_q8_few(a);
 }
 template <int kBits>
 inline void linear_packed(const LinearArguments& a) {
-  uses_unit(a.row_end - a.row_begin) ? linear_on_unit<PackedGroup<kBits>>(a)
-                                     : linear_packed_vectors<kBits>(a);
+  uses_unit(a) ? linear_on_unit<PackedGroup<kBits>>(a) : linear_packed_few<kBits>(a);
 }
 inline int64_t panel_blocks(bool, int64_t rows) { return uses_unit(rows) ? kUnitBlocks : 0; }
 
 #else
 
-inline void linear_q8(const LinearArguments& a) { linear_q8_vectors(a); }
-template <int kBits>
-inline void linear_packed(const LinearArguments& a) {
-  linear_packed_vectors<kBits>(a);
-}
 inline int64_t panel_blocks(bool packed, int64_t rows) {
   return packed && rows >= kPanelRows ? kRowTile : 0;
 }
 
+#ifdef PYTHIA_RT_HALVES
+
+inline bool is_single_row(const LinearArguments& a) { return a.row_end - a.row_begin == 1; }
+
+inline void linear_q8(const LinearArguments& a) {
+  is_single_row(a)  ? linear_row<WideRow>(a)
+  : is_many_rows(a) ? linear_q8_halves(a)
+                    : linear_q8_few(a);
+}
+template <int kBits>
+inline void linear_packed(const LinearArguments& a) {
+  is_single_row(a)  ? linear_row<NarrowRow<kBits>>(a)
+  : is_many_rows(a) ? linear_packed_halves<kBits>(a)
+                    : linear_packed_few<kBits>(a);
+}
+
+#else
+
+inline void linear_q8(const LinearArguments& a) {
+  is_many_rows(a) ? linear_q8_many(a) : linear_q8_few(a);
+}
+template <int kBits>
+inline void linear_packed(const LinearArguments& a) {
+  is_many_rows(a) ? linear_packed_many<kBits>(a) : linear_packed_few<kBits>(a);
+}
+
+#endif
 #endif
 
 inline void linear_q6(const LinearArguments& a) { linear_packed<6>(a); }

@@ -209,6 +209,70 @@ inline IntVec wide_dot(IntVec acc, Tile tile, const int8_t* a) {
   const __m256i four = broadcast_four(a);
   return {add_wide_dots(acc.low, tile.low, four), add_wide_dots(acc.high, tile.high, four)};
 }
+// Halves of a tile and of what belongs to it, a register each: rows 0..7 or 8..15.
+#define PYTHIA_RT_HALVES
+using HalfTile = __m256i;
+using HalfInt = __m256i;
+using HalfVec = __m256;
+// Of the half products, kept in a register: the compiler is told nothing of its value.
+struct HalfConstants {
+  __m256i one;
+};
+inline HalfConstants half_constants() {
+  HalfConstants constants{_mm256_set1_epi16(1)};
+  asm("" : "+x"(constants.one));
+  return constants;
+}
+inline HalfVec half_zero() { return _mm256_setzero_ps(); }
+inline HalfInt half_int_zero() { return _mm256_setzero_si256(); }
+inline HalfVec half_load(const float* p) { return _mm256_load_ps(p); }
+inline void half_store(float* p, HalfVec v) { _mm256_store_ps(p, v); }
+inline HalfTile load_half_tile(const uint8_t* p) { return load_bytes(p); }
+// The compiler keeps the sum in one register: else it copies all of them in every round of a loop.
+inline void half_pin(HalfInt& sum) { asm("" : "+x"(sum)); }
+// sum - *factor << kShift in every lane.
+template <int kShift>
+inline HalfInt half_subtract(HalfInt sum, const int32_t* factor) {
+  return _mm256_sub_epi32(sum, _mm256_slli_epi32(_mm256_set1_epi32(*factor), kShift));
+}
+inline HalfVec half_to_float(HalfInt v) { return _mm256_cvtepi32_ps(v); }
+// sum + dots * (weight_scale * scale), rounded as fma and * of Vec are.
+inline HalfVec half_fma(HalfInt dots, HalfVec weight_scale, float scale, HalfVec sum) {
+  return _mm256_fmadd_ps(half_to_float(dots), _mm256_mul_ps(weight_scale, _mm256_set1_ps(scale)),
+                         sum);
+}
+// Scales as load_f16 and load_i8 read them, n the first lane.
+inline HalfVec half_load_f16(const uint16_t* p) { return _mm256_cvtph_ps(load_eight_16_bit(p)); }
+// code * |code| of 8 codes.
+inline HalfVec half_load_squares(const int8_t* p) {
+  const __m256 code = _mm256_cvtepi32_ps(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  return _mm256_mul_ps(code, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), code));
+}
+// acc + dots of kTiles tiles with 4 activations each. Products of kTiles tiles are added in 16
+// bits, which needs 2 * kTiles * 127 * (the largest byte of a tile) <= 32767.
+template <int kTiles>
+inline HalfInt half_narrow_dot(HalfInt acc, const HalfTile (&tiles)[kTiles], const int8_t* a,
+                               const HalfConstants& constants) {
+  __m256i pairs = _mm256_maddubs_epi16(tiles[0], broadcast_four(a));
+  for (int t = 1; t < kTiles; ++t) {
+    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(tiles[t], broadcast_four(a + 4 * t)));
+  }
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, constants.one));
+}
+inline HalfInt half_wide_dot(HalfInt acc, HalfTile weights, HalfTile magnitudes, const int8_t* a,
+                             const HalfConstants& constants) {
+  const __m256i pairs =
+      _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(broadcast_four(a), weights));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, constants.one));
+}
+inline HalfTile half_signed(HalfTile stored) {
+  return _mm256_xor_si256(stored, _mm256_set1_epi8(-128));
+}
+inline HalfInt half_add(HalfInt a, HalfInt b) { return _mm256_add_epi32(a, b); }
+inline Vec join(HalfVec low, HalfVec high) { return {low, high}; }
+inline HalfTile half_magnitudes(HalfTile weights) { return _mm256_abs_epi8(weights); }
+
 inline IntVec narrow_begin(int32_t sum) { return int_broadcast(-sum); }
 inline IntVec narrow_dot(IntVec acc, Tile tile, const int8_t* a) {
   const __m256i four = broadcast_four(a);

@@ -54,7 +54,9 @@
 // whatever the ISA did in between: |sum| < 2^24 for groups of up to 512 columns.
 //
 // Matrix unit: a header that defines PYTHIA_RT_MATRIX_UNIT multiplies whole blocks of tiles
-// (amx.h).
+// (amx.h). Halves: one that defines PYTHIA_RT_HALVES has too few registers for whole tiles and
+// multiplies their halves, a register each, which may add several products before they become 32
+// bits (avx2.h).
 //
 // leave_vectors(): at the end of a kernel, before code that does not know of wide registers.
 //
