@@ -99,13 +99,17 @@ class _Benchmark:
         work: workloads.Workload = self.native.multiply_workload(isa, kind)
         return work
 
+    def multiplies(self) -> list[str]:
+        """What the kernels' arithmetic is measured against."""
+        return list(dict.fromkeys([*map(workloads.multiply_of, self.options.formats), "fp32"]))
+
     def limits(self) -> None:
         """Measure and print the limits by themselves, for every number of threads."""
         works: dict[tuple[str, str], workloads.Workload] = {}
         for pages in workloads.PAGES:
             works["read", pages] = self.read(pages)
         for isa in self.options.isas:
-            for kind in workloads.MULTIPLIES:
+            for kind in self.multiplies():
                 works[kind, isa] = self.multiply(isa, kind)
         calls = {
             (name, detail, threads): self.rate(work, threads)
@@ -146,7 +150,7 @@ class _Benchmark:
         for cases in self.groups(isa, shape):
             limits = {
                 "read": self.read(self.options.pages),
-                **{kind: self.multiply(isa, kind) for kind in workloads.MULTIPLIES},
+                **{kind: self.multiply(isa, kind) for kind in self.multiplies()},
             }
             needed = {case.multiply for case in cases}
             needed |= {"read" for case in cases if case.reads_memory}

@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any, Protocol
 
 PAGES = ("small", "huge", "file")  # 4 KiB, 2 MiB, the system's cache of a file
-MULTIPLIES = ("int8", "fp32")
 ROWS_AT_ONCE = 256  # of activations that the decoder gives to attention and norms
 
 
@@ -53,7 +52,7 @@ class Case:
     format: str
     tokens: int
     workload: Workload
-    multiply: str
+    multiply: str  # fp32, or the format
     reads_memory: bool = True
 
 
@@ -80,13 +79,19 @@ def huge_pages() -> int | None:
     return int(found[0]) * 1024 if found else None
 
 
+def multiply_of(form: str) -> str:
+    """The limit of products with weights of `form`: fp32, or the format, if it is multiplied as
+    bytes."""
+    return form if form.startswith("q") else "fp32"
+
+
 def linears(
     native: ModuleType, isa: str, pages: Any, shape: Shape, formats: Sequence[str], tokens: int
 ) -> Iterator[Case]:
     """Matrix products with `tokens` rows of activations."""
     for form in formats:
         work = native.linear_workload(isa, pages, form, shape.rows, shape.columns, tokens)
-        yield Case("linear", form, tokens, work, "int8" if form.startswith("q") else "fp32")
+        yield Case("linear", form, tokens, work, multiply_of(form))
 
 
 def attentions(

@@ -43,7 +43,7 @@ def test_every_kernel_of_every_isa(tmp_path: Path) -> None:
         (r["limit"], r.get("pages") or r["isa"]) for r in recorded.select(found, kind="limit")
     }
     isas = _core.isa_names()
-    multiplies = {(kind, isa) for kind in ("int8", "fp32") for isa in isas}
+    multiplies = {(kind, isa) for kind in ("q8", "q6", "q5", "q4", "fp32") for isa in isas}
     assert limits == {("read", pages) for pages in PAGES} | multiplies
     kernels = recorded.select(found, kind="kernel")
     assert {(r["kernel"], r["format"], r["tokens"], r["isa"]) for r in kernels} == {

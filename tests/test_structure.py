@@ -51,7 +51,7 @@ ALLOWED_INCLUDES: dict[str, frozenset[str]] = {
     "session": ALL,
     "bindings": ALL,
     # Only in the test extension; nothing that ships may include them.
-    "limits": frozenset({"base", "simd", "kernels"}),
+    "limits": frozenset({"base", "simd", "formats", "kernels"}),
     "timing": frozenset({"base", "formats", "kernels", "limits"}),
     "bindings/testing.cc": ALL | {"simd", "bindings", "bindings/timing.h"},
     "bindings/emulated.cc": ALL | {"bindings", "cuda"},

@@ -33,9 +33,10 @@ std::unique_ptr<PageBuffer> make_pages(int64_t bytes, const std::string& kind, i
 
 std::unique_ptr<Workload> multiply(const std::string& isa, const std::string& type) {
   const LimitTable& limits = limits_for(isa);
-  if (type == "int8") return multiply_workload(limits.int8);
   if (type == "fp32") return multiply_workload(limits.fp32);
-  throw_invalid("there is no multiply rate of '", type, "'; there are int8, fp32");
+  const MultiplyLoop& loop = limits.bytes[static_cast<int>(format_from_name(type))];
+  if (loop.run == nullptr) throw_invalid(type, " weights are multiplied as fp32");
+  return multiply_workload(loop);
 }
 
 }  // namespace

@@ -44,6 +44,59 @@ inline float multiply_bytes(const uint8_t* operands, int64_t rounds) {
   return static_cast<float>(out[0]);
 }
 
+#elif defined(PYTHIA_RT_HALVES)
+
+// The inner loop of linear_halves.inl without its scales: kTiles products are added before they
+// become 32 bits.
+template <int kTiles>
+struct NarrowBytes {
+  static HalfInt dot(HalfInt sum, const HalfTile (&tiles)[kTiles], const int8_t* codes,
+                     const HalfConstants& constants) {
+    return half_narrow_dot(sum, tiles, codes, constants);
+  }
+};
+struct WideBytes {
+  static HalfInt dot(HalfInt sum, const HalfTile (&tiles)[1], const int8_t* codes,
+                     const HalfConstants& constants) {
+    return half_wide_dot(sum, half_signed(tiles[0]), half_magnitudes(half_signed(tiles[0])), codes,
+                         constants);
+  }
+};
+
+constexpr int kByteRows = 8;
+template <int kTiles>
+constexpr int64_t kByteOperations = int64_t{2} * 8 * 4 * kTiles * kByteRows;
+
+template <typename Bytes, int kTiles>
+inline float multiply_bytes(const uint8_t* operands, int64_t rounds) {
+  const auto* codes = reinterpret_cast<const int8_t*>(operands + 1024);
+  const HalfConstants constants = half_constants();
+  float total = 0;
+  while (rounds > 0) {
+    // Short enough that no sum leaves 24 bits: at most 4 * 4 * 63 * 63 a round.
+    const int64_t count = rounds < 256 ? rounds : 256;
+    HalfInt sums[kByteRows];
+    for (HalfInt& sum : sums) sum = half_int_zero();
+    for (int64_t round = 0; round < count; ++round) {
+      forget(operands);
+      forget(codes);
+      HalfTile tiles[kTiles];
+      for (int t = 0; t < kTiles; ++t) tiles[t] = load_half_tile(operands + 32 * t);
+      for (int r = 0; r < kByteRows; ++r) {
+        sums[r] = Bytes::dot(sums[r], tiles, codes + 64 * r, constants);
+        half_pin(sums[r]);
+      }
+    }
+    alignas(32) float lanes[8];
+    for (const HalfInt& sum : sums) {
+      half_store(lanes, half_to_float(sum));
+      total += lanes[0];
+    }
+    rounds -= count;
+  }
+  return total;
+}
+
 #else
 
 // Where a vector takes two of sixteen registers, a fourth sum of integers would leave them.
@@ -121,10 +174,40 @@ inline float read_all(const float* values, int64_t count) {
   return sum;
 }
 
+constexpr MultiplyLoop bytes_of(Format format) {
+  switch (format) {
+    case Format::f32:
+    case Format::f16:
+    case Format::bf16:
+      return {nullptr, 0};
+#ifdef PYTHIA_RT_HALVES
+    case Format::q8:
+      return {multiply<multiply_bytes<WideBytes, 1>>, kByteOperations<1>};
+    case Format::q6:
+      return {multiply<multiply_bytes<NarrowBytes<2>, 2>>, kByteOperations<2>};
+    case Format::q5:
+      return {multiply<multiply_bytes<NarrowBytes<4>, 4>>, kByteOperations<4>};
+    case Format::q4:
+      return {multiply<multiply_bytes<NarrowBytes<1>, 1>>, kByteOperations<1>};
+#else
+    case Format::q8:
+    case Format::q6:
+    case Format::q5:
+    case Format::q4:
+      return {multiply<multiply_bytes>, kByteOperations};
+#endif
+  }
+  return {nullptr, 0};
+}
+
 extern const LimitTable kLimits;
 const LimitTable kLimits = {PYTHIA_RT_ISA_NAME,
                             read_all,
-                            {multiply<multiply_bytes>, kByteOperations},
-                            {multiply<multiply_floats>, kFloatOperations}};
+                            {multiply<multiply_floats>, kFloatOperations},
+                            {
+#define PYTHIA_RT_FORMAT(type, name) bytes_of(Format::name),
+#include "formats/formats.inc"
+#undef PYTHIA_RT_FORMAT
+                            }};
 
 }  // namespace pythia_rt::PYTHIA_RT_ISA

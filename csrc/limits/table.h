@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "formats/matrix.h"
+
 namespace pythia_rt {
 
 struct MultiplyLoop {
@@ -16,8 +18,9 @@ struct MultiplyLoop {
 struct LimitTable {
   const char* isa;
   float (*read)(const float* values, int64_t count);  // count: a multiple of 128
-  MultiplyLoop int8;                                  // the quickest dot product of bytes
   MultiplyLoop fp32;                                  // fused multiply-adds
+  // By Format, those that quantise: the quickest exact dot product of such weights with bytes.
+  MultiplyLoop bytes[kFormatCount];
 };
 
 }  // namespace pythia_rt
