@@ -1,0 +1,193 @@
+"""What the compiler makes of the x86 kernels' hot loops, and that we would see it get worse.
+
+The objects that the test extension was built of are compared with the committed table, of which
+the compiler is the same in name and major version. The tests of the parsing need neither.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from bench import machine_code
+from bench.machine_code import Loop, Table, regressions
+from bench.testing_extension import VARIABLE
+
+ROOT = Path(__file__).resolve().parent.parent
+GCC = "GCC: (Debian 12.2.0-14+deb12u1) 12.2.0"
+LOOP = Loop("avx2", "add_half<WideHalf, 8>", 48, products=8, spills=2, columns=4)
+
+# Cut from objdump -d -C --no-show-raw-insn. The first loop waits in a second one and clears sums;
+# the second does the work, with two spills; an outer loop around both has more instructions. What
+# is no spill: the spread value of an array, an indexed array, an integer register, another pointer.
+LISTING = """
+isa_avx2.cc.o:     file format elf64-x86-64
+
+Disassembly of section .text._ZN9pythia_rt4avx28add_halfE:
+
+0000000000000000 <void pythia_rt::avx2::add_half<pythia_rt::avx2::NarrowHalf<4>, 8>(int)>:
+   0:	push   %rbp
+   1:	mov    %rsp,%rbp
+   4:	vmovaps %ymm0,(%rsp)
+   8:	vmovaps %ymm0,(%rdi)
+   c:	jne    8 <void pythia_rt::avx2::add_half<pythia_rt::avx2::NarrowHalf<4>, 8>(int)+0x8>
+  10:	vpbroadcastd (%rsp),%ymm1
+  14:	vpmaddubsw %ymm1,%ymm0,%ymm1
+  18:	vpmaddubsw (%rax),%ymm0,%ymm2
+  1c:	vpaddd -0x40(%rbp),%ymm1,%ymm1
+  20:	vmovdqa %ymm1,0x68(%rsp)
+  24:	vmovdqa %ymm2,(%rsp,%rcx,4)
+  28:	vmovdqa %ymm2,0x20(%rbx)
+  2a:	mov    %rax,0x8(%rsp)
+  2c:	vpmaddubsw %ymm1,%ymm0,%ymm1
+  2e:	vpmaddubsw %ymm1,%ymm0,%ymm1
+  30:	add    $0x40,%rdx
+  34:	add    $0x2,%rax
+  38:	jl     10 <void pythia_rt::avx2::add_half<pythia_rt::avx2::NarrowHalf<4>, 8>(int)+0x10>
+  3c:	vmovaps %ymm0,(%rsp)
+  40:	jmp    4 <void pythia_rt::avx2::add_half<pythia_rt::avx2::NarrowHalf<4>, 8>(int)+0x4>
+  44:	ret
+
+Disassembly of section .text._ZN9pythia_rt4avx27mix_runE:
+
+0000000000000000 <void pythia_rt::avx2::mix_run<pythia_rt::avx2::ByteCache, 4, 1>(long)>:
+   0:	vfmadd231ps (%rsp),%ymm1,%ymm2
+   6:	vmovaps %ymm2,-0x40(%rbp)
+   c:	js     20 <void pythia_rt::avx2::mix_run<pythia_rt::avx2::ByteCache, 4, 1>(long)+0x20>
+  10:	jne    0 <void pythia_rt::avx2::mix_run<pythia_rt::avx2::ByteCache, 4, 1>(long)>
+  20:	ret
+
+0000000000000040 <pythia_rt::avx2::Entry<&pythia_rt::avx2::rotate>::call(long)>:
+  40:	vfmadd231ps %ymm0,%ymm1,%ymm2
+  46:	jmp    40 <pythia_rt::avx2::Entry<&pythia_rt::avx2::rotate>::call(long)>
+"""
+
+
+def table(*loops: Loop, compiler: str = GCC) -> Table:
+    return Table(compiler, loops)
+
+
+def changed(**values: object) -> Loop:
+    return dataclasses.replace(LOOP, **values)
+
+
+def test_the_hot_loops_are_as_good_as_the_table_says() -> None:
+    committed = machine_code.read(machine_code.RESULTS / "table.json")
+    try:
+        tree = Path(os.environ.get(VARIABLE) or ROOT / "build" / "native")
+        fresh = machine_code.read_tree(tree)
+    except machine_code.UnavailableError as missing:
+        pytest.skip(str(missing))
+    if fresh.compiler_and_major != committed.compiler_and_major:
+        pytest.skip(f"the table is of {committed.compiler}, the objects of {fresh.compiler}")
+    sentences = regressions(fresh, committed)
+    assert not sentences, "\n".join([*sentences, "If so be it: python -m bench.machine_code"])
+
+
+def test_the_committed_tables_agree() -> None:
+    committed = machine_code.read(machine_code.RESULTS / "table.json")
+    assert machine_code.written(committed) == (machine_code.RESULTS / "table.json").read_text()
+    assert machine_code.markdown(committed) == (machine_code.RESULTS / "table.md").read_text()
+    assert {loop.isa for loop in committed.loops} == set(machine_code.ISAS)
+    assert not regressions(committed, committed)
+
+
+@pytest.mark.parametrize("half", ["WideHalf", "NarrowHalf<4>", "NarrowHalf<5>", "NarrowHalf<6>"])
+def test_the_committed_table_has_what_avx2_lives_on(half: str) -> None:
+    committed = machine_code.read(machine_code.RESULTS / "table.json")
+    loops = {loop.place: loop for loop in committed.loops}
+    for kernel in (f"add_half<{half}, 8>", f"multiply_row<{half.replace('Half', 'Row')}>"):
+        loop = loops[f"{kernel} of avx2"]
+        of_group = machine_code.products_of_group(kernel, "avx2")
+        assert loop.columns and loop.products * 64 == of_group * loop.columns
+
+
+def test_a_listing_is_read() -> None:
+    assert list(machine_code.read_loops(LISTING, "avx2")) == [
+        # 128 products for a group; 4 here for 2 columns, as the pointer says.
+        Loop("avx2", "add_half<NarrowHalf<4>, 8>", 13, products=4, spills=2, columns=2),
+        # Without a frame pointer %rbp is any other.
+        Loop("avx2", "mix_run<ByteCache, 4, 1>", 4, products=1, spills=1, columns=0),
+    ]
+
+
+def test_columns_that_no_pointer_moves_on_by_are_unknown() -> None:
+    twice = LISTING.replace("add    $0x2,%rax", "add    $0x1,%rax")
+    assert next(machine_code.read_loops(twice, "avx2")).columns == 0
+
+
+def test_a_register_tile_is_found_in_its_caller() -> None:
+    name = "pythia_rt::avx512::Entry<&pythia_rt::avx512::linear_q8>::call(long)"
+    products = "\n".join(f"  {64 + i:x}:\tvpdpbusd %zmm0,%zmm1,%zmm2" for i in range(192))
+    listing = (
+        f"0000000000000000 <{name}>:\n"
+        f"   0:\tvpdpbusd %zmm0,%zmm1,%zmm2\n   8:\tjne    0 <{name}>\n"
+        f"{products}\n 200:\tadd    $0x40,%rax\n 208:\tjne    40 <{name}+0x40>\n"
+    )
+    assert list(machine_code.read_loops(listing, "avx512")) == [
+        Loop("avx512", "run<2, 6> in linear_q8", 194, products=192, spills=0, columns=64)
+    ]
+
+
+def test_the_compiler_names_itself() -> None:
+    dump = """
+isa_avx2.cc.o:     file format elf64-x86-64
+
+Contents of section .comment:
+ 0000 00474343 3a202844 65626961 6e203132  .GCC: (Debian 12
+ 0010 2e322e30 2d31342b 64656231 32753129  .2.0-14+deb12u1)
+ 0020 2031322e 322e3000                     12.2.0.
+"""
+    assert machine_code.read_compiler(dump) == GCC
+
+
+@pytest.mark.parametrize(
+    ("compiler", "is_same"),
+    [
+        ("GCC: (Ubuntu 12.3.0-1ubuntu1~22.04) 12.3.0", True),
+        ("GCC: (GNU) 13.1.0", False),
+        ("clang version 12.0.1", False),
+        ("unknown", False),
+    ],
+)
+def test_which_compilers_compare(compiler: str, is_same: bool) -> None:
+    same = table(compiler=compiler).compiler_and_major == table().compiler_and_major
+    assert same is is_same
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"spills": 3}, "has 3 spills for 8 products, not 2 for 8."),
+        ({"products": 4, "columns": 2}, "has 2 spills for 4 products, not 2 for 8."),
+        ({"columns": 2}, "takes 8 products for 2 columns, not 8 for 4."),
+        ({"columns": 0}, "takes 8 products for an unknown number of columns, not 8 for 4."),
+        ({"kernel": "add_half<Other, 8>"}, "has vanished."),
+    ],
+)
+def test_a_regression_is_seen(values: dict[str, object], sentence: str) -> None:
+    assert f"{LOOP.place} {sentence}" in regressions(table(changed(**values)), table(LOOP))
+
+
+def test_what_is_no_regression() -> None:
+    twice_unrolled = changed(products=16, spills=4, columns=8, instructions=90)
+    assert not regressions(table(twice_unrolled), table(LOOP))
+    assert not regressions(table(changed(spills=0, instructions=60)), table(LOOP))
+    # An instruction set that was not built has not vanished.
+    assert not regressions(table(LOOP), table(LOOP, changed(isa="amx")))
+    assert regressions(table(LOOP, changed(isa="amx")), table(LOOP)) == [
+        "add_half<WideHalf, 8> of amx is not in the table."
+    ]
+
+
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(machine_code.UnavailableError, match="objdump was not found"):
+        machine_code.read_tree(tmp_path)
+    (tmp_path / "objdump").write_text("#!/bin/sh\n")
+    (tmp_path / "objdump").chmod(0o755)
+    with pytest.raises(machine_code.UnavailableError, match="no object of the x86 kernels"):
+        machine_code.read_tree(tmp_path)
