@@ -126,6 +126,10 @@ struct NarrowRow : NarrowHalf<kBits> {
       }
       half_pin(sums.low[0]);
       half_pin(sums.high[0]);
+      if constexpr (NarrowHalf<kBits>::kTiles == 1) {
+        half_pin(sums.low[1]);
+        half_pin(sums.high[1]);
+      }
     }
   }
 

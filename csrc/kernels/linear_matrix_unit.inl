@@ -59,8 +59,10 @@ inline void multiply_block(const LinearArguments& arguments, const uint8_t* pane
                     dots[group % kBuffers]);
     }
   };
+  // Registers hold the sums only where every index into them is a constant: all loops are unrolled.
   Vec sum[kUnitRows];
-  for (Vec& lanes : sum) lanes = zero();
+#pragma GCC unroll 16
+  for (int r = 0; r < kUnitRows; ++r) sum[r] = zero();
   for (int64_t group = 0; group < kBuffers - 1; ++group) multiply_group(group);
   for (int64_t group = 0; group < groups; ++group) {
     multiply_group(group + kBuffers - 1);
@@ -72,7 +74,7 @@ inline void multiply_block(const LinearArguments& arguments, const uint8_t* pane
       sum[r] = fma(to_float(int_load(dots[group % kBuffers] + 16 * r)), scale, sum[r]);
     }
   }
-  // Through memory: sums stay in registers only while every index into them is a constant.
+  // Through memory, where an index may be any.
   alignas(64) float sums[kUnitRows][16];
 #pragma GCC unroll 16
   for (int r = 0; r < kUnitRows; ++r) store(sums[r], sum[r]);
