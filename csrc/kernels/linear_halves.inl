@@ -1,5 +1,5 @@
-// Matrix product of many rows for an ISA on which a tile takes two of sixteen registers
-// (simd/avx2.h): half a tile, 8 output columns, times 8 rows of activations.
+// Matrix product of one row, or of four and more, for an ISA on which a tile takes two of sixteen
+// registers (simd/avx2.h): half a tile, 8 output columns, times 8 rows of activations.
 //
 // What registers must hold is the integers of a group: 8 sums, half a tile, an activation and a
 // constant. The float sums wait in memory, where they are fetched once a group. Integers are exact
@@ -9,9 +9,6 @@
 #include "kernels/linear_integer.inl"
 
 namespace pythia_rt::PYTHIA_RT_ISA {
-
-constexpr int kHalfRows = 8;     // rows of activations at a time
-constexpr int kFewHalfRows = 4;  // at the end
 
 // How the half of a group of one block is multiplied.
 template <int kBits>
@@ -26,9 +23,11 @@ struct NarrowHalf {
     return half_subtract<kShift>(dots, code_sum);
   }
 
+  static constexpr int64_t kBytes = kUnpackedGroup;
+
   template <int kRows>
   static void add(HalfInt (&dots)[kRows], const uint8_t* tiles, const int8_t* codes, int64_t stride,
-                  const HalfConstants& constants) {
+                  Table, const HalfConstants& constants, int64_t) {
     for (int i = 0; i < kTilesPerGroup; i += kTiles) {
       HalfTile weights[kTiles];
       for (int t = 0; t < kTiles; ++t) weights[t] = load_half_tile(tiles + 64 * (i + t));
@@ -47,10 +46,13 @@ struct WideHalf {
   using Scales = HalfScales;
   static HalfInt finish(HalfInt dots, const int32_t*) { return dots; }
 
+  static constexpr int64_t kBytes = kUnpackedGroup;
+
   template <int kRows>
   static void add(HalfInt (&dots)[kRows], const uint8_t* tiles, const int8_t* codes, int64_t stride,
-                  const HalfConstants& constants) {
+                  Table, const HalfConstants& constants, int64_t ahead) {
     for (int i = 0; i < kTilesPerGroup; ++i) {
+      if (ahead != 0) __builtin_prefetch(tiles + 64 * i + ahead, 0, 2);
       const HalfTile weights = half_signed(load_half_tile(tiles + 64 * i));
       const HalfTile magnitudes = half_magnitudes(weights);
       for (int r = 0; r < kRows; ++r) {
@@ -65,12 +67,56 @@ struct WideHalf {
   }
 };
 
+// The same for few rows: the tiles are unpacked on the way.
+template <int kBits>
+struct StoredHalf : NarrowHalf<kBits> {
+  using Group = PackedGroup<kBits>;
+  static constexpr int64_t kBytes = Group::kBytes;
+
+  template <int kRows>
+  static void add(HalfInt (&dots)[kRows], const uint8_t* pieces, const int8_t* codes,
+                  int64_t stride, Table table, const HalfConstants& constants, int64_t ahead) {
+    constexpr int kPieces = kBits == 5 ? 2 : 1;  // of two tiles each
+    for (int64_t i = 0; i < kTilesPerGroup / 2; i += 2 * kPieces) {
+      for (int part = 0; part < 2; ++part) {
+        // Of whole tiles the compiler leaves out the half that nobody looks at.
+        Tile bits = Group::load_high(pieces, i / kPieces + part, ahead);
+        HalfTile tiles[2 * kPieces];
+        for (int p = 0; p < kPieces; ++p) {
+          const uint8_t* place = pieces + 64 * (i + part * kPieces + p);
+          if (ahead != 0) __builtin_prefetch(place + ahead, 0, 2);
+          Tile even, odd;
+          Group::unpack(low_half(load_half_tile(place)), bits, table, even, odd);
+          tiles[2 * p] = even.low;
+          tiles[2 * p + 1] = odd.low;
+        }
+        for (int r = 0; r < kRows; ++r) {
+          add_tiles(dots[r], tiles, codes + r * stride + 8 * (i + part * kPieces), constants);
+          half_pin(dots[r]);
+        }
+      }
+    }
+  }
+  template <int kCount>
+  static void add_tiles(HalfInt& sum, const HalfTile (&tiles)[kCount], const int8_t* a,
+                        const HalfConstants& constants) {
+    if constexpr (NarrowHalf<kBits>::kTiles == 1) {
+      for (int t = 0; t < kCount; ++t) {
+        const HalfTile one[1] = {tiles[t]};
+        sum = half_narrow_dot(sum, one, a + 4 * t, constants);
+      }
+    } else {
+      sum = half_narrow_dot(sum, tiles, a, constants);
+    }
+  }
+};
+
 // sums[r][8 * half + lane] of kRows rows over all groups. Not inline: the integers need the
 // registers. Reads the codes of all kRows rows, whether they count or not.
 template <typename Half, int kRows>
 [[gnu::noinline]] void add_half(const QuantisedRows& in, const uint8_t* tiles,
                                 const uint8_t* weight_scales, int64_t groups, int64_t row, int half,
-                                float (*sums)[16]) {
+                                Table table, int64_t ahead, float (*sums)[16]) {
   const int64_t stride = in.stride;
   const int8_t* codes = in.codes + row * stride;
   const int32_t* code_sums = in.sums + row * groups;
@@ -81,8 +127,8 @@ template <typename Half, int kRows>
   for (int64_t group = 0; group < groups; ++group) {
     HalfInt dots[kRows];
     for (int r = 0; r < kRows; ++r) dots[r] = half_int_zero();
-    Half::add(dots, tiles + group * kUnpackedGroup, codes + group * kColumnGroup, stride,
-              constants);
+    Half::add(dots, tiles + group * Half::kBytes, codes + group * kColumnGroup, stride, table,
+              constants, ahead);
     const HalfVec weight_scale =
         Half::load_scales(weight_scales + group * kRowBlock * Half::Scales::kBytes, half);
     for (int r = 0; r < kRows; ++r) {
@@ -210,30 +256,54 @@ inline void linear_row(const LinearArguments& arguments) {
   }
 }
 
-// One block, whose tiles lie unpacked, times all rows.
-template <typename Half>
-inline void multiply_halves(const LinearArguments& arguments, const uint8_t* tiles, int64_t block) {
+// kRows rows of one block, of which the first n_rows count.
+template <typename Half, int kRows>
+inline void multiply_half_rows(const LinearArguments& arguments, const uint8_t* tiles,
+                               int64_t block, int64_t row, int64_t n_rows, int64_t ahead) {
+  const Table table = table_of(arguments);
   const int64_t groups = count_groups(arguments);
   const uint8_t* weight_scales = static_cast<const uint8_t*>(arguments.matrix->scales) +
                                  block * groups * kRowBlock * Half::Scales::kBytes;
-  alignas(64) float sums[kHalfRows][16];
-  for (int64_t row = arguments.row_begin; row < arguments.row_end; row += kHalfRows) {
-    const int64_t rest = arguments.row_end - row;
-    const auto add = rest > kFewHalfRows ? add_half<Half, kHalfRows> : add_half<Half, kFewHalfRows>;
-    add(arguments.quantised, tiles, weight_scales, groups, row, 0, sums);
-    add(arguments.quantised, tiles, weight_scales, groups, row, 1, sums);
-    for (int r = 0; r < (rest < kHalfRows ? rest : kHalfRows); ++r) {
-      finish(arguments, block, row + r,
-             Half::Scales::finish(*arguments.matrix, block, load(sums[r])));
+  alignas(64) float sums[kRows][16];
+  const QuantisedRows& in = arguments.quantised;
+  add_half<Half, kRows>(in, tiles, weight_scales, groups, row, 0, table, ahead, sums);
+  add_half<Half, kRows>(in, tiles, weight_scales, groups, row, 1, table, 0, sums);
+  for (int r = 0; r < kRows && r < n_rows; ++r) {
+    finish(arguments, block, row + r,
+           Half::Scales::finish(*arguments.matrix, block, load(sums[r])));
+  }
+}
+
+// One block times all rows. The first of few rows ask for weights ahead, since they wait for them.
+template <typename Half>
+inline void multiply_halves(const LinearArguments& arguments, const uint8_t* tiles, int64_t block,
+                            int64_t ahead) {
+  int64_t row = arguments.row_begin;
+  for (int64_t rest = arguments.row_end - row; rest > 0; ahead = 0) {
+    if (rest > 6) {  // 5 and 6 rows are 4 and 2, not 8
+      multiply_half_rows<Half, 8>(arguments, tiles, block, row, rest, ahead);
+      row += 8;
+      rest -= 8;
+    } else if (rest > 2) {
+      multiply_half_rows<Half, 4>(arguments, tiles, block, row, rest, ahead);
+      row += 4;
+      rest -= 4;
+    } else {
+      multiply_half_rows<Half, 2>(arguments, tiles, block, row, rest, ahead);
+      row += 2;
+      rest -= 2;
     }
   }
 }
 
-inline void linear_q8_halves(const LinearArguments& arguments) {
+// Blocks as they are stored.
+template <typename Half>
+inline void linear_halves(const LinearArguments& arguments) {
   const int64_t groups = count_groups(arguments);
+  const int64_t ahead = is_many_rows(arguments) ? 0 : kPrefetchBytes;
   for (int64_t block = arguments.block_begin; block < arguments.block_end; ++block) {
-    multiply_halves<WideHalf>(arguments,
-                              block_weights(arguments, block, groups * WideGroup::kBytes), block);
+    multiply_halves<Half>(arguments, block_weights(arguments, block, groups * Half::kBytes), block,
+                          ahead);
   }
 }
 
@@ -245,7 +315,7 @@ inline void linear_packed_halves(const LinearArguments& arguments) {
   for (int64_t block = arguments.block_begin; block < arguments.block_end; ++block) {
     unpack_groups<Group>(block_weights(arguments, block, groups * Group::kBytes), groups, table,
                          arguments.panel, [](Tile tile) { return tile; });
-    multiply_halves<NarrowHalf<kBits>>(arguments, arguments.panel, block);
+    multiply_halves<NarrowHalf<kBits>>(arguments, arguments.panel, block, 0);
   }
 }
 

@@ -43,18 +43,33 @@ inline int64_t panel_blocks(bool packed, int64_t rows) {
 
 #ifdef PYTHIA_RT_HALVES
 
-inline bool is_single_row(const LinearArguments& a) { return a.row_end - a.row_begin == 1; }
+// One row goes through whole blocks, two or three through whole tiles, more through halves.
+enum class Way { row, tiles, halves };
+inline Way way_of(const LinearArguments& a) {
+  const int64_t rows = a.row_end - a.row_begin;
+  return rows == 1 ? Way::row : rows < 4 ? Way::tiles : Way::halves;
+}
 
 inline void linear_q8(const LinearArguments& a) {
-  is_single_row(a)  ? linear_row<WideRow>(a)
-  : is_many_rows(a) ? linear_q8_halves(a)
-                    : linear_q8_few(a);
+  switch (way_of(a)) {
+    case Way::row:
+      return linear_row<WideRow>(a);
+    case Way::tiles:
+      return linear_q8_few(a);
+    case Way::halves:
+      return linear_halves<WideHalf>(a);
+  }
 }
 template <int kBits>
 inline void linear_packed(const LinearArguments& a) {
-  is_single_row(a)  ? linear_row<NarrowRow<kBits>>(a)
-  : is_many_rows(a) ? linear_packed_halves<kBits>(a)
-                    : linear_packed_few<kBits>(a);
+  switch (way_of(a)) {
+    case Way::row:
+      return linear_row<NarrowRow<kBits>>(a);
+    case Way::tiles:
+      return linear_packed_few<kBits>(a);
+    case Way::halves:
+      return is_many_rows(a) ? linear_packed_halves<kBits>(a) : linear_halves<StoredHalf<kBits>>(a);
+  }
 }
 
 #else
