@@ -80,13 +80,13 @@ struct StoredHalf : NarrowHalf<kBits> {
     for (int64_t i = 0; i < kTilesPerGroup / 2; i += 2 * kPieces) {
       for (int part = 0; part < 2; ++part) {
         // Of whole tiles the compiler leaves out the half that nobody looks at.
-        Tile bits = Group::load_high(pieces, i / kPieces + part, ahead);
+        Tile bits = Group::load_high(pieces, i / kPieces + part, ahead, load_as_low_half);
         HalfTile tiles[2 * kPieces];
         for (int p = 0; p < kPieces; ++p) {
           const uint8_t* place = pieces + 64 * (i + part * kPieces + p);
           if (ahead != 0) __builtin_prefetch(place + ahead, 0, 2);
           Tile even, odd;
-          Group::unpack(low_half(load_half_tile(place)), bits, table, even, odd);
+          Group::unpack(load_as_low_half(place), bits, table, even, odd);
           tiles[2 * p] = even.low;
           tiles[2 * p + 1] = odd.low;
         }

@@ -66,13 +66,14 @@ struct PackedGroup {
 
   // The high bits of the next tiles, lowest first, in the upper half of every byte. Asks for those
   // `ahead` bytes later, unless that is 0.
-  static Tile load_high(const uint8_t* group, int64_t half, int64_t ahead) {
+  static Tile load_high(const uint8_t* group, int64_t half, int64_t ahead,
+                        Tile (*load)(const uint8_t*) = load_tile) {
     if constexpr (kHighBits == 0) {
       return Tile{};
     } else {
       const uint8_t* place = group + kNibbleBytes + half / 2 * 64;
       if (half % 2 == 0 && ahead != 0) __builtin_prefetch(place + ahead, 0, 2);
-      const Tile plane = load_tile(place);
+      const Tile plane = load(place);
       return half % 2 == 0 ? plane : shift_left_4(plane);
     }
   }

@@ -271,8 +271,11 @@ inline HalfTile half_signed(HalfTile stored) {
 }
 inline HalfInt half_add(HalfInt a, HalfInt b) { return _mm256_add_epi32(a, b); }
 inline Vec join(HalfVec low, HalfVec high) { return {low, high}; }
-// A tile of which only the low half counts.
-inline Tile low_half(HalfTile half) { return {half, half}; }
+// A half of a tile as the low half of one whose other half does not count.
+inline Tile load_as_low_half(const uint8_t* p) {
+  const HalfTile half = load_half_tile(p);
+  return {half, half};
+}
 inline HalfTile half_magnitudes(HalfTile weights) { return _mm256_abs_epi8(weights); }
 
 inline IntVec narrow_begin(int32_t sum) { return int_broadcast(-sum); }
