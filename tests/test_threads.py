@@ -105,3 +105,44 @@ def test_nobody_waits_for_threads_without_a_processor(demo_file: Callable[[str],
         check=True,
     )
     assert float(done.stdout) < 20
+
+
+BUSY_SCRIPT = """
+import os, sys
+import numpy as np
+import pythia_rt
+
+def masks():
+    return [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
+
+model = pythia_rt.Model.load(sys.argv[1], threads=2)
+expected = model.logits(list(range(30)))
+for _ in range(150):
+    np.testing.assert_array_equal(model.logits(list(range(30))), expected)
+assert all(mask == os.sched_getaffinity(0) for mask in masks()), masks()
+print("fine")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be pinned here")
+def test_threads_that_lose_their_processors_change_nothing(
+    demo_file: Callable[[str], Path],
+) -> None:
+    """With another process on every processor, and every thread may run where it might before."""
+    busy = "import os, sys\nos.sched_setaffinity(0, [int(sys.argv[1])])\nwhile True: pass"
+    others = [
+        subprocess.Popen([sys.executable, "-c", busy, str(processor)])
+        for processor in sorted(os.sched_getaffinity(0))[:4]
+    ]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", BUSY_SCRIPT, str(demo_file("q4"))],
+            capture_output=True,
+            text=True,
+            timeout=150,
+        )
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert done.stdout.strip() == "fine", done.stderr

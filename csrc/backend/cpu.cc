@@ -90,29 +90,24 @@ class CpuBackend : public Backend {
 
   void linear(const Product& product) override {
     const LinearArguments arguments = prepare(product, first_input_);
-    const Cut tasks = cut(arguments);
-    pool_.run(tasks.count,
-              [&](int64_t task, int worker) { multiply(arguments, tasks, task, worker); });
+    pool_.share({load(product)}, kBlocksTogether, [&](const Piece& piece, int worker) {
+      multiply(arguments, piece.begin, piece.end, worker);
+    });
   }
 
   void linear_pair(const Product& first, const Product& second) override {
     const LinearArguments a = prepare(first, first_input_);
     const LinearArguments b = prepare(second, second_input_);
-    const Cut a_tasks = cut(a), b_tasks = cut(b);
     if (first.out.data == second.out.data) {
-      // One task does the same outputs of both, in order.
-      pool_.run(a_tasks.count, [&](int64_t task, int worker) {
-        multiply(a, a_tasks, task, worker);
-        multiply(b, a_tasks, task, worker);
+      // Each block of outputs gets both products, in order.
+      pool_.share({load(first)}, kBlocksTogether, [&](const Piece& piece, int worker) {
+        multiply(a, piece.begin, piece.end, worker);
+        multiply(b, piece.begin, piece.end, worker);
       });
       return;
     }
-    pool_.run(a_tasks.count + b_tasks.count, [&](int64_t task, int worker) {
-      if (task < a_tasks.count) {
-        multiply(a, a_tasks, task, worker);
-      } else {
-        multiply(b, b_tasks, task - a_tasks.count, worker);
-      }
+    pool_.share({load(first), load(second)}, kBlocksTogether, [&](const Piece& piece, int worker) {
+      multiply(piece.load == 0 ? a : b, piece.begin, piece.end, worker);
     });
   }
 
@@ -181,13 +176,13 @@ class CpuBackend : public Backend {
     const int64_t n_runs = divide_up(head.rows, kSoftmaxRun);
     float* largest = softmax_runs_.get<float>(2 * in.count * n_runs);  // [rows][n_runs]
     float* sums = largest + in.count * n_runs;
-    const Cut tasks{kSoftmaxRun / kRowBlock, n_runs};
+    constexpr int64_t kBlocks = kSoftmaxRun / kRowBlock;  // of a run
     pool_.run(n_runs, [&](int64_t run, int worker) {
       LinearArguments part = arguments;
       part.out = scratch(worker).logits.get<float>(in.count * kStride);
       part.out_stride = kStride;
-      part.out_block = run * tasks.size;
-      multiply(part, tasks, run, worker);
+      part.out_block = run * kBlocks;
+      multiply(part, part.out_block, std::min(part.out_block + kBlocks, head.row_blocks()), worker);
       const int64_t begin = run * kSoftmaxRun;
       const int64_t n = std::min(kSoftmaxRun, head.rows - begin);
       for (int64_t i = 0; i < in.count; ++i) {
@@ -250,15 +245,20 @@ class CpuBackend : public Backend {
     return arguments;
   }
 
-  Cut cut(const LinearArguments& arguments) const {
-    return cut_blocks(arguments.matrix->row_blocks(), pool_.n_threads());
+  // A block of 16 outputs takes as long as it has columns, whose weights are read once and
+  // multiplied by each row. To read a bit and to multiply once take about the same time.
+  static Load load(const Product& product) {
+    const Matrix& matrix = *product.matrix;
+    const int64_t bits = std::llround(bits_per_weight(matrix.format));
+    return {matrix.row_blocks(), matrix.columns * (bits + product.in.count)};
   }
 
-  void multiply(const LinearArguments& arguments, Cut tasks, int64_t task, int worker) {
+  void multiply(const LinearArguments& arguments, int64_t block_begin, int64_t block_end,
+                int worker) {
     const Matrix& matrix = *arguments.matrix;
     LinearArguments part = arguments;
-    part.block_begin = task * tasks.size;
-    part.block_end = std::min(part.block_begin + tasks.size, matrix.row_blocks());
+    part.block_begin = block_begin;
+    part.block_end = block_end;
     const int64_t panel = kernels_.linear_panel_bytes(matrix, part.row_end);
     part.panel = scratch(worker).panel.get<uint8_t>(panel);
     kernels_.linear[static_cast<int>(matrix.format)](part);

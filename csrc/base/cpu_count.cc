@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-#include <set>
-#include <string>
+#include <iterator>
+#include <map>
+#include <sstream>
 #include <thread>
 
 #if defined(__linux__)
 #include <sched.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 #include "base/error.h"
@@ -17,8 +20,6 @@ namespace pythia_rt {
 
 namespace {
 
-#if defined(__linux__)
-
 std::string first_line(const std::string& path) {
   std::string line;
   std::ifstream file(path);
@@ -26,18 +27,52 @@ std::string first_line(const std::string& path) {
   return line;
 }
 
-// Processors that share a core print the same list of siblings. 0 where nothing can be learnt.
-int count_cores() {
-  cpu_set_t mask;
-  if (sched_getaffinity(0, sizeof mask, &mask) != 0) return 0;  // also with over 1,024 processors
-  std::set<std::string> cores;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(static_cast<size_t>(cpu), &mask)) continue;
-    const std::string siblings =
-        first_line(text("/sys/devices/system/cpu/cpu", cpu, "/topology/thread_siblings_list"));
-    cores.insert(siblings.empty() ? text("cpu", cpu) : siblings);
+// The numbers of a list like 0-3,8.
+std::set<int> numbers_of(const std::string& list) {
+  std::set<int> numbers;
+  std::istringstream ranges(list);
+  for (std::string range; std::getline(ranges, range, ',');) {
+    std::istringstream ends(range);
+    int first = 0, last = 0;
+    char dash = 0;
+    if (!(ends >> first)) continue;
+    last = ends >> dash >> last ? last : first;
+    for (int number = first; number <= last; ++number) numbers.insert(number);
   }
-  return static_cast<int>(cores.size());
+  return numbers;
+}
+
+// Intel's hybrid processors list their performance cores, ARM's say how much each can do, of 1024.
+std::set<int> fast_processors(const std::string& folder, const std::set<int>& processors) {
+  std::set<int> fast;
+  const std::set<int> listed = numbers_of(first_line(folder + "/cpu_core/cpus"));
+  std::set_intersection(listed.begin(), listed.end(), processors.begin(), processors.end(),
+                        std::inserter(fast, fast.end()));
+  if (!fast.empty()) return fast;
+  std::map<int, int> capacities;
+  int largest = 0;
+  for (const int cpu : processors) {
+    const std::string path = text(folder, "/system/cpu/cpu", cpu, "/cpu_capacity");
+    if (!(std::istringstream(first_line(path)) >> capacities[cpu])) return processors;
+    largest = std::max(largest, capacities[cpu]);
+  }
+  for (const auto& [cpu, capacity] : capacities) {
+    if (2 * capacity >= largest) fast.insert(cpu);
+  }
+  return fast;
+}
+
+#if defined(__linux__)
+
+std::set<int> usable_processors() {
+  std::set<int> processors;
+  cpu_set_t mask;
+  // Fails with over 1,024 processors, too.
+  if (sched_getaffinity(0, sizeof mask, &mask) != 0) return processors;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(static_cast<size_t>(cpu), &mask)) processors.insert(cpu);
+  }
+  return processors;
 }
 
 // The quota of one cgroup in processors, or infinity. Version 2 writes "quota period" into cpu.max
@@ -78,14 +113,36 @@ double cgroup_quota() {
   return quota;
 }
 
+int count_cores() { return count_fast_cores("/sys/devices", usable_processors()); }
+
 #else
 
+#if defined(__APPLE__)
+// Level 0 is the fastest kind of core.
+int count_cores() {
+  int count = 0;
+  size_t size = sizeof count;
+  return sysctlbyname("hw.perflevel0.physicalcpu", &count, &size, nullptr, 0) == 0 ? count : 0;
+}
+#else
 int count_cores() { return 0; }
+#endif
 double cgroup_quota() { return HUGE_VAL; }
 
 #endif
 
 }  // namespace
+
+// Processors that share a core print the same list of siblings.
+int count_fast_cores(const std::string& folder, const std::set<int>& processors) {
+  std::set<std::string> cores;
+  for (const int cpu : fast_processors(folder, processors)) {
+    const std::string siblings =
+        first_line(text(folder, "/system/cpu/cpu", cpu, "/topology/thread_siblings_list"));
+    cores.insert(siblings.empty() ? text("cpu", cpu) : siblings);
+  }
+  return static_cast<int>(cores.size());
+}
 
 int default_thread_count() {
   int count = count_cores();

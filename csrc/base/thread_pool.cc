@@ -1,12 +1,14 @@
 #include "base/thread_pool.h"
 
 #include <algorithm>
+#include <chrono>
 #include <system_error>
 #include <utility>
 
 #include "base/error.h"
 #include "base/forks.h"
 #include "base/futex.h"
+#include "base/scheduling.h"
 
 namespace pythia_rt {
 
@@ -30,13 +32,18 @@ void pause() {
 #endif
 }
 
-}  // namespace
-
-ThreadPool::ThreadPool(int n_threads) {
+int checked(int n_threads) {
   if (n_threads < 1 || n_threads > kMaxThreads) {
     throw_invalid("the number of threads must be between 1 and ", kMaxThreads, ", not ", n_threads);
   }
+  return n_threads;
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int n_threads) : shares_(checked(n_threads)) {
   threads_.reserve(static_cast<size_t>(n_threads - 1));
+  members_.reset(new Member[static_cast<size_t>(n_threads - 1)]);
   try {
     for (int worker = 1; worker < n_threads; ++worker) {
       threads_.emplace_back([this, worker] { work(worker); });
@@ -68,37 +75,77 @@ void ThreadPool::stop() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void ThreadPool::run(int64_t n_tasks, Task task) {
-  if (n_tasks <= 1 || is_alone()) {
-    for (int64_t index = 0; index < n_tasks; ++index) task(index, 0);
-    return;
-  }
-  task_ = &task;  // nobody reads these while the door is closed
-  n_tasks_ = n_tasks;
-  next_task_.store(0, std::memory_order_relaxed);
+void ThreadPool::region(int64_t n_useful, Part part) {
+  part_ = &part;  // nobody reads it while the door is closed
+  caller_processor_.store(current_processor(), std::memory_order_relaxed);
   door_.store(kOpen, std::memory_order_release);
   region_.fetch_add(1);  // sequentially consistent with n_asleep_: either the worker sees the new
                          // region before it sleeps, or we see it sleep
   if (n_asleep_.load() > 0)
-    futex_wake(region_, std::min(n_tasks - 1, static_cast<int64_t>(threads_.size())));
-  take_tasks(0);
+    futex_wake(region_, std::min(n_useful - 1, static_cast<int64_t>(threads_.size())));
+  take_part(0);
   door_.fetch_and(~kOpen);
   wait_for_workers();
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
-void ThreadPool::take_tasks(int worker) {
+void ThreadPool::take_part(int worker) {
   try {
-    for (;;) {
-      const int64_t index = next_task_.fetch_add(1, std::memory_order_relaxed);
-      if (index >= n_tasks_) return;
-      (*task_)(index, worker);
-    }
+    (*part_)(worker);
   } catch (...) {
-    next_task_.store(n_tasks_, std::memory_order_relaxed);
     const std::lock_guard lock(mutex_);
     if (!error_) error_ = std::current_exception();
   }
+}
+
+void ThreadPool::run(int64_t n_tasks, Task task) {
+  if (n_tasks <= 1 || is_alone()) {
+    for (int64_t index = 0; index < n_tasks; ++index) task(index, 0);
+    return;
+  }
+  alignas(64) std::atomic<int64_t> next{0};
+  region(n_tasks, [&](int worker) {
+    try {
+      for (;;) {
+        const int64_t index = next.fetch_add(1, std::memory_order_relaxed);
+        if (index >= n_tasks) return;
+        task(index, worker);
+      }
+    } catch (...) {
+      next.store(n_tasks, std::memory_order_relaxed);
+      throw;
+    }
+  });
+}
+
+void ThreadPool::share(std::initializer_list<Load> loads, int64_t grain, PieceTask task) {
+  const auto n_loads = static_cast<int>(loads.size());
+  if (n_loads > WorkShares::kMaxLoads) throw_invalid("a region has at most two loads");
+  const int64_t grains = is_alone() ? 0 : shares_.deal(loads.begin(), n_loads, grain);
+  if (grains <= 1) {
+    for (int load = 0; load < n_loads; ++load) task({load, 0, loads.begin()[load].units}, 0);
+    return;
+  }
+  region(grains, [&](int worker) { take_pieces(worker, loads, task); });
+  shares_.learn();
+}
+
+void ThreadPool::take_pieces(int worker, std::initializer_list<Load> loads, PieceTask task) {
+  Piece piece{};
+  if (!shares_.take(worker, &piece)) return;
+  const auto start = std::chrono::steady_clock::now();
+  int64_t cost = 0;
+  try {
+    do {
+      task(piece, worker);
+      cost += (piece.end - piece.begin) * loads.begin()[piece.load].cost;
+    } while (shares_.take(worker, &piece));
+  } catch (...) {
+    shares_.give_up();
+    throw;
+  }
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  shares_.note(worker, cost, seconds.count());
 }
 
 void ThreadPool::wait_for_workers() {
@@ -106,25 +153,72 @@ void ThreadPool::wait_for_workers() {
     if (door_.load(std::memory_order_acquire) == 0) return;
     pause();
   }
-  // A worker may have lost its processor: we must not keep it from ours.
+  fetch_displaced_workers();
   for (int yields = 0; yields < kYields; ++yields) {
-    if (door_.load(std::memory_order_acquire) == 0) return;
+    if (door_.load(std::memory_order_acquire) == 0) return send_back_workers();
     std::this_thread::yield();
   }
   is_waiting_.store(true);
   while (const uint32_t inside = door_.load()) futex_wait(door_, inside);
   is_waiting_.store(false);
+  send_back_workers();
 }
 
-bool ThreadPool::enter() {
+// A worker may have lost its processor to another process in the middle of a piece. It would get it
+// back after some milliseconds, dozens of regions; on ours, which we do not need now, it is done
+// within microseconds.
+void ThreadPool::fetch_displaced_workers() {
+  const int here = current_processor();
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    const bool is_inside = members_[i].processor.load(std::memory_order_relaxed) != kOutside;
+    members_[i].nanoseconds = is_inside ? processor_nanoseconds(threads_[i]) : -1;
+  }
+  for (int spins = 0; spins < kSpins; ++spins) {
+    if (door_.load(std::memory_order_acquire) == 0) return;
+    pause();
+  }
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    Member& member = members_[i];
+    const int there = member.processor.load(std::memory_order_relaxed);
+    if (there == kOutside || there == here || member.nanoseconds < 0) continue;
+    if (processor_nanoseconds(threads_[i]) != member.nanoseconds) continue;  // it runs
+    if (move_to_processor(threads_[i], here)) member.fetched_from = there;
+  }
+}
+
+// Here they would be in our way. There they join in again when their turn comes.
+void ThreadPool::send_back_workers() {
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    Member& member = members_[i];
+    if (member.fetched_from == kOutside) continue;
+    move_to_processor(threads_[i], std::exchange(member.fetched_from, kOutside));
+  }
+}
+
+// The scheduler likes to put a worker that it wakes, or that has to share its processor with
+// another process, into the caller's queue, where it takes from the caller what it gives.
+void ThreadPool::make_way(int worker) {
+  Member& member = members_[static_cast<size_t>(worker) - 1];
+  const int here = current_processor();
+  if (here != caller_processor_.load(std::memory_order_relaxed)) {
+    member.home = here;
+  } else if (member.home != kOutside && member.home != here) {
+    move_to_processor(threads_[static_cast<size_t>(worker) - 1], member.home);
+  }
+}
+
+bool ThreadPool::enter(Member& member) {
   uint32_t door = door_.load(std::memory_order_relaxed);
   while ((door & kOpen) != 0) {
-    if (door_.compare_exchange_weak(door, door + 1, std::memory_order_acquire)) return true;
+    if (!door_.compare_exchange_weak(door, door + 1, std::memory_order_acquire)) continue;
+    member.processor.store(current_processor(), std::memory_order_relaxed);
+    return true;
   }
   return false;
 }
 
-void ThreadPool::leave() {
+void ThreadPool::leave(Member& member) {
+  member.processor.store(kOutside, std::memory_order_relaxed);
   // As in run(): either the last one sees that the caller sleeps, or the caller sees the zero. The
   // pool outlives this: its destructor joins us.
   if (door_.fetch_sub(1) == 1 && is_waiting_.load()) futex_wake(door_, 1);
@@ -148,9 +242,11 @@ bool ThreadPool::wait_for_region(uint32_t* seen) {
 void ThreadPool::work(int worker) {
   uint32_t seen = 0;
   while (wait_for_region(&seen)) {
-    if (!enter()) continue;  // too late
-    take_tasks(worker);
-    leave();
+    Member& member = members_[static_cast<size_t>(worker) - 1];
+    make_way(worker);
+    if (!enter(member)) continue;  // too late
+    take_part(worker);
+    leave(member);
   }
 }
 

@@ -4,12 +4,15 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <initializer_list>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 #include "base/forks.h"
 #include "base/function_ref.h"
+#include "base/work_shares.h"
 
 namespace pythia_rt {
 
@@ -17,12 +20,15 @@ namespace pythia_rt {
 // The calling thread works too, so a pool of 1 has no thread of its own. Tasks are handed out one
 // by one from a counter: a thread that was held up takes fewer, and one that comes when all have
 // been taken is not waited for. After a region the workers spin for some tens of microseconds, so
-// that regions in a row cost no system call, and then sleep. In a child made by fork() the pool
-// works alone, and may be destroyed.
-// One region at a time: calls from several threads must be serialised by the owner.
+// that regions in a row cost no system call, and then sleep. Where another process takes a worker's
+// processor in the middle of a task, the caller, once it has nothing else to do, lets it finish on
+// its own (Linux); a worker that the system puts on the caller's processor leaves it. In a child
+// made by fork() the pool works alone, and may be destroyed. One region at a time: calls from
+// several threads must be serialised by the owner.
 class ThreadPool {
  public:
   using Task = FunctionRef<void(int64_t index, int worker)>;
+  using PieceTask = FunctionRef<void(const Piece& piece, int worker)>;
 
   explicit ThreadPool(int n_threads);  // throws std::invalid_argument unless 1 <= n_threads <= 1024
   ~ThreadPool();
@@ -34,25 +40,48 @@ class ThreadPool {
   // The first exception that a task throws is thrown here, after the region has ended.
   void run(int64_t n_tasks, Task task);
 
+  // The same for long work on consecutive units, one or two loads of them, each thread on a stretch
+  // of its own (base/work_shares.h). `grain` units belong together.
+  void share(std::initializer_list<Load> loads, int64_t grain, PieceTask task);
+
+  // What a worker is dealt of the next such region; all of them make 1.
+  double share_of(int worker) const { return shares_.share(worker); }
+
  private:
+  using Part = FunctionRef<void(int worker)>;  // of a region, what one worker does
+
+  struct alignas(64) Member {
+    std::atomic<int> processor{kOutside};  // where it entered the region, while it is inside
+    int64_t nanoseconds = 0;               // of processor time, when the caller last looked
+    int home = kOutside;                   // where it was last that was not the caller's processor
+    int fetched_from = kOutside;           // the processor that the caller fetched it from
+  };
+  static constexpr int kOutside = -1;
+
   void work(int worker);
-  void take_tasks(int worker);
+  void region(int64_t n_useful, Part part);
+  void take_part(int worker);
+  void take_pieces(int worker, std::initializer_list<Load> loads, PieceTask task);
   void stop();
   bool is_alone() const;  // no workers, or a forked child that has lost them
   void wait_for_workers();
-  bool enter();  // false: the region is over
-  void leave();
+  void fetch_displaced_workers();
+  void send_back_workers();
+  void make_way(int worker);
+  bool enter(Member& member);  // false: the region is over
+  void leave(Member& member);
   bool wait_for_region(uint32_t* seen);  // false: the pool stops
 
   std::vector<std::thread> threads_;
+  std::unique_ptr<Member[]> members_;  // of the pool, beside each thread
   const uint32_t forks_at_start_ = fork_count();
-  const Task* task_ = nullptr;
-  int64_t n_tasks_ = 0;
-  alignas(64) std::atomic<int64_t> next_task_{0};
+  const Part* part_ = nullptr;
+  WorkShares shares_;
   alignas(64) std::atomic<uint32_t> region_{0};  // number of regions started so far, modulo 2^32
   std::atomic<uint32_t> n_asleep_{0};            // workers that wait for the next
-  alignas(64) std::atomic<uint32_t> door_{0};    // of the region: open or not, workers inside
-  std::atomic<bool> is_waiting_{false};          // the caller, asleep, for the last of them
+  std::atomic<int> caller_processor_{kOutside};
+  alignas(64) std::atomic<uint32_t> door_{0};  // of the region: open or not, workers inside
+  std::atomic<bool> is_waiting_{false};        // the caller, asleep, for the last of them
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;  // of error_
   std::exception_ptr error_;

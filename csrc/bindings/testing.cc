@@ -15,6 +15,7 @@
 #include "base/thread_pool.h"
 #include "bindings/arrays.h"
 #include "bindings/backends.h"
+#include "bindings/threads.h"
 #include "bindings/timing.h"
 #include "cuda/cuda.h"
 #include "formats/formats.h"
@@ -335,6 +336,7 @@ PYBIND11_MODULE(_testing, module) {
              py::arg("first_factor"), py::arg("last_factor"));
   bind_backends(module);
   module.def("cuda_unavailable", &cuda_unavailable);
+  bind_threads(module);
   bind_timing(module);
 }
 

@@ -12,20 +12,8 @@ namespace pythia_rt {
 // Queries of one head in one task of attention.
 constexpr int64_t kQueriesPerTask = 16;
 
-// So many tasks of `size` each; the last may be smaller.
-struct Cut {
-  int64_t size;
-  int64_t count;
-};
-
-// The blocks of a matrix. More tasks per thread even out threads that are held up; fewer are read
-// from memory faster, since prefetching starts anew with each.
-constexpr Cut cut_blocks(int64_t blocks, int n_threads) {
-  constexpr int64_t kTasksPerThread = 4;
-  const int64_t wanted = n_threads == 1 ? 1 : n_threads * kTasksPerThread;
-  const int64_t size = round_up(divide_up(blocks, wanted), 4);
-  return {size, divide_up(blocks, size)};
-}
+// Blocks of a matrix that one thread multiplies at a time, at least.
+constexpr int64_t kBlocksTogether = 4;
 
 // Calls function(begin, end) over `count` rows of `width` values, on several threads where the work
 // is worth it.

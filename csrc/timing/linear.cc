@@ -87,16 +87,16 @@ class Linear : public Workload {
     arguments.epilogue = Epilogue::store;
     arguments.row_end = count;
 
-    const Cut tasks = cut_blocks(matrix.row_blocks(), pool.n_threads());
     const auto panel = static_cast<size_t>(kernels_.linear_panel_bytes(matrix, count));
     panels_.resize(static_cast<size_t>(pool.n_threads()));
     for (AlignedBuffer& buffer : panels_) {
       if (buffer.size() < panel) buffer = AlignedBuffer(panel);
     }
-    pool.run(tasks.count, [&](int64_t task, int worker) {
+    const Load load{matrix.row_blocks(), 1};
+    pool.share({load}, kBlocksTogether, [&](const Piece& piece, int worker) {
       LinearArguments part = arguments;
-      part.block_begin = task * tasks.size;
-      part.block_end = std::min(part.block_begin + tasks.size, matrix.row_blocks());
+      part.block_begin = piece.begin;
+      part.block_end = piece.end;
       part.panel = panels_[static_cast<size_t>(worker)].as<uint8_t>();
       kernel_(part);
     });
