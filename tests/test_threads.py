@@ -111,6 +111,9 @@ BUSY_SCRIPT = """
 import os, sys
 import numpy as np
 import pythia_rt
+import pythia_rt.convert.threads
+
+pythia_rt.convert.threads.usable_processors = lambda: 16
 
 def masks():
     return [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
