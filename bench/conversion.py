@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="a folder in Hugging Face layout")
     parser.add_argument("--format", default="q4")
-    parser.add_argument("--threads", type=int, default=0, help="0: one per physical core")
+    parser.add_argument("--threads", type=int, default=0, help="0: one per performance core")
     parser.add_argument("--folder", type=Path, help="where to write; default: the temporary one")
     measure.add_options(parser, repetitions=1)
     options = parser.parse_args()

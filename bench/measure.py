@@ -102,7 +102,7 @@ def add_options(parser: argparse.ArgumentParser, *, repetitions: int) -> None:
 def add_work_options(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
     """Add the options of benchmarks that generate: which kinds of work, and how much of each."""
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=list(kinds))
-    parser.add_argument("--threads", type=positive, help="default: one per physical core")
+    parser.add_argument("--threads", type=positive, help="default: one per performance core")
     parser.add_argument("--prefill", type=positive, default=512, help="tokens of the prompt")
     parser.add_argument("--decode", type=positive, default=64, help="tokens to write")
     parser.add_argument("--context", type=positive, default=1536, help="tokens read before: long")

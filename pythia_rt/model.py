@@ -97,8 +97,9 @@ class Model:
         Downloads only the files it needs, converts them to a flat file of `format` and keeps that
         in the cache (`cache_dir`, else $PYTHIA_RT_CACHE, else ~/.cache/pythia_rt), so the next
         call loads at once. With `local_files_only` nothing is downloaded. `threads` defaults to
-        the number of physical cores this process may use. `kv_format` is that of the key-value
-        cache, "f16", "f32" or "q8" (8 bits and scales, half the memory of "f16"); by default
+        the number of physical cores this process may use, the fast ones where they differ.
+        `kv_format` is that of the key-value cache, "f16", "f32" or "q8" (8 bits and scales, half
+        the memory of "f16"); by default
         "f32" for a file of f32 weights and for a model whose keys or values may be too large for
         "f16", else that. The weights are mapped, so loading takes no
         time and processes share them; with `copy` they are read into this process's own memory, in

@@ -21,7 +21,7 @@ from pythia_rt.cli.command import Command
 @click.option("--activation", help="Use this activation in place of the config's, as gelu_tanh.")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")
-@click.option("--threads", type=int, help="Threads to pack with.  [default: physical cores]")
+@click.option("--threads", type=int, help="Threads to pack with.  [default: performance cores]")
 @click.option("--force", is_flag=True, help="Replace DESTINATION, a regular file or a link to one.")
 @click.option(
     "--calibrate",

@@ -28,7 +28,7 @@ from pythia_rt.cli.prompt import parse_ids
     "--kv-format", help="Of the KV cache: f16, f32, q8.  [default: f16, or f32 where needed]"
 )
 @click.option("--reference-kv-format", help="The same for the reference.  [default: f32]")
-@click.option("--threads", type=int, help="Threads to compute with.  [default: physical cores]")
+@click.option("--threads", type=int, help="Threads to compute with.  [default: performance cores]")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")
 @click.option("--plot", type=click.Path(), help="Draw a PNG too (needs matplotlib).")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="MODEL", help="Hub id, folder or flat file.  [default: demo]")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--format", "format", help="Weight format to convert to.  [default: q4]")
-@click.option("--threads", type=int, help="Threads to compute with.  [default: physical cores]")
+@click.option("--threads", type=int, help="Threads to compute with.  [default: performance cores]")
 @click.option(
     "--kv-format", help="Of the KV cache: f16, f32, q8.  [default: f16, or f32 where needed]"
 )
