@@ -99,9 +99,8 @@ class Model:
         call loads at once. With `local_files_only` nothing is downloaded. `threads` defaults to
         the number of physical cores this process may use, the fast ones where they differ.
         `kv_format` is that of the key-value cache, "f16", "f32" or "q8" (8 bits and scales, half
-        the memory of "f16"); by default
-        "f32" for a file of f32 weights and for a model whose keys or values may be too large for
-        "f16", else that. The weights are mapped, so loading takes no
+        the memory of "f16"); by default "f32" for a file of f32 weights and for a model whose keys
+        or values may be too large for "f16", else that. The weights are mapped, so loading takes no
         time and processes share them; with `copy` they are read into this process's own memory, in
         large pages where the system has them, which writes text about 10 % faster.
 
