@@ -9,15 +9,16 @@
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
-constexpr int64_t kPrefetchFloats = 1024;  // 4 KiB ahead: the hardware's own stops at page ends
-
+// Asks for memory kAhead bytes ahead: the hardware's own prefetching stops at the ends of pages.
+template <int kAhead, int kLocality>  // 3: into every cache, 2: from the second level on
 inline float read(const float* values, int64_t count) {
   constexpr int kVectors = 8;
+  constexpr int64_t kFloats = kAhead / sizeof(float);
   Vec sums[kVectors];
   for (Vec& sum : sums) sum = zero();
   for (int64_t i = 0; i < count; i += kVectors * 16) {
     for (int v = 0; v < kVectors; ++v) {
-      __builtin_prefetch(values + i + kPrefetchFloats + 16 * v);
+      __builtin_prefetch(values + i + kFloats + 16 * v, 0, kLocality);
       sums[v] = sums[v] + load(values + i + 16 * v);
     }
   }
@@ -168,8 +169,9 @@ inline float multiply(const uint8_t* operands, int64_t rounds) {
   return sum;
 }
 
+template <int kAhead, int kLocality>
 inline float read_all(const float* values, int64_t count) {
-  const float sum = read(values, count);
+  const float sum = read<kAhead, kLocality>(values, count);
   leave_vectors();
   return sum;
 }
@@ -202,7 +204,7 @@ constexpr MultiplyLoop bytes_of(Format format) {
 
 extern const LimitTable kLimits;
 const LimitTable kLimits = {PYTHIA_RT_ISA_NAME,
-                            read_all,
+                            {read_all<4096, 3>, read_all<8192, 2>},
                             {multiply<multiply_floats>, kFloatOperations},
                             {
 #define PYTHIA_RT_FORMAT(type, name) bytes_of(Format::name),

@@ -17,8 +17,9 @@ struct MultiplyLoop {
 
 struct LimitTable {
   const char* isa;
-  float (*read)(const float* values, int64_t count);  // count: a multiple of 128
-  MultiplyLoop fp32;                                  // fused multiply-adds
+  // Which is faster depends on the machine. count: a multiple of 128.
+  float (*read[2])(const float* values, int64_t count);
+  MultiplyLoop fp32;  // fused multiply-adds
   // By Format, those that quantise: the quickest exact dot product of such weights with bytes.
   MultiplyLoop bytes[kFormatCount];
 };
