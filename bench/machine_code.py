@@ -30,22 +30,24 @@ from pythia_rt.convert.atomic import write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "machine-code"
-ISAS = ("avx2", "avx512", "amx")
+ISAS = ("avx2", "avxvnni", "avx512", "amx")
 GROUP = 64  # columns that share a scale
 
 # The functions of which hot loops are shown, and what multiplies in them. What the compiler has put
 # into its caller is found there: a whole register tile in linear_..., and scoring in attend.
 _INTEGER = re.compile(r"vpmaddubsw|vpdpbusd|tdpb")
 _FLOAT = re.compile(r"vfn?m(?:add|sub)\d+ps")
-_TILES = {"avx2": "1, 4", "avx512": "2, 6", "amx": "2, 6"}  # kRowTile, kTokenTile
+_TILES = dict.fromkeys(ISAS, "1, 4") | dict.fromkeys(("avx512", "amx"), "2, 6")
+_HALVES = {"avx2": "1, 8", "avxvnni": "2, 6"}  # kHalves, kHalfRows; a tile takes two registers
 _CALLERS = re.compile(r"(?:Entry<&)?(linear_(?:q\d|packed\w*<\d>)).*")
 _ATTENTION = re.compile(r"(?:attend|mix_run)<\w+, 4(?:, \d)?>")
 
 
 def _hot(isa: str) -> re.Pattern[str]:
-    names = rf"add_half<.*, 8>|multiply_(?:row|block)<.*>|IntegerWork<.*>::run<{_TILES[isa]}>"
-    single = "" if isa == "avx2" else r"|IntegerWork<(?:Wide|Packed)Group\b.*>::run<1, 1>"
-    return re.compile(names + single)  # avx2 has multiply_row
+    names = rf"multiply_(?:row|block)<.*>|IntegerWork<.*>::run<{_TILES[isa]}>"
+    if isa in _HALVES:
+        return re.compile(rf"{names}|add_halves<.*, {_HALVES[isa]}>")
+    return re.compile(rf"{names}|IntegerWork<(?:Wide|Packed)Group\b.*>::run<1, 1>")
 
 
 _JUMP = re.compile(r"j\w+\s+([0-9a-f]+)\b")
@@ -98,7 +100,7 @@ def read_functions(listing: str) -> Iterator[tuple[str, Instructions]]:
     for part in re.split(r"^[0-9a-f]+ <(?=.*>:$)", listing, flags=re.M)[1:]:
         name, body = part.split(">:\n", 1)
         lines = re.findall(r"^\s*([0-9a-f]+):\t(.+?)\s*$", body, re.M)
-        yield name, [(int(address, 16), text) for address, text in lines]
+        yield name, [(int(a, 16), text.removeprefix("{vex} ")) for a, text in lines]
 
 
 def innermost_loops(instructions: Instructions) -> list[list[str]]:
@@ -134,9 +136,9 @@ def products_of_group(kernel: str, isa: str) -> int | None:
     tiles = GROUP // 4  # of 4 columns
     if kernel.startswith("multiply_block"):
         return 1  # the unit's, of 16 rows
-    if found := re.match(r"add_half<.*, (\d+)>", kernel):
-        return tiles * int(found[1])
-    vectors = 2 if isa == "avx2" else 1  # for the 16 outputs of a block
+    if found := re.match(r"add_halves<.*, (\d+), (\d+)>", kernel):
+        return tiles * int(found[1]) * int(found[2])
+    vectors = 2 if isa in _HALVES else 1  # for the 16 outputs of a block
     if kernel.startswith("multiply_row"):
         return tiles * vectors
     if found := re.search(r"\brun<(\d+), (\d+)>", kernel):

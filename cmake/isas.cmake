@@ -3,11 +3,19 @@
 set(PYTHIA_RT_ALL_ISAS
     "amx|x86_64|kAvx512f kAvx512bw kAvx512vl kAvx512vnni kAvx2 kFma kF16c kAmxInt8|-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mamx-tile -mamx-int8"
     "avx512|x86_64|kAvx512f kAvx512bw kAvx512vl kAvx512vnni kAvx2 kFma kF16c|-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512vnni"
+    "avxvnni|x86_64|kAvxVnni kAvx2 kFma kF16c|-mavx2 -mfma -mf16c -mavxvnni"
     "avx2|x86_64|kAvx2 kFma kF16c|-mavx2 -mfma -mf16c"
     "neon|aarch64|kDotprod|-march=armv8.2-a+dotprod"
     "scalar|any|kAny|")
 set(PYTHIA_RT_ONLY_ISAS "" CACHE STRING
     "Names of the ISAs to build, beside scalar, which is always there; empty for all")
+option(PYTHIA_RT_AVXVNNI_AS_EVEX
+       "For tests alone: avxvnni in the encoding of AVX-512 VNNI, for processors that have that only"
+       OFF)
+if(PYTHIA_RT_AVXVNNI_AS_EVEX)
+  list(TRANSFORM PYTHIA_RT_ALL_ISAS REPLACE "kAvxVnni" "kAvx512vl kAvx512vnni")
+  add_compile_definitions(PYTHIA_RT_AVXVNNI_AS_EVEX)
+endif()
 
 # Makes, for each ISA of this processor whose flags the compiler knows, the file that instantiates
 # the kernels, limits/ beside it with the same for the limits' loops, and isas.inc, the list for C++.

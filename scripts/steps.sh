@@ -180,6 +180,22 @@ build_aarch64() {
     "-DCMAKE_CXX_COMPILER=$aarch64_compiler" -DCMAKE_EXE_LINKER_FLAGS=-static
 }
 
+# Whether avxvnni can run here only in the encoding of AVX-512 VNNI (PYTHIA_RT_AVXVNNI_AS_EVEX).
+wants_evex() {
+  [ "$(uname -m)" = x86_64 ] && grep -qw avx512_vnni /proc/cpuinfo && ! grep -qw avx_vnni /proc/cpuinfo
+}
+
+# Of its own tree: what build/native holds is installed.
+build_evex() {
+  if ! wants_evex; then
+    [ "$(uname -m)" != x86_64 ] || grep -qw avx_vnni /proc/cpuinfo ||
+      skip "avxvnni: this processor has neither AVX-VNNI nor AVX-512 VNNI"
+    return 0
+  fi
+  build evex conformance -- -DPYTHIA_RT_PYTHON=OFF -DPYTHIA_RT_CONFORMANCE=ON -DPYTHIA_RT_CUDA=OFF \
+    -DPYTHIA_RT_ONLY_ISAS=avxvnni -DPYTHIA_RT_AVXVNNI_AS_EVEX=ON
+}
+
 # What the address sanitizer's runtime must precede: Python itself is not sanitized. libstdc++ too,
 # because the sanitizer looks up __cxa_throw when it starts.
 sanitizer_runtimes() {
@@ -194,16 +210,17 @@ sanitizer_runtimes() {
 # build_sanitized best|all: the scalar kernels and the best of this machine, or all of them and the
 # bindings.
 build_sanitized() {
-  local isas="" with_bindings=ON
+  local isas="" with_bindings=ON evex=OFF
   sanitizer_runtimes >/dev/null ||
     { skip "sanitizers: $cxx is not a gcc that brings libasan and libubsan"; return; }
   if [ "$1" = best ]; then isas="$(best_isa)" with_bindings=OFF; fi
+  ! wants_evex || evex=ON
   # At -O2 the scalar kernels alone compile for 7 minutes.
   build sanitized conformance emulator_checks _testing _emulated -- \
     -DCMAKE_BUILD_TYPE=RelWithDebInfo "-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1 -DNDEBUG" \
     -DPYTHIA_RT_PYTHON=OFF -DPYTHIA_RT_CONFORMANCE=ON -DPYTHIA_RT_TESTING=ON \
     -DPYTHIA_RT_SANITIZE=ON "-DPYTHIA_RT_SANITIZE_BINDINGS=$with_bindings" -DPYTHIA_RT_CUDA=OFF \
-    "-DPYTHIA_RT_ONLY_ISAS=$isas"
+    "-DPYTHIA_RT_ONLY_ISAS=$isas" "-DPYTHIA_RT_AVXVNNI_AS_EVEX=$evex"
 }
 
 # Checking.
@@ -233,6 +250,10 @@ types() {
 conformance() {
   last_line build/native.out build/native/conformance
   last_line build/emulator.out build/native/emulator_checks
+}
+
+conformance_evex() {
+  ! wants_evex || last_line build/evex.out build/evex/conformance
 }
 
 conformance_aarch64() {

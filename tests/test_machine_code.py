@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,9 @@ from bench.testing_extension import VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 GCC = "GCC: (Debian 12.2.0-14+deb12u1) 12.2.0"
-LOOP = Loop("avx2", "add_half<WideHalf, 8>", 48, products=8, spills=2, columns=4)
+LOOP = Loop("avx2", "add_halves<WideHalf, 1, 8>", 48, products=8, spills=2, columns=4)
+# With the bytes of instructions: those of AVX-512 begin with 62.
+EVEX = re.compile(r"^ *[0-9a-f]+:\t62 (?:[0-9a-f]{2} )+ *\t(.*)", re.M)
 
 # Cut from objdump -d -C --no-show-raw-insn. The first loop waits in a second one and clears sums;
 # the second does the work, with two spills; an outer loop around both has more instructions. What
@@ -28,12 +33,12 @@ isa_avx2.cc.o:     file format elf64-x86-64
 
 Disassembly of section .text._ZN9pythia_rt4avx28add_halfE:
 
-0000000000000000 <void pythia_rt::avx2::add_half<pythia_rt::avx2::NarrowHalf<4>, 8>(int)>:
+0000000000000000 <void pythia_rt::avx2::add_halves<pythia_rt::avx2::NarrowHalf<4>, 1, 8>(int)>:
    0:	push   %rbp
    1:	mov    %rsp,%rbp
    4:	vmovaps %ymm0,(%rsp)
    8:	vmovaps %ymm0,(%rdi)
-   c:	jne    8 <void pythia_rt::avx2::add_half<pythia_rt::avx2::NarrowHalf<4>, 8>(int)+0x8>
+   c:	jne    8 <void pythia_rt::avx2::add_halves<pythia_rt::avx2::NarrowHalf<4>, 1, 8>(int)+0x8>
   10:	vpbroadcastd (%rsp),%ymm1
   14:	vpmaddubsw %ymm1,%ymm0,%ymm1
   18:	vpmaddubsw (%rax),%ymm0,%ymm2
@@ -46,9 +51,9 @@ Disassembly of section .text._ZN9pythia_rt4avx28add_halfE:
   2e:	vpmaddubsw %ymm1,%ymm0,%ymm1
   30:	add    $0x40,%rdx
   34:	add    $0x2,%rax
-  38:	jl     10 <void pythia_rt::avx2::add_half<pythia_rt::avx2::NarrowHalf<4>, 8>(int)+0x10>
+  38:	jl     10 <void pythia_rt::avx2::add_halves<pythia_rt::avx2::NarrowHalf<4>, 1, 8>(int)+0x10>
   3c:	vmovaps %ymm0,(%rsp)
-  40:	jmp    4 <void pythia_rt::avx2::add_half<pythia_rt::avx2::NarrowHalf<4>, 8>(int)+0x4>
+  40:	jmp    4 <void pythia_rt::avx2::add_halves<pythia_rt::avx2::NarrowHalf<4>, 1, 8>(int)+0x4>
   44:	ret
 
 Disassembly of section .text._ZN9pythia_rt4avx27mix_runE:
@@ -95,20 +100,45 @@ def test_the_committed_tables_agree() -> None:
     assert not regressions(committed, committed)
 
 
+@pytest.mark.parametrize(("isa", "tile"), [("avx2", "1, 8"), ("avxvnni", "2, 6")])
 @pytest.mark.parametrize("half", ["WideHalf", "NarrowHalf<4>", "NarrowHalf<5>", "NarrowHalf<6>"])
-def test_the_committed_table_has_what_avx2_lives_on(half: str) -> None:
+def test_the_committed_table_has_what_halves_live_on(half: str, isa: str, tile: str) -> None:
     committed = machine_code.read(machine_code.RESULTS / "table.json")
     loops = {loop.place: loop for loop in committed.loops}
-    for kernel in (f"add_half<{half}, 8>", f"multiply_row<{half.replace('Half', 'Row')}>"):
-        loop = loops[f"{kernel} of avx2"]
-        of_group = machine_code.products_of_group(kernel, "avx2")
-        assert loop.columns and loop.products * 64 == of_group * loop.columns
+    kernel = f"add_halves<{half}, {tile}>"
+    loop = loops[f"{kernel} of {isa}"]
+    of_group = machine_code.products_of_group(kernel, isa)
+    assert loop.columns and loop.products * 64 == of_group * loop.columns
+    assert f"multiply_row<{half.replace('Half', 'Row')}> of {isa}" in loops
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avxvnni"])
+def test_no_instruction_needs_avx512(isa: str) -> None:
+    """Processors with AVX-VNNI may have none of AVX-512, which encodes its products otherwise."""
+    objdump = shutil.which("objdump")
+    tree = Path(os.environ.get(VARIABLE) or ROOT / "build" / "native")
+    objects = sorted(tree.glob(f"CMakeFiles/kernels_{isa}.dir/**/*.o"))
+    if objdump is None or not objects:
+        pytest.skip("objdump or the object of the kernels is not there")
+    command = [objdump, "-d", *objects]
+    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert re.search(r"\tvpmaddubsw" if isa == "avx2" else r"\t\{vex\} vpdpbusd", listing)
+    assert not EVEX.findall(listing)
+
+
+def test_avx512_would_be_seen() -> None:
+    listing = """
+   4:\tc4 e2 75 50 d3       \t{vex} vpdpbusd %ymm3,%ymm1,%ymm2
+   9:\t62 f2 75 28 50 d3    \tvpdpbusd %ymm3,%ymm1,%ymm2
+   f:\tc5 fd 6f 05 62 f2 75 \tvmovdqa 0x0(%rip),%ymm0
+"""
+    assert EVEX.findall(listing) == ["vpdpbusd %ymm3,%ymm1,%ymm2"]
 
 
 def test_a_listing_is_read() -> None:
     assert list(machine_code.read_loops(LISTING, "avx2")) == [
         # 128 products for a group; 4 here for 2 columns, as the pointer says.
-        Loop("avx2", "add_half<NarrowHalf<4>, 8>", 13, products=4, spills=2, columns=2),
+        Loop("avx2", "add_halves<NarrowHalf<4>, 1, 8>", 13, products=4, spills=2, columns=2),
         # Without a frame pointer %rbp is any other.
         Loop("avx2", "mix_run<ByteCache, 4, 1>", 4, products=1, spills=1, columns=0),
     ]
@@ -130,6 +160,13 @@ def test_a_register_tile_is_found_in_its_caller() -> None:
     assert list(machine_code.read_loops(listing, "avx512")) == [
         Loop("avx512", "run<2, 6> in linear_q8", 194, products=192, spills=0, columns=64)
     ]
+
+
+def test_the_prefix_of_avxvnni_is_no_name() -> None:
+    vex = LISTING.replace("avx2", "avxvnni").replace("vpmaddubsw", "{vex} vpdpbusd")
+    tile = vex.replace(", 1, 8>", ", 2, 6>")
+    loop = next(machine_code.read_loops(tile, "avxvnni"))
+    assert (loop.kernel, loop.products) == ("add_halves<NarrowHalf<4>, 2, 6>", 4)
 
 
 def test_the_compiler_names_itself() -> None:
@@ -165,7 +202,7 @@ def test_which_compilers_compare(compiler: str, is_same: bool) -> None:
         ({"products": 4, "columns": 2}, "has 2 spills for 4 products, not 2 for 8."),
         ({"columns": 2}, "takes 8 products for 2 columns, not 8 for 4."),
         ({"columns": 0}, "takes 8 products for an unknown number of columns, not 8 for 4."),
-        ({"kernel": "add_half<Other, 8>"}, "has vanished."),
+        ({"kernel": "add_halves<Other, 1, 8>"}, "has vanished."),
     ],
 )
 def test_a_regression_is_seen(values: dict[str, object], sentence: str) -> None:
@@ -179,7 +216,7 @@ def test_what_is_no_regression() -> None:
     # An instruction set that was not built has not vanished.
     assert not regressions(table(LOOP), table(LOOP, changed(isa="amx")))
     assert regressions(table(LOOP, changed(isa="amx")), table(LOOP)) == [
-        "add_half<WideHalf, 8> of amx is not in the table."
+        "add_halves<WideHalf, 1, 8> of amx is not in the table."
     ]
 
 

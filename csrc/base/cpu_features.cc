@@ -38,6 +38,13 @@ bool may_use_amx() {
 #endif
 }
 
+// Leaf 7 says in EAX how many leaves it has beside itself.
+bool has_avx_vnni(uint32_t subleaves) {
+  constexpr uint32_t kAvxVnni = 1u << 4;
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  return subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has_bits(a, kAvxVnni);
+}
+
 uint32_t find_features() {
   uint32_t a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid(1, &a, &b, &c, &d) == 0 || !has_bits(c, bit_OSXSAVE)) return 0;
@@ -49,6 +56,7 @@ uint32_t find_features() {
   if (has_bits(c, bit_F16C)) features |= cpu_feature::kF16c;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return features;
   if (has_bits(b, bit_AVX2)) features |= cpu_feature::kAvx2;
+  if (has_avx_vnni(a)) features |= cpu_feature::kAvxVnni;
   if (!has_bits(saved, kZmm)) return features;
   if (has_bits(b, bit_AVX512F)) features |= cpu_feature::kAvx512f;
   if (has_bits(b, bit_AVX512BW)) features |= cpu_feature::kAvx512bw;

@@ -18,6 +18,7 @@ enum : uint32_t {
   kAvx512vnni = 1u << 6,
   kAmxInt8 = 1u << 7,
   kDotprod = 1u << 8,
+  kAvxVnni = 1u << 9,
 };
 }  // namespace cpu_feature
 

@@ -1,21 +1,21 @@
-// Matrix product of one row, or of four and more, for an ISA on which a tile takes two of sixteen
-// registers (simd/avx2.h): half a tile, 8 output columns, times 8 rows of activations.
+// Matrix product for an ISA on which a tile takes two of sixteen registers (simd/ymm.h): one row of
+// activations, or kHalves halves of a tile, 8 output columns each, times several rows.
 //
-// What registers must hold is the integers of a group: 8 sums, half a tile, an activation and a
-// constant. The float sums wait in memory, where they are fetched once a group. Integers are exact
-// and floats are added as in linear_integer.inl: the same bits.
+// What registers must hold is the integers of a group: the sums, a part of a tile, an activation
+// and constants. The float sums wait in memory, where they are fetched once a group. Integers are
+// exact and floats are added as in linear_integer.inl: the same bits.
 #pragma once
 
 #include "kernels/linear_integer.inl"
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
-// How the half of a group of one block is multiplied.
+// How the halves of a group of one block are multiplied.
 template <int kBits>
 struct NarrowHalf {
   using Scales = SquareScaleCodes;
-  // Tiles whose products are added in 16 bits: codes reach 2^bits - 1, the levels of q4 127.
-  static constexpr int kTiles = kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
+  // Codes reach 2^bits - 1, the levels of q4 127.
+  static constexpr int kTiles = half_tiles(kBits == 4 ? 127 : (1 << kBits) - 1);
   // Takes back the offset of the weights: 64 for q4, else half of what the codes count to.
   static HalfInt finish(HalfInt dots, const int32_t* code_sum) {
     constexpr int kShift = kBits == 4 ? 6 : kBits - 1;
@@ -25,15 +25,22 @@ struct NarrowHalf {
 
   static constexpr int64_t kBytes = kUnpackedGroup;
 
-  template <int kRows>
-  static void add(HalfInt (&dots)[kRows], const uint8_t* tiles, const int8_t* codes, int64_t stride,
-                  Table, const HalfConstants& constants, int64_t) {
+  template <int kRows, int kWidth>
+  static void add(HalfInt (&dots)[kRows][kWidth], const uint8_t* tiles, const int8_t* codes,
+                  int64_t stride, Table, const HalfConstants& constants, int64_t) {
     for (int i = 0; i < kTilesPerGroup; i += kTiles) {
-      HalfTile weights[kTiles];
-      for (int t = 0; t < kTiles; ++t) weights[t] = load_half_tile(tiles + 64 * (i + t));
+      HalfTile weights[kWidth][kTiles];
+      for (int t = 0; t < kTiles; ++t) {
+        for (int h = 0; h < kWidth; ++h) {
+          weights[h][t] = load_half_tile(tiles + 64 * (i + t) + 32 * h);
+        }
+      }
       for (int r = 0; r < kRows; ++r) {
-        dots[r] = half_narrow_dot(dots[r], weights, codes + r * stride + 4 * i, constants);
-        half_pin(dots[r]);
+        for (int h = 0; h < kWidth; ++h) {
+          dots[r][h] =
+              half_narrow_dot(dots[r][h], weights[h], codes + r * stride + 4 * i, constants);
+          half_pin(dots[r][h]);
+        }
       }
     }
   }
@@ -44,21 +51,27 @@ struct NarrowHalf {
 
 struct WideHalf {
   using Scales = HalfScales;
-  static HalfInt finish(HalfInt dots, const int32_t*) { return dots; }
+  static constexpr int kTiles = 1;
+  static HalfInt finish(HalfInt dots, const int32_t* code_sum) {
+    return half_wide_finish(dots, code_sum);
+  }
 
   static constexpr int64_t kBytes = kUnpackedGroup;
 
-  template <int kRows>
-  static void add(HalfInt (&dots)[kRows], const uint8_t* tiles, const int8_t* codes, int64_t stride,
-                  Table, const HalfConstants& constants, int64_t ahead) {
+  template <int kRows, int kWidth>
+  static void add(HalfInt (&dots)[kRows][kWidth], const uint8_t* tiles, const int8_t* codes,
+                  int64_t stride, Table, const HalfConstants& constants, int64_t ahead) {
     for (int i = 0; i < kTilesPerGroup; ++i) {
       if (ahead != 0) __builtin_prefetch(tiles + 64 * i + ahead, 0, 2);
-      const HalfTile weights = half_signed(load_half_tile(tiles + 64 * i));
-      const HalfTile magnitudes = half_magnitudes(weights);
+      HalfWide weights[kWidth];
+      for (int h = 0; h < kWidth; ++h) {
+        weights[h] = half_wide(load_half_tile(tiles + 64 * i + 32 * h));
+      }
       for (int r = 0; r < kRows; ++r) {
-        dots[r] =
-            half_wide_dot(dots[r], weights, magnitudes, codes + r * stride + 4 * i, constants);
-        half_pin(dots[r]);
+        for (int h = 0; h < kWidth; ++h) {
+          dots[r][h] = half_wide_dot(dots[r][h], weights[h], codes + r * stride + 4 * i, constants);
+          half_pin(dots[r][h]);
+        }
       }
     }
   }
@@ -67,155 +80,155 @@ struct WideHalf {
   }
 };
 
+// Calls multiply(i, tiles) for the tiles i, i + 1, ... of a group, as many as their products are
+// added at a time: kWidth halves of each, unpacked just before. All of it is inline at once, or the
+// sums would live in memory: the compiler looks for what can be in registers before it unrolls.
+template <int kBits, int kWidth, typename Multiply>
+[[gnu::always_inline]] inline void unpack_halves(const uint8_t* pieces, Table table, int64_t ahead,
+                                                 const Multiply& multiply) {
+  using Group = PackedGroup<kBits>;
+  constexpr int kTiles = NarrowHalf<kBits>::kTiles;
+  constexpr int kPieces = kBits == 5 ? 2 : 1;  // of two tiles each, with high bits of their own
+  // Of whole tiles the compiler leaves out the half that nobody looks at.
+  constexpr auto kLoad = kWidth == 1 ? load_as_low_half : load_tile;
+  for (int64_t i = 0; i < kTilesPerGroup / 2; i += 2 * kPieces) {
+    for (int part = 0; part < 2; ++part) {
+      Tile bits = Group::load_high(pieces, i / kPieces + part, ahead, kLoad);
+      [[maybe_unused]] HalfTile tiles[kWidth][2 * kPieces];
+      for (int p = 0; p < kPieces; ++p) {
+        const int64_t place = i + part * kPieces + p;
+        if (ahead != 0) __builtin_prefetch(pieces + 64 * place + ahead, 0, 2);
+        const Tile piece = kLoad(pieces + 64 * place);
+        const Tile first = Group::unpack_first(piece, bits, table);
+        if constexpr (kTiles == 1) {
+          HalfTile one[kWidth][1];
+          for (int h = 0; h < kWidth; ++h) one[h][0] = half_of(first, h);
+          multiply(2 * place, one);
+          const Tile second = Group::unpack_second(piece, bits, table);
+          for (int h = 0; h < kWidth; ++h) one[h][0] = half_of(second, h);
+          multiply(2 * place + 1, one);
+        } else {
+          const Tile second = Group::unpack_second(piece, bits, table);
+          for (int h = 0; h < kWidth; ++h) {
+            tiles[h][2 * p] = half_of(first, h);
+            tiles[h][2 * p + 1] = half_of(second, h);
+          }
+        }
+      }
+      if constexpr (kTiles > 1) {
+        static_assert(kTiles == 2 * kPieces);
+        multiply(2 * (i + part * kPieces), tiles);
+      }
+    }
+  }
+}
+
 // The same for few rows: the tiles are unpacked on the way.
 template <int kBits>
 struct StoredHalf : NarrowHalf<kBits> {
-  using Group = PackedGroup<kBits>;
-  static constexpr int64_t kBytes = Group::kBytes;
+  using NarrowHalf<kBits>::kTiles;
+  static constexpr int64_t kBytes = PackedGroup<kBits>::kBytes;
 
-  template <int kRows>
-  static void add(HalfInt (&dots)[kRows], const uint8_t* pieces, const int8_t* codes,
+  template <int kRows, int kWidth>
+  static void add(HalfInt (&dots)[kRows][kWidth], const uint8_t* pieces, const int8_t* codes,
                   int64_t stride, Table table, const HalfConstants& constants, int64_t ahead) {
-    constexpr int kPieces = kBits == 5 ? 2 : 1;  // of two tiles each
-    for (int64_t i = 0; i < kTilesPerGroup / 2; i += 2 * kPieces) {
-      for (int part = 0; part < 2; ++part) {
-        // Of whole tiles the compiler leaves out the half that nobody looks at.
-        Tile bits = Group::load_high(pieces, i / kPieces + part, ahead, load_as_low_half);
-        HalfTile tiles[2 * kPieces];
-        for (int p = 0; p < kPieces; ++p) {
-          const uint8_t* place = pieces + 64 * (i + part * kPieces + p);
-          if (ahead != 0) __builtin_prefetch(place + ahead, 0, 2);
-          Tile even, odd;
-          Group::unpack(load_as_low_half(place), bits, table, even, odd);
-          tiles[2 * p] = even.low;
-          tiles[2 * p + 1] = odd.low;
-        }
-        for (int r = 0; r < kRows; ++r) {
-          add_tiles(dots[r], tiles, codes + r * stride + 8 * (i + part * kPieces), constants);
-          half_pin(dots[r]);
-        }
-      }
-    }
-  }
-  template <int kCount>
-  static void add_tiles(HalfInt& sum, const HalfTile (&tiles)[kCount], const int8_t* a,
-                        const HalfConstants& constants) {
-    if constexpr (NarrowHalf<kBits>::kTiles == 1) {
-      for (int t = 0; t < kCount; ++t) {
-        const HalfTile one[1] = {tiles[t]};
-        sum = half_narrow_dot(sum, one, a + 4 * t, constants);
-      }
-    } else {
-      sum = half_narrow_dot(sum, tiles, a, constants);
-    }
+    const auto multiply =
+        [&](int64_t i, const HalfTile(&tiles)[kWidth][kTiles]) __attribute__((always_inline)) {
+          for (int r = 0; r < kRows; ++r) {
+            for (int h = 0; h < kWidth; ++h) {
+              const int8_t* a = codes + r * stride + 4 * i;
+              dots[r][h] = half_narrow_dot(dots[r][h], tiles[h], a, constants);
+              half_pin(dots[r][h]);
+            }
+          }
+        };
+    unpack_halves<kBits, kWidth>(pieces, table, ahead, multiply);
   }
 };
 
-// sums[r][8 * half + lane] of kRows rows over all groups. Not inline: the integers need the
-// registers. Reads the codes of all kRows rows, whether they count or not.
-template <typename Half, int kRows>
-[[gnu::noinline]] void add_half(const QuantisedRows& in, const uint8_t* tiles,
-                                const uint8_t* weight_scales, int64_t groups, int64_t row, int half,
-                                Table table, int64_t ahead, float (*sums)[16]) {
+// sums[r][8 * half + lane] of kRows rows and kWidth halves over all groups. Not inline: the
+// integers need the registers. Reads the codes of all kRows rows, whether they count or not.
+template <typename Half, int kWidth, int kRows>
+[[gnu::noinline]] void add_halves(const QuantisedRows& in, const uint8_t* tiles,
+                                  const uint8_t* weight_scales, int64_t groups, int64_t row,
+                                  int half, Table table, int64_t ahead, float (*sums)[16]) {
   const int64_t stride = in.stride;
   const int8_t* codes = in.codes + row * stride;
   const int32_t* code_sums = in.sums + row * groups;
   const float* scales = in.scales + row * groups;
   const HalfConstants constants = half_constants();
-  for (int r = 0; r < kRows; ++r) half_store(sums[r] + 8 * half, half_zero());
+  for (int r = 0; r < kRows; ++r) {
+    for (int h = 0; h < kWidth; ++h) half_store(sums[r] + 8 * (half + h), half_zero());
+  }
   tiles += 32 * half;
   for (int64_t group = 0; group < groups; ++group) {
-    HalfInt dots[kRows];
-    for (int r = 0; r < kRows; ++r) dots[r] = half_int_zero();
+    HalfInt dots[kRows][kWidth];
+    for (auto& halves : dots) {
+      for (HalfInt& dot : halves) dot = half_int_zero();
+    }
     Half::add(dots, tiles + group * Half::kBytes, codes + group * kColumnGroup, stride, table,
               constants, ahead);
-    const HalfVec weight_scale =
-        Half::load_scales(weight_scales + group * kRowBlock * Half::Scales::kBytes, half);
+    const uint8_t* group_scales = weight_scales + group * kRowBlock * Half::Scales::kBytes;
+    HalfVec weight_scale[kWidth];
+    for (int h = 0; h < kWidth; ++h) weight_scale[h] = Half::load_scales(group_scales, half + h);
     for (int r = 0; r < kRows; ++r) {
-      float* sum = sums[r] + 8 * half;
-      const HalfInt total = Half::finish(dots[r], code_sums + r * groups + group);
-      half_store(sum, half_fma(total, weight_scale, scales[r * groups + group], half_load(sum)));
+      for (int h = 0; h < kWidth; ++h) {
+        float* sum = sums[r] + 8 * (half + h);
+        const HalfInt total = Half::finish(dots[r][h], code_sums + r * groups + group);
+        half_store(sum,
+                   half_fma(total, weight_scale[h], scales[r * groups + group], half_load(sum)));
+      }
     }
   }
 }
 
-// The sums of a single row and a group of one block, whose two halves are read at once. Where every
-// product is added to its sum at once, two sums take turns: an addition waits for the one before.
+// The sums of a single row and a group of one block, whose two halves are read at once. An addition
+// waits for the one before: sums take turns, which more than one tile at a time need not.
+template <int kTiles>
 struct RowSums {
-  HalfInt low[2], high[2];
+  static constexpr int kTurns = kTiles == 1 ? 2 : 1;
+  HalfInt halves[2][kTurns];
+
+  HalfInt total(int half) const {
+    return kTurns == 1 ? halves[half][0] : half_add(halves[half][0], halves[half][kTurns - 1]);
+  }
 };
 
 template <int kBits>
 struct NarrowRow : NarrowHalf<kBits> {
-  using Group = PackedGroup<kBits>;
-  static constexpr int64_t kBytes = Group::kBytes;
+  using NarrowHalf<kBits>::kTiles;
+  static constexpr int64_t kBytes = PackedGroup<kBits>::kBytes;
 
-  static void add(RowSums& sums, const uint8_t* group, const int8_t* codes, Table table,
+  static void add(RowSums<kTiles>& sums, const uint8_t* group, const int8_t* codes, Table table,
                   const HalfConstants& constants, int64_t ahead) {
-    constexpr int kPieces = kBits == 5 ? 2 : 1;  // of two tiles each
-    for (int64_t i = 0; i < kTilesPerGroup / 2; i += 2 * kPieces) {
-      for (int part = 0; part < 2; ++part) {
-        const int64_t first = i + part * kPieces;
-        Tile bits = Group::load_high(group, i / kPieces + part, ahead);
-        HalfTile low[2 * kPieces], high[2 * kPieces];
-        for (int p = 0; p < kPieces; ++p) {
-          const uint8_t* place = group + 64 * (first + p);
-          __builtin_prefetch(place + ahead, 0, 2);
-          Tile even, odd;
-          Group::unpack(load_tile(place), bits, table, even, odd);
-          low[2 * p] = even.low;
-          high[2 * p] = even.high;
-          low[2 * p + 1] = odd.low;
-          high[2 * p + 1] = odd.high;
-        }
-        add_tiles(sums, low, high, codes + 8 * first, constants);
-      }
-      half_pin(sums.low[0]);
-      half_pin(sums.high[0]);
-      if constexpr (NarrowHalf<kBits>::kTiles == 1) {
-        half_pin(sums.low[1]);
-        half_pin(sums.high[1]);
-      }
-    }
-  }
-
-  template <int kCount>
-  static void add_tiles(RowSums& sums, const HalfTile (&low)[kCount],
-                        const HalfTile (&high)[kCount], const int8_t* codes,
-                        const HalfConstants& constants) {
-    if constexpr (NarrowHalf<kBits>::kTiles == 1) {
-      for (int t = 0; t < kCount; ++t) {
-        const HalfTile one_low[1] = {low[t]}, one_high[1] = {high[t]};
-        HalfInt& low_sum = sums.low[t % 2];
-        HalfInt& high_sum = sums.high[t % 2];
-        low_sum = half_narrow_dot(low_sum, one_low, codes + 4 * t, constants);
-        high_sum = half_narrow_dot(high_sum, one_high, codes + 4 * t, constants);
-      }
-    } else {
-      sums.low[0] = half_narrow_dot(sums.low[0], low, codes, constants);
-      sums.high[0] = half_narrow_dot(sums.high[0], high, codes, constants);
-    }
+    const auto multiply = [&](int64_t i, const HalfTile(&tiles)[2][kTiles])
+                              __attribute__((always_inline)) {
+                                for (int h = 0; h < 2; ++h) {
+                                  HalfInt& sum = sums.halves[h][i % RowSums<kTiles>::kTurns];
+                                  sum = half_narrow_dot(sum, tiles[h], codes + 4 * i, constants);
+                                  half_pin(sum);
+                                }
+                              };
+    unpack_halves<kBits, 2>(group, table, ahead, multiply);
   }
 };
 
 struct WideRow : WideHalf {
   static constexpr int64_t kBytes = WideGroup::kBytes;
 
-  static void add(RowSums& sums, const uint8_t* group, const int8_t* codes, Table,
+  static void add(RowSums<1>& sums, const uint8_t* group, const int8_t* codes, Table,
                   const HalfConstants& constants, int64_t ahead) {
     for (int64_t i = 0; i < kTilesPerGroup; i += 2) {
       for (int t = 0; t < 2; ++t) {
         const uint8_t* place = group + 64 * (i + t);
         __builtin_prefetch(place + ahead, 0, 2);
-        add_half_tile(sums.low[t], place, codes + 4 * (i + t), constants);
-        add_half_tile(sums.high[t], place + 32, codes + 4 * (i + t), constants);
+        for (int h = 0; h < 2; ++h) {
+          HalfInt& sum = sums.halves[h][t];
+          sum = half_wide_dot(sum, half_wide(load_half_tile(place + 32 * h)), codes + 4 * (i + t),
+                              constants);
+        }
       }
     }
-  }
-  static void add_half_tile(HalfInt& sum, const uint8_t* place, const int8_t* codes,
-                            const HalfConstants& constants) {
-    const HalfTile weights = half_signed(load_half_tile(place));
-    sum = half_wide_dot(sum, weights, half_magnitudes(weights), codes, constants);
   }
 };
 
@@ -235,15 +248,18 @@ template <typename Row>
   const HalfConstants constants = half_constants();
   HalfVec low = half_zero(), high = half_zero();
   for (int64_t group = 0; group < groups; ++group) {
-    RowSums sums = {{half_int_zero(), half_int_zero()}, {half_int_zero(), half_int_zero()}};
+    RowSums<Row::kTiles> sums;
+    for (auto& turns : sums.halves) {
+      for (HalfInt& sum : turns) sum = half_int_zero();
+    }
     Row::add(sums, weights + group * Row::kBytes, codes + group * kColumnGroup, table, constants,
              kPrefetchBytes);
     const uint8_t* scale = weight_scales + group * kRowBlock * Row::Scales::kBytes;
     const int32_t* code_sum = code_sums + group;
-    low = half_fma(Row::finish(half_add(sums.low[0], sums.low[1]), code_sum),
-                   Row::load_scales(scale, 0), scales[group], low);
-    high = half_fma(Row::finish(half_add(sums.high[0], sums.high[1]), code_sum),
-                    Row::load_scales(scale, 1), scales[group], high);
+    low = half_fma(Row::finish(sums.total(0), code_sum), Row::load_scales(scale, 0), scales[group],
+                   low);
+    high = half_fma(Row::finish(sums.total(1), code_sum), Row::load_scales(scale, 1), scales[group],
+                    high);
   }
   finish(arguments, block, row, Row::Scales::finish(*arguments.matrix, block, join(low, high)));
 }
@@ -257,7 +273,7 @@ inline void linear_row(const LinearArguments& arguments) {
 }
 
 // kRows rows of one block, of which the first n_rows count.
-template <typename Half, int kRows>
+template <typename Half, int kWidth, int kRows>
 inline void multiply_half_rows(const LinearArguments& arguments, const uint8_t* tiles,
                                int64_t block, int64_t row, int64_t n_rows, int64_t ahead) {
   const Table table = table_of(arguments);
@@ -265,9 +281,10 @@ inline void multiply_half_rows(const LinearArguments& arguments, const uint8_t* 
   const uint8_t* weight_scales = static_cast<const uint8_t*>(arguments.matrix->scales) +
                                  block * groups * kRowBlock * Half::Scales::kBytes;
   alignas(64) float sums[kRows][16];
-  const QuantisedRows& in = arguments.quantised;
-  add_half<Half, kRows>(in, tiles, weight_scales, groups, row, 0, table, ahead, sums);
-  add_half<Half, kRows>(in, tiles, weight_scales, groups, row, 1, table, 0, sums);
+  for (int half = 0; half < 2; half += kWidth, ahead = 0) {
+    add_halves<Half, kWidth, kRows>(arguments.quantised, tiles, weight_scales, groups, row, half,
+                                    table, ahead, sums);
+  }
   for (int r = 0; r < kRows && r < n_rows; ++r) {
     finish(arguments, block, row + r,
            Half::Scales::finish(*arguments.matrix, block, load(sums[r])));
@@ -280,27 +297,28 @@ inline void multiply_halves(const LinearArguments& arguments, const uint8_t* til
                             int64_t ahead) {
   int64_t row = arguments.row_begin;
   for (int64_t rest = arguments.row_end - row; rest > 0; ahead = 0) {
-    if (rest > 6) {  // 5 and 6 rows are 4 and 2, not 8
-      multiply_half_rows<Half, 8>(arguments, tiles, block, row, rest, ahead);
-      row += 8;
-      rest -= 8;
-    } else if (rest > 2) {
-      multiply_half_rows<Half, 4>(arguments, tiles, block, row, rest, ahead);
-      row += 4;
-      rest -= 4;
+    const int rows = half_rows(rest);
+    if (rows == kHalfRows) {
+      multiply_half_rows<Half, kHalves, kHalfRows>(arguments, tiles, block, row, rest, ahead);
+    } else if (rows == 4) {
+      multiply_half_rows<Half, kHalves, 4>(arguments, tiles, block, row, rest, ahead);
     } else {
-      multiply_half_rows<Half, 2>(arguments, tiles, block, row, rest, ahead);
-      row += 2;
-      rest -= 2;
+      multiply_half_rows<Half, kHalves, 2>(arguments, tiles, block, row, rest, ahead);
     }
+    row += rows;
+    rest -= rows;
   }
+}
+
+inline int64_t bytes_ahead(const LinearArguments& arguments) {
+  return is_many_rows(arguments) ? 0 : kPrefetchBytes;
 }
 
 // Blocks as they are stored.
 template <typename Half>
 inline void linear_halves(const LinearArguments& arguments) {
   const int64_t groups = count_groups(arguments);
-  const int64_t ahead = is_many_rows(arguments) ? 0 : kPrefetchBytes;
+  const int64_t ahead = bytes_ahead(arguments);
   for (int64_t block = arguments.block_begin; block < arguments.block_end; ++block) {
     multiply_halves<Half>(arguments, block_weights(arguments, block, groups * Half::kBytes), block,
                           ahead);
@@ -312,9 +330,11 @@ inline void linear_packed_halves(const LinearArguments& arguments) {
   using Group = PackedGroup<kBits>;
   const int64_t groups = count_groups(arguments);
   const Table table = table_of(arguments);
+  const int64_t ahead = bytes_ahead(arguments);
   for (int64_t block = arguments.block_begin; block < arguments.block_end; ++block) {
-    unpack_groups<Group>(block_weights(arguments, block, groups * Group::kBytes), groups, table,
-                         arguments.panel, [](Tile tile) { return tile; });
+    unpack_groups<Group>(
+        block_weights(arguments, block, groups * Group::kBytes), groups, table, arguments.panel,
+        [](Tile tile) { return tile; }, ahead);
     multiply_halves<NarrowHalf<kBits>>(arguments, arguments.panel, block, 0);
   }
 }

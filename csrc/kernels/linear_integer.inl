@@ -77,18 +77,26 @@ struct PackedGroup {
       return half % 2 == 0 ? plane : shift_left_4(plane);
     }
   }
-  // Two tiles out of one piece; `high` moves on.
+  // Two tiles out of one piece, in this order; `high` moves on.
+  static Tile unpack_first(Tile piece, Tile& high, Table table) {
+    if constexpr (kHighBits == 0) return low_nibbles(piece, table);
+    return add_high(low_codes(piece), high);
+  }
+  static Tile unpack_second(Tile piece, Tile& high, Table table) {
+    if constexpr (kHighBits == 0) return high_nibbles(piece, table);
+    return add_high(high_codes(piece), high);
+  }
   static void unpack(Tile piece, Tile& high, Table table, Tile& first, Tile& second) {
-    if constexpr (kHighBits == 0) {
-      first = low_nibbles(piece, table);
-      second = high_nibbles(piece, table);
-    } else {
-      constexpr uint8_t kMask = ((1 << kHighBits) - 1) << 4;
-      first = merge_bits(low_codes(piece), high, kMask);
-      high = shift_right<kHighBits>(high);
-      second = merge_bits(high_codes(piece), high, kMask);
-      high = shift_right<kHighBits>(high);
-    }
+    first = unpack_first(piece, high, table);
+    second = unpack_second(piece, high, table);
+  }
+
+ private:
+  static Tile add_high(Tile low, Tile& high) {
+    constexpr uint8_t kMask = ((1 << kHighBits) - 1) << 4;
+    const Tile tile = merge_bits(low, high, kMask);
+    high = shift_right<kHighBits>(high);
+    return tile;
   }
 };
 template <int kBitsPerCode>
@@ -211,14 +219,16 @@ struct IntegerWork {
   }
 };
 
-// Unpacks whole groups, each tile as transform(tile), to `out`.
+// Unpacks whole groups, each tile as transform(tile), to `out`; asks for those `ahead` bytes later,
+// unless that is 0.
 template <typename Group, typename Transform>
 inline void unpack_groups(const uint8_t* in, int64_t groups, Table table, uint8_t* out,
-                          const Transform& transform) {
+                          const Transform& transform, int64_t ahead = 0) {
   for (int64_t group = 0; group < groups; ++group, in += Group::kBytes) {
     for (int64_t half = 0; half < kTilesPerGroup / 2 / Group::kPieces; ++half) {
-      Tile high = Group::load_high(in, half, 0);
+      Tile high = Group::load_high(in, half, ahead);
       for (int64_t p = half * Group::kPieces; p < (half + 1) * Group::kPieces; ++p, out += 128) {
+        if (ahead != 0) __builtin_prefetch(in + p * 64 + ahead, 0, 2);
         Tile first, second;
         Group::unpack(load_tile(in + p * 64), high, table, first, second);
         store_tile(out, transform(first));
@@ -243,12 +253,15 @@ inline Table table_of(const LinearArguments& arguments) {
   return load_table(arguments.matrix->table != nullptr ? arguments.matrix->table : kNone);
 }
 
-// From this many rows on, unpacking a panel of weights first costs less than unpacking them anew in
-// every register tile.
-constexpr int64_t kPanelRows = 3 * kTokenTile;
+// From this many rows on, nobody waits for weights, and unpacking a panel of them first costs less
+// than unpacking them anew in every register tile. Halves have a kPanelRows of their own.
+constexpr int kManyRows = 3 * kTokenTile;
+#ifndef PYTHIA_RT_HALVES
+constexpr int kPanelRows = kManyRows;
+#endif
 
 inline bool is_many_rows(const LinearArguments& arguments) {
-  return arguments.row_end - arguments.row_begin >= kPanelRows;
+  return arguments.row_end - arguments.row_begin >= kManyRows;
 }
 
 template <typename Group>

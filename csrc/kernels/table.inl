@@ -43,11 +43,11 @@ inline int64_t panel_blocks(bool packed, int64_t rows) {
 
 #ifdef PYTHIA_RT_HALVES
 
-// One row goes through whole blocks, two or three through whole tiles, more through halves.
+// One row goes through whole blocks, a few through whole tiles, more through halves.
 enum class Way { row, tiles, halves };
 inline Way way_of(const LinearArguments& a) {
   const int64_t rows = a.row_end - a.row_begin;
-  return rows == 1 ? Way::row : rows < 4 ? Way::tiles : Way::halves;
+  return rows == 1 ? Way::row : rows < kHalvesFrom ? Way::tiles : Way::halves;
 }
 
 inline void linear_q8(const LinearArguments& a) {
@@ -68,7 +68,10 @@ inline void linear_packed(const LinearArguments& a) {
     case Way::tiles:
       return linear_packed_few<kBits>(a);
     case Way::halves:
-      return is_many_rows(a) ? linear_packed_halves<kBits>(a) : linear_halves<StoredHalf<kBits>>(a);
+      if constexpr (kHalvesFrom < kPanelRows) {
+        if (a.row_end - a.row_begin < kPanelRows) return linear_halves<StoredHalf<kBits>>(a);
+      }
+      return linear_packed_halves<kBits>(a);
   }
 }
 

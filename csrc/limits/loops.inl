@@ -49,49 +49,64 @@ inline float multiply_bytes(const uint8_t* operands, int64_t rounds) {
 
 // The inner loop of linear_halves.inl without its scales: kTiles products are added before they
 // become 32 bits.
-template <int kTiles>
+template <int kTilesAtOnce>
 struct NarrowBytes {
-  static HalfInt dot(HalfInt sum, const HalfTile (&tiles)[kTiles], const int8_t* codes,
+  static constexpr int kTiles = kTilesAtOnce;
+  struct Weights {
+    HalfTile tiles[kTiles];
+  };
+  static Weights load(const uint8_t* p) {
+    Weights weights;
+    for (int t = 0; t < kTiles; ++t) weights.tiles[t] = load_half_tile(p + 64 * t);
+    return weights;
+  }
+  static HalfInt dot(HalfInt sum, const Weights& weights, const int8_t* codes,
                      const HalfConstants& constants) {
-    return half_narrow_dot(sum, tiles, codes, constants);
+    return half_narrow_dot(sum, weights.tiles, codes, constants);
   }
 };
 struct WideBytes {
-  static HalfInt dot(HalfInt sum, const HalfTile (&tiles)[1], const int8_t* codes,
+  static constexpr int kTiles = 1;
+  static HalfWide load(const uint8_t* p) { return half_wide(load_half_tile(p)); }
+  static HalfInt dot(HalfInt sum, HalfWide weights, const int8_t* codes,
                      const HalfConstants& constants) {
-    return half_wide_dot(sum, half_signed(tiles[0]), half_magnitudes(half_signed(tiles[0])), codes,
-                         constants);
+    return half_wide_dot(sum, weights, codes, constants);
   }
 };
 
-constexpr int kByteRows = 8;
-template <int kTiles>
-constexpr int64_t kByteOperations = int64_t{2} * 8 * 4 * kTiles * kByteRows;
+template <typename Bytes>
+constexpr int64_t kByteOperations = int64_t{2} * 8 * 4 * kHalves * Bytes::kTiles * kHalfRows;
 
-template <typename Bytes, int kTiles>
+template <typename Bytes>
 inline float multiply_bytes(const uint8_t* operands, int64_t rounds) {
   const auto* codes = reinterpret_cast<const int8_t*>(operands + 1024);
   const HalfConstants constants = half_constants();
   float total = 0;
   while (rounds > 0) {
-    // Short enough that no sum leaves 24 bits: at most 4 * 4 * 63 * 63 a round.
+    // Short enough that no sum leaves 24 bits: at most 4 tiles a round of 4 * 63 * 63 each.
     const int64_t count = rounds < 256 ? rounds : 256;
-    HalfInt sums[kByteRows];
-    for (HalfInt& sum : sums) sum = half_int_zero();
+    HalfInt sums[kHalfRows][kHalves];
+    for (auto& halves : sums) {
+      for (HalfInt& sum : halves) sum = half_int_zero();
+    }
     for (int64_t round = 0; round < count; ++round) {
       forget(operands);
       forget(codes);
-      HalfTile tiles[kTiles];
-      for (int t = 0; t < kTiles; ++t) tiles[t] = load_half_tile(operands + 32 * t);
-      for (int r = 0; r < kByteRows; ++r) {
-        sums[r] = Bytes::dot(sums[r], tiles, codes + 64 * r, constants);
-        half_pin(sums[r]);
+      decltype(Bytes::load(operands)) weights[kHalves];
+      for (int h = 0; h < kHalves; ++h) weights[h] = Bytes::load(operands + 32 * h);
+      for (int r = 0; r < kHalfRows; ++r) {
+        for (int h = 0; h < kHalves; ++h) {
+          sums[r][h] = Bytes::dot(sums[r][h], weights[h], codes + 64 * r, constants);
+          half_pin(sums[r][h]);
+        }
       }
     }
     alignas(32) float lanes[8];
-    for (const HalfInt& sum : sums) {
-      half_store(lanes, half_to_float(sum));
-      total += lanes[0];
+    for (const auto& halves : sums) {
+      for (const HalfInt& sum : halves) {
+        half_store(lanes, half_to_float(sum));
+        total += lanes[0];
+      }
     }
     rounds -= count;
   }
@@ -176,6 +191,11 @@ inline float read_all(const float* values, int64_t count) {
   return sum;
 }
 
+#ifdef PYTHIA_RT_HALVES
+template <typename Bytes>
+constexpr MultiplyLoop bytes_loop = {multiply<multiply_bytes<Bytes>>, kByteOperations<Bytes>};
+#endif
+
 constexpr MultiplyLoop bytes_of(Format format) {
   switch (format) {
     case Format::f32:
@@ -184,13 +204,13 @@ constexpr MultiplyLoop bytes_of(Format format) {
       return {nullptr, 0};
 #ifdef PYTHIA_RT_HALVES
     case Format::q8:
-      return {multiply<multiply_bytes<WideBytes, 1>>, kByteOperations<1>};
+      return bytes_loop<WideBytes>;
     case Format::q6:
-      return {multiply<multiply_bytes<NarrowBytes<2>, 2>>, kByteOperations<2>};
+      return bytes_loop<NarrowBytes<half_tiles(63)>>;
     case Format::q5:
-      return {multiply<multiply_bytes<NarrowBytes<4>, 4>>, kByteOperations<4>};
+      return bytes_loop<NarrowBytes<half_tiles(31)>>;
     case Format::q4:
-      return {multiply<multiply_bytes<NarrowBytes<1>, 1>>, kByteOperations<1>};
+      return bytes_loop<NarrowBytes<half_tiles(127)>>;
 #else
     case Format::q8:
     case Format::q6:

@@ -1,9 +1,10 @@
 // The one virtual vector of the project: 16 lanes of f32, on every machine.
 //
 // This header documents the interface and checks that an ISA's header offers it. Exactly one of
-// scalar.h (the executable specification), avx2.h, avx512.h, amx.h or neon.h is included first and
-// puts everything below into namespace pythia_rt::PYTHIA_RT_ISA. simd/ is the only directory with
-// intrinsics; kernels (*.inl) are written against this interface and compiled once per ISA.
+// scalar.h (the executable specification), avx2.h, avxvnni.h, avx512.h, amx.h or neon.h is included
+// first and puts everything below into namespace pythia_rt::PYTHIA_RT_ISA. simd/ is the only
+// directory with intrinsics; kernels (*.inl) are written against this interface and compiled once
+// per ISA.
 //
 // Every operation gives the same bits on every ISA: each lane is computed by one IEEE operation
 // (a fused multiply-add rounds once), and reductions use one fixed tree. NaN is nobody's input.
@@ -55,8 +56,8 @@
 //
 // Matrix unit: a header that defines PYTHIA_RT_MATRIX_UNIT multiplies whole blocks of tiles
 // (amx.h). Halves: one that defines PYTHIA_RT_HALVES has too few registers for whole tiles and
-// multiplies their halves, a register each, which may add several products before they become 32
-// bits (avx2.h).
+// multiplies their halves, a register each (ymm.h), which may add several products before they
+// become 32 bits (avx2.h).
 //
 // leave_vectors(): at the end of a kernel, before code that does not know of wide registers.
 //
