@@ -26,8 +26,9 @@ struct NarrowHalf {
   static constexpr int64_t kBytes = kUnpackedGroup;
 
   template <int kRows, int kWidth>
-  static void add(HalfInt (&dots)[kRows][kWidth], const uint8_t* tiles, const int8_t* codes,
-                  int64_t stride, Table, const HalfConstants& constants, int64_t) {
+  PYTHIA_RT_IN_CALLER static void add(HalfInt (&dots)[kRows][kWidth], const uint8_t* tiles,
+                                      const int8_t* codes, int64_t stride, Table,
+                                      const HalfConstants& constants, int64_t) {
     for (int i = 0; i < kTilesPerGroup; i += kTiles) {
       HalfTile weights[kWidth][kTiles];
       for (int t = 0; t < kTiles; ++t) {
@@ -59,8 +60,9 @@ struct WideHalf {
   static constexpr int64_t kBytes = kUnpackedGroup;
 
   template <int kRows, int kWidth>
-  static void add(HalfInt (&dots)[kRows][kWidth], const uint8_t* tiles, const int8_t* codes,
-                  int64_t stride, Table, const HalfConstants& constants, int64_t ahead) {
+  PYTHIA_RT_IN_CALLER static void add(HalfInt (&dots)[kRows][kWidth], const uint8_t* tiles,
+                                      const int8_t* codes, int64_t stride, Table,
+                                      const HalfConstants& constants, int64_t ahead) {
     for (int i = 0; i < kTilesPerGroup; ++i) {
       if (ahead != 0) __builtin_prefetch(tiles + 64 * i + ahead, 0, 2);
       HalfWide weights[kWidth];
@@ -130,8 +132,9 @@ struct StoredHalf : NarrowHalf<kBits> {
   static constexpr int64_t kBytes = PackedGroup<kBits>::kBytes;
 
   template <int kRows, int kWidth>
-  static void add(HalfInt (&dots)[kRows][kWidth], const uint8_t* pieces, const int8_t* codes,
-                  int64_t stride, Table table, const HalfConstants& constants, int64_t ahead) {
+  PYTHIA_RT_IN_CALLER static void add(HalfInt (&dots)[kRows][kWidth], const uint8_t* pieces,
+                                      const int8_t* codes, int64_t stride, Table table,
+                                      const HalfConstants& constants, int64_t ahead) {
     const auto multiply =
         [&](int64_t i, const HalfTile(&tiles)[kWidth][kTiles]) __attribute__((always_inline)) {
           for (int r = 0; r < kRows; ++r) {
@@ -199,8 +202,9 @@ struct NarrowRow : NarrowHalf<kBits> {
   using NarrowHalf<kBits>::kTiles;
   static constexpr int64_t kBytes = PackedGroup<kBits>::kBytes;
 
-  static void add(RowSums<kTiles>& sums, const uint8_t* group, const int8_t* codes, Table table,
-                  const HalfConstants& constants, int64_t ahead) {
+  PYTHIA_RT_IN_CALLER static void add(RowSums<kTiles>& sums, const uint8_t* group,
+                                      const int8_t* codes, Table table,
+                                      const HalfConstants& constants, int64_t ahead) {
     const auto multiply = [&](int64_t i, const HalfTile(&tiles)[2][kTiles])
                               __attribute__((always_inline)) {
                                 for (int h = 0; h < 2; ++h) {
@@ -216,8 +220,8 @@ struct NarrowRow : NarrowHalf<kBits> {
 struct WideRow : WideHalf {
   static constexpr int64_t kBytes = WideGroup::kBytes;
 
-  static void add(RowSums<1>& sums, const uint8_t* group, const int8_t* codes, Table,
-                  const HalfConstants& constants, int64_t ahead) {
+  PYTHIA_RT_IN_CALLER static void add(RowSums<1>& sums, const uint8_t* group, const int8_t* codes,
+                                      Table, const HalfConstants& constants, int64_t ahead) {
     for (int64_t i = 0; i < kTilesPerGroup; i += 2) {
       for (int t = 0; t < 2; ++t) {
         const uint8_t* place = group + 64 * (i + t);

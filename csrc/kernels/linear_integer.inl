@@ -7,6 +7,14 @@
 
 #include "kernels/register_tiles.inl"
 
+// Sums stay in registers only where the loop over a group is part of its caller. Clang finds it too
+// large for that unless it is told; GCC puts it there by itself, later, which suits its registers.
+#ifdef __clang__
+#define PYTHIA_RT_IN_CALLER [[gnu::always_inline]]
+#else
+#define PYTHIA_RT_IN_CALLER
+#endif
+
 namespace pythia_rt::PYTHIA_RT_ISA {
 
 constexpr int64_t kTilesPerGroup = kColumnGroup / 4;
@@ -79,12 +87,18 @@ struct PackedGroup {
   }
   // Two tiles out of one piece, in this order; `high` moves on.
   static Tile unpack_first(Tile piece, Tile& high, Table table) {
-    if constexpr (kHighBits == 0) return low_nibbles(piece, table);
-    return add_high(low_codes(piece), high);
+    if constexpr (kHighBits == 0) {
+      return low_nibbles(piece, table);
+    } else {
+      return add_high(low_codes(piece), high);
+    }
   }
   static Tile unpack_second(Tile piece, Tile& high, Table table) {
-    if constexpr (kHighBits == 0) return high_nibbles(piece, table);
-    return add_high(high_codes(piece), high);
+    if constexpr (kHighBits == 0) {
+      return high_nibbles(piece, table);
+    } else {
+      return add_high(high_codes(piece), high);
+    }
   }
   static void unpack(Tile piece, Tile& high, Table table, Tile& first, Tile& second) {
     first = unpack_first(piece, high, table);
@@ -176,8 +190,9 @@ struct IntegerWork {
   }
 
   template <int kBlocks, int kRows, int kTurns>
-  void add_group(IntVec (&dot)[kBlocks][kRows][kTurns], const uint8_t* tiles, int64_t block_bytes,
-                 const int8_t* codes, int64_t ahead) const {
+  PYTHIA_RT_IN_CALLER void add_group(IntVec (&dot)[kBlocks][kRows][kTurns], const uint8_t* tiles,
+                                     int64_t block_bytes, const int8_t* codes,
+                                     int64_t ahead) const {
     const int64_t stride = arguments.quantised.stride;
     // Unrolled: accumulators stay in registers only while every index is a constant.
     if constexpr (Group::kUnpacked) {
