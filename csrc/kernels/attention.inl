@@ -13,6 +13,7 @@
 // in a pass nor how the prompt was cut can change a bit.
 #pragma once
 
+#include "kernels/in_caller.h"
 #include "kernels/kv_caches.inl"
 #include "kernels/table.h"
 #include "simd/math.h"
@@ -158,8 +159,9 @@ inline void soften_run(float* scores, int64_t n, Joining& joining) {
 // query q sees. A value's scale goes into the weight, 16 positions at once. Queries of one pass see
 // kQueries - 1 positions more, one by one, after those that all of them see.
 template <typename Cache, int kQueries, int kWidth>
-inline void mix_block(const AttentionArguments& arguments, int64_t row, int64_t column,
-                      int64_t start, Vec (&mixed)[kQueries][kWidth]) {
+PYTHIA_RT_IN_CALLER inline void mix_block(const AttentionArguments& arguments, int64_t row,
+                                          int64_t column, int64_t start,
+                                          Vec (&mixed)[kQueries][kWidth]) {
   const int64_t dim = arguments.head_dim;
   const int64_t stride = kv_groups(dim) * 16;
   const int64_t first_group = column / kKvGroup;

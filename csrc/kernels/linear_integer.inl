@@ -5,15 +5,8 @@
 // (formats/square_scales.h) the block's unit is multiplied in at the end.
 #pragma once
 
+#include "kernels/in_caller.h"
 #include "kernels/register_tiles.inl"
-
-// Sums stay in registers only where the loop over a group is part of its caller. Clang finds it too
-// large for that unless it is told; GCC puts it there by itself, later, which suits its registers.
-#ifdef __clang__
-#define PYTHIA_RT_IN_CALLER [[gnu::always_inline]]
-#else
-#define PYTHIA_RT_IN_CALLER
-#endif
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
