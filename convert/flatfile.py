@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from .safetensors_header import Header, TensorEntry, read_header
 from .spec import Spec, validate_spec
 from .text_facts import MAX_BYTES, TextFacts, validate_facts
 from .writer import ALIGNMENT, PADDING_PREFIX
+
+Valid = TypeVar("Valid")
 
 # 2: formats below 8 bits have 8-bit scales. 3: what a text is made by is resolved, in `text`, an
 # object to which later writers may add keys, as readers leave out those that they do not know.
@@ -178,15 +180,7 @@ class FlatFile:
         return bound
 
     def _read_model(self) -> tuple[Spec, dict[str, str]]:
-        where = self._where("spec")
-        try:
-            spec = validate_spec(parse_json(self.metadata["spec"], where, FlatFileError))
-        except FlatFileError:
-            raise
-        except ValueError as reason:
-            raise FlatFileError(
-                f"{where} is invalid ({reason}): convert its source again"
-            ) from None
+        spec = self._validated("spec", validate_spec)
         formats = _string_map(self.metadata["formats"], self._where("formats"))
         _string_map(self.metadata["source_digests"], self._where("source_digests"))
         unknown = set(formats.values()) - set(_core.format_names())
@@ -198,12 +192,18 @@ class FlatFile:
         return spec, formats
 
     def _read_text(self) -> TextFacts:
-        where = self._where("text")
-        text = self.metadata["text"]
+        # With room for what later versions add.
+        return self._validated("text", validate_facts, longest=2 * MAX_BYTES)
+
+    def _validated(
+        self, key: str, validate: Callable[[Any], Valid], longest: int | None = None
+    ) -> Valid:
+        """Return what `validate` makes of the JSON under `key` of the metadata."""
+        where, text = self._where(key), self.metadata[key]
         try:
-            if len(text) > 2 * MAX_BYTES:  # with room for what later versions add
+            if longest is not None and len(text) > longest:
                 raise ValueError("it is longer than any real one")
-            return validate_facts(parse_json(text, where, FlatFileError))
+            return validate(parse_json(text, where, FlatFileError))
         except FlatFileError:
             raise
         except ValueError as reason:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 sys.path.append(str(ROOT))
 
 import drawn  # noqa: E402
+from convert_sources import write_checkpoint  # noqa: E402
 
 from pythia_rt import Model, _core  # noqa: E402
 from pythia_rt.convert import convert  # noqa: E402
@@ -110,3 +112,25 @@ def neox_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("neox") / "tokenizer.json"
     path.write_bytes(lzma.decompress((DATA / "gpt-neox-tokenizer.json.xz").read_bytes()))
     return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A small checkpoint to convert."""
+    return write_checkpoint(tmp_path / "source")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An empty folder; what is written is out / "flat"."""
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+@pytest.fixture(scope="session")
+def auto() -> Any:
+    """The class of transformers that loads a folder's tokenizer."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    transformers = pytest.importorskip("transformers")
+    transformers.logging.set_verbosity_error()
+    return transformers.AutoTokenizer

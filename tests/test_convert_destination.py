@@ -20,18 +20,6 @@ from convert_sources import (
 from pythia_rt.convert import CheckpointError, FlatFile, conversion, convert, weights
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return write_checkpoint(tmp_path / "source")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """An empty folder; the file to write is out / "flat"."""
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out"
-
-
 def test_an_existing_destination_needs_force(source: Path, out: Path) -> None:
     (out / "flat").write_text("precious")
     with pytest.raises(FileExistsError, match="exists: choose another name or pass force=True"):

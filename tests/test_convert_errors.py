@@ -22,18 +22,6 @@ LAYER = "gpt_neox.layers.1."
 QKV = f"{LAYER}attention.query_key_value"
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return write_checkpoint(tmp_path / "source")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """An empty folder; the file to write is out / "flat"."""
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out"
-
-
 def refuse(tmp_path: Path, tensors: Any = None, **options: Any) -> str:
     """Return the sentence with which a checkpoint of these tensors is refused."""
     given = {key: options.pop(key) for key in ("config", "tokenizer") if key in options}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from convert_sources import make_config, write_checkpoint
+from convert_sources import make_config
 
 from bench import checkpoint
 from pythia_rt.convert import FlatFile, convert, partial
@@ -48,18 +48,6 @@ def hooked(*arguments, **options):
 setattr(module, function, hooked)
 conversion.convert(source, destination, force=force == "force")
 """
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return write_checkpoint(tmp_path / "source")
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """An empty folder."""
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out"
 
 
 def start(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pytest
 from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,14 +19,6 @@ WORDS = (
     "<|user|>", "[PAD]", "<|endoftext|>", "<|padding|>", "<s>", "[MASK]", "hi", "\u0120the", "the",
     "A", "e\u0301", " x",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def auto() -> Any:
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    transformers = pytest.importorskip("transformers")
-    transformers.logging.set_verbosity_error()
-    return transformers.AutoTokenizer
 
 
 def some(random: Random) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -191,14 +190,6 @@ FOLDERS: dict[str, dict[str, Any]] = {
         }
     },
 }
-
-
-@pytest.fixture(scope="module")
-def auto() -> Any:
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    transformers = pytest.importorskip("transformers")
-    transformers.logging.set_verbosity_error()
-    return transformers.AutoTokenizer
 
 
 def write(folder: Path, kind: str, cls: str | None) -> Path:
