@@ -1,4 +1,4 @@
-"""What the compiler makes of the x86 kernels' hot loops: python -m bench.machine_code [--check].
+"""What the compiler makes of the kernels' hot loops: python -m bench.machine_code [--check].
 
 Of every hot function of the objects kernels_<isa> the table has the innermost loop that does the
 work: how many instructions, products and moves of vectors to and from the stack it takes.
@@ -6,13 +6,16 @@ Intrinsics leave registers to the compiler, so a harmless edit can spill a sum i
 decides a kernel's speed; no result shows that. --check compares with the committed table instead
 of writing it.
 
-It needs objdump of GNU binutils and the CMake tree of a build, by default the test extension's.
+It needs objdump of GNU binutils and the CMake tree of a build, by default the test extension's. The
+kernels of aarch64 have a table of their own (--target aarch64), by default of the tree that
+./scripts/test builds with a cross compiler, on other machines than one of aarch64.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -30,31 +33,99 @@ from pythia_rt.convert.atomic import write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "machine-code"
-ISAS = ("avx2", "avxvnni", "avx512", "amx")
 GROUP = 64  # columns that share a scale
 
-# The functions of which hot loops are shown, and what multiplies in them. What the compiler has put
-# into its caller is found there: a whole register tile in linear_..., and scoring in attend.
-_INTEGER = re.compile(r"vpmaddubsw|vpdpbusd|tdpb")
-_FLOAT = re.compile(r"vfn?m(?:add|sub)\d+ps")
-_TILES = dict.fromkeys(ISAS, "1, 4") | dict.fromkeys(("avx512", "amx"), "2, 6")
+
+@dataclass(frozen=True)
+class Target:
+    """An architecture of processors: its instruction sets, and how objdump writes its code."""
+
+    name: str
+    title: str
+    isas: tuple[str, ...]
+    table: str  # name of the committed files
+    objdump: str  # where the machine's own is for another architecture
+    integer: re.Pattern[str]  # what multiplies and adds integers
+    float: re.Pattern[str]
+    products: str  # the same in words
+    jump: re.Pattern[str]
+    steps: tuple[re.Pattern[str], ...]  # of a pointer
+    vector: re.Pattern[str]
+    stack: str  # a place in it, before the pointer's name
+    pointers: tuple[str, str]  # without a frame pointer, and with one
+    frame: re.Pattern[str]
+    no_spill: re.Pattern[str]
+
+    @property
+    def is_native(self) -> bool:
+        """Whether this machine is one."""
+        machine = platform.machine()
+        return {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine) == self.name
+
+    @property
+    def tree(self) -> Path:
+        """Where ./scripts/test builds for it."""
+        if not self.is_native:
+            return ROOT / "build" / self.name
+        return Path(os.environ.get(VARIABLE) or ROOT / "build" / "native")
+
+
+X86_64 = Target(
+    name="x86_64",
+    title="The hot loops as compiled",
+    isas=("avx2", "avxvnni", "avx512", "amx"),
+    table="table",
+    objdump="x86_64-linux-gnu-objdump",
+    integer=re.compile(r"vpmaddubsw|vpdpbusd|tdpb"),
+    float=re.compile(r"vfn?m(?:add|sub)\d+ps"),
+    products="vpmaddubsw, vpdpbusd or tdpbssd; in attention, vfmadd",
+    jump=re.compile(r"j\w+\s+([0-9a-f]+)\b"),
+    steps=(re.compile(r"add\s+\$(0x[0-9a-f]+),%r\w+$"),),
+    vector=re.compile(r"%[xyz]mm\d"),
+    stack=r"(?:-?0x[0-9a-f]+)?\(%",
+    pointers=(r"rsp\)", r"r[sb]p\)"),
+    frame=re.compile(r"mov\s+%rsp,%rbp$"),
+    # Reads of single values, which are spread over the lanes or widened, are of arrays.
+    no_spill=re.compile(r"v\w*broadcast|vpmov[sz]x|v\w+s[sd]\s|vmov[dq]\s|.*\{1to\d+\}"),
+)
+AARCH64 = Target(
+    name="aarch64",
+    title="The hot loops as compiled for aarch64",
+    isas=("neon", "i8mm"),
+    table="aarch64",
+    objdump="aarch64-linux-gnu-objdump",
+    integer=re.compile(r"sdot\s|smmla\s"),
+    float=re.compile(r"fml[as]\s+v"),
+    products="sdot or smmla; in attention, fmla",
+    jump=re.compile(r"(?:b(?:\.\w+)?|cbn?z\s+\w+,|tbn?z\s+\w+, #\d+,)\s+([0-9a-f]+)\b"),
+    steps=(
+        re.compile(r"add\s+(?P<pointer>x\d+), (?P=pointer), #(0x[0-9a-f]+)$"),
+        re.compile(r"ld\w+\s.*\], #(\d+)$"),
+    ),
+    vector=re.compile(r"\b[qv]\d"),
+    stack=r"\[",
+    pointers=(r"sp\b", r"(?:sp|x29)\b"),
+    frame=re.compile(r"mov\s+x29, sp$"),
+    no_spill=re.compile(r"ld\dr\s|ldr\s+[bhsd]"),
+)
+TARGETS = {target.name: target for target in (X86_64, AARCH64)}
+
+# The functions of which hot loops are shown. What the compiler has put into its caller is found
+# there: a whole register tile in linear_..., and scoring in attend.
+_TILES = {"avx512": "2, 6", "amx": "2, 6"}  # kRowTile, kTokenTile; elsewhere 1, 4
 _HALVES = {"avx2": "1, 8", "avxvnni": "2, 6"}  # kHalves, kHalfRows; a tile takes two registers
+_PANEL_ROWS = {"neon": 4, "i8mm": 6}  # Panel::kRows
 _CALLERS = re.compile(r"(?:Entry<&)?(linear_(?:q\d|packed\w*<\d>)).*")
 _ATTENTION = re.compile(r"(?:attend|mix_run)<\w+, 4(?:, \d)?>")
 
 
 def _hot(isa: str) -> re.Pattern[str]:
-    names = rf"multiply_(?:row|block)<.*>|IntegerWork<.*>::run<{_TILES[isa]}>"
+    names = rf"multiply_(?:row|block)<.*>|IntegerWork<.*>::run<{_TILES.get(isa, '1, 4')}>"
     if isa in _HALVES:
         return re.compile(rf"{names}|add_halves<.*, {_HALVES[isa]}>")
+    if isa in _PANEL_ROWS:
+        names += rf"|add_panel<.*, {_PANEL_ROWS[isa]}>"
     return re.compile(rf"{names}|IntegerWork<(?:Wide|Packed)Group\b.*>::run<1, 1>")
-
-
-_JUMP = re.compile(r"j\w+\s+([0-9a-f]+)\b")
-_STEP = re.compile(r"add\s+\$(0x[0-9a-f]+),%r\w+$")
-_VECTOR = re.compile(r"%[xyz]mm\d")
-# Reads of single values, which are spread over the lanes or widened, are of arrays.
-_NO_SPILL = re.compile(r"v\w*broadcast|vpmov[sz]x|v\w+s[sd]\s|vmov[dq]\s|.*\{1to\d+\}")
 
 
 class UnavailableError(Exception):
@@ -103,11 +174,11 @@ def read_functions(listing: str) -> Iterator[tuple[str, Instructions]]:
         yield name, [(int(a, 16), text.removeprefix("{vex} ")) for a, text in lines]
 
 
-def innermost_loops(instructions: Instructions) -> list[list[str]]:
+def innermost_loops(instructions: Instructions, target: Target = X86_64) -> list[list[str]]:
     """The instructions of every backward jump's span in which there is no other's."""
     ends: dict[int, int] = {}
     for address, text in instructions:
-        jump = _JUMP.match(text)
+        jump = target.jump.match(text)
         if jump and int(jump[1], 16) <= address:
             ends[int(jump[1], 16)] = address  # of several to one place the last
     spans = list(ends.items())
@@ -119,14 +190,13 @@ def innermost_loops(instructions: Instructions) -> list[list[str]]:
     return [[text for a, text in instructions if begin <= a <= end] for begin, end in inner]
 
 
-def spills(loop: list[str], has_frame_pointer: bool) -> int:
+def spills(loop: list[str], has_frame_pointer: bool, target: Target = X86_64) -> int:
     """How many instructions have a whole vector in the stack."""
-    pointer = "r[sb]p" if has_frame_pointer else "rsp"
-    place = re.compile(rf"(?:-?0x[0-9a-f]+)?\(%{pointer}\)")
+    place = re.compile(target.stack + target.pointers[has_frame_pointer])
     return sum(
-        _VECTOR.search(text) is not None
+        target.vector.search(text) is not None
         and place.search(text) is not None
-        and _NO_SPILL.match(text) is None
+        and target.no_spill.match(text) is None
         for text in loop
     )
 
@@ -138,7 +208,10 @@ def products_of_group(kernel: str, isa: str) -> int | None:
         return 1  # the unit's, of 16 rows
     if found := re.match(r"add_halves<.*, (\d+), (\d+)>", kernel):
         return tiles * int(found[1]) * int(found[2])
-    vectors = 2 if isa in _HALVES else 1  # for the 16 outputs of a block
+    # For the 16 outputs of a block. A matrix product of i8mm does the work of two.
+    vectors = 4 if isa in _PANEL_ROWS else 2 if isa in _HALVES else 1
+    if found := re.match(r"add_panel<.*, (\d+)>", kernel):
+        return tiles * vectors * int(found[1]) // (2 if isa == "i8mm" else 1)
     if kernel.startswith("multiply_row"):
         return tiles * vectors
     if found := re.search(r"\brun<(\d+), (\d+)>", kernel):
@@ -146,37 +219,38 @@ def products_of_group(kernel: str, isa: str) -> int | None:
     return None
 
 
-def columns(products: int, of_group: int, loop: list[str]) -> int:
+def columns(products: int, of_group: int, loop: list[str], target: Target = X86_64) -> int:
     """How many columns of a group one turn is done with, or 0.
 
     Activations have a byte a column: some pointer must move on by as many as the products say.
     """
-    steps = {int(step[1], 16) for text in loop if (step := _STEP.match(text))}
+    found = [step for text in loop for known in target.steps if (step := known.match(text))]
+    steps = {int(step[step.re.groups], 0) for step in found}
     done, rest = divmod(GROUP * products, of_group)
     return done if rest == 0 and done in steps else 0
 
 
-def read_loops(listing: str, isa: str) -> Iterator[Loop]:
+def read_loops(listing: str, isa: str, target: Target = X86_64) -> Iterator[Loop]:
     """The hot loops of an ISA's object: of each function the one with the densest products."""
     for name, instructions in read_functions(listing):
         kernel = shortened(name.replace(f"{isa}::", "")).replace("> >", ">>")
         caller = _CALLERS.fullmatch(kernel)
         if caller:
-            kernel = f"run<{_TILES[isa]}> in {caller[1]}"
+            kernel = f"run<{_TILES.get(isa, '1, 4')}> in {caller[1]}"
         elif not (_hot(isa).fullmatch(kernel) or _ATTENTION.fullmatch(kernel)):
             continue
         of_group = products_of_group(kernel, isa)
-        multiplies = _INTEGER if of_group else _FLOAT
+        multiplies = target.integer if of_group else target.float
         found = []
-        for loop in innermost_loops(instructions):
+        for loop in innermost_loops(instructions, target):
             products = sum(multiplies.match(text) is not None for text in loop)
             if products == of_group or (products and not caller):
                 found.append((products / len(loop), products, loop))
         if found:
             _, products, loop = max(found)
-            framed = any(re.match(r"mov\s+%rsp,%rbp$", text) for _, text in instructions)
-            done = columns(products, of_group, loop) if of_group else 0
-            yield Loop(isa, kernel, len(loop), products, spills(loop, framed), done)
+            framed = any(target.frame.match(text) for _, text in instructions)
+            done = columns(products, of_group, loop, target) if of_group else 0
+            yield Loop(isa, kernel, len(loop), products, spills(loop, framed, target), done)
 
 
 def read_compiler(dump: str) -> str:
@@ -186,16 +260,19 @@ def read_compiler(dump: str) -> str:
     return next((text.decode() for text in texts if text), "unknown")
 
 
-def read_tree(tree: Path) -> Table:
-    """The loops of every x86 ISA that was built in `tree`; raises UnavailableError."""
-    objdump = shutil.which("objdump")
+def read_tree(tree: Path, target: Target = X86_64) -> Table:
+    """The loops of every ISA of the target that was built in `tree`; raises UnavailableError."""
+    name = "objdump" if target.is_native else target.objdump
+    objdump = shutil.which(name)
     if objdump is None:
-        raise UnavailableError("objdump was not found: install binutils")
-    objects = {isa: sorted(tree.glob(f"CMakeFiles/kernels_{isa}.dir/**/*.o")) for isa in ISAS}
+        raise UnavailableError(f"{name} was not found: install binutils")
+    objects = {
+        isa: sorted(tree.glob(f"CMakeFiles/kernels_{isa}.dir/**/*.o")) for isa in target.isas
+    }
     if not any(objects.values()):
         raise UnavailableError(
-            f"no object of the x86 kernels is in {tree}: build it with ./scripts/test, "
-            f"or name its folder in {VARIABLE}"
+            f"no object of the {target.name} kernels is in {tree}: build it with ./scripts/test, "
+            f"or name its folder with --tree"
         )
     compilers: set[str] = set()
     loops: list[Loop] = []
@@ -203,7 +280,7 @@ def read_tree(tree: Path) -> Table:
         for file in files:
             compilers.add(read_compiler(_output(objdump, "-s", "-j", ".comment", str(file))))
             listing = _output(objdump, "-d", "-C", "--no-show-raw-insn", str(file))
-            loops += read_loops(listing, isa)
+            loops += read_loops(listing, isa, target)
     return Table(", ".join(sorted(compilers)), tuple(sorted(loops)))
 
 
@@ -252,19 +329,22 @@ def read(path: Path) -> Table:
     return Table(content["compiler"], tuple(Loop(**line) for line in content["loops"]))
 
 
-def markdown(found: Table) -> str:
+def markdown(found: Table, target: Target = X86_64) -> str:
     """One table for each ISA."""
+    command = "python -m bench.machine_code"
+    if target is not X86_64:
+        command += f" --target {target.name}"
     lines = [
-        "# The hot loops as compiled",
+        f"# {target.title}",
         "",
-        f"By {found.compiler}, with `python -m bench.machine_code`; nothing here was measured. Of "
+        f"By {found.compiler}, with `{command}`; nothing here was measured. Of "
         "each function the innermost loop with the densest products: how many instructions one "
-        "turn takes, how many of them multiply and add (vpmaddubsw, vpdpbusd or tdpbssd; in "
-        "attention, vfmadd) and how many have a whole vector in the stack. Columns are those of a "
+        f"turn takes, how many of them multiply and add ({target.products}) "
+        "and how many have a whole vector in the stack. Columns are those of a "
         "group of weights that a turn is done with, and what follows is for a group of 64.",
     ]
     headings = ("loop", "instructions", "products", "spills", "columns", "a group", "its spills")
-    for isa in ISAS:
+    for isa in target.isas:
         rows = [_row(loop) for loop in found.loops if loop.isa == isa]
         if rows:
             lines += ["", f"## {isa}", "", *table.lines([headings, *rows])]
@@ -282,23 +362,26 @@ def _row(loop: Loop) -> tuple[str, ...]:
 
 @click.command()
 @click.option("--check", is_flag=True, help="Compare with the committed table; write nothing.")
+@click.option("--target", "name", type=click.Choice(list(TARGETS)), default="x86_64")
 @click.option(
     "--tree",
     type=click.Path(file_okay=False, path_type=Path),
-    default=lambda: os.environ.get(VARIABLE) or ROOT / "build" / "native",
-    help=f"The CMake tree; default: {VARIABLE}, else build/native.",
+    help=f"The CMake tree; default: {VARIABLE}, else build/native; for aarch64 elsewhere "
+    "build/aarch64.",
 )
-def main(check: bool, tree: Path) -> None:
+def main(check: bool, name: str, tree: Path | None) -> None:
     """Read the hot loops of a build; write what they are to bench/results/machine-code."""
+    target = TARGETS[name]
     try:
-        fresh = read_tree(tree)
+        fresh = read_tree(tree or target.tree, target)
     except UnavailableError as missing:
         raise click.ClickException(str(missing)) from missing
-    sentences = regressions(fresh, read(RESULTS / "table.json")) if check else []
+    place = RESULTS / f"{target.table}.json"
+    sentences = regressions(fresh, read(place)) if check else []
     if not check:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        write_file(RESULTS / "table.json", written(fresh).encode())
-        write_file(RESULTS / "table.md", markdown(fresh).encode())
+        write_file(place, written(fresh).encode())
+        write_file(place.with_suffix(".md"), markdown(fresh, target).encode())
     for sentence in sentences:
         click.echo(sentence)
     click.echo(f"{len(fresh.loops)} loops, {fresh.compiler}: {len(sentences)} complaints")

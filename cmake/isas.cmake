@@ -1,11 +1,18 @@
 # THE list of ISAs, best first: name | processor | CPU features needed | compile flags.
 # Features are those of csrc/base/cpu_features.h; each name has its header csrc/simd/<name>.h.
+set(aarch64_isas
+    "i8mm|aarch64|kDotprod kI8mm|-march=armv8.2-a+dotprod+i8mm"
+    "neon|aarch64|kDotprod|-march=armv8.2-a+dotprod")
+# No gain by i8mm is known on Apple's cores: there it is used where it is asked for.
+if(APPLE)
+  list(REVERSE aarch64_isas)
+endif()
 set(PYTHIA_RT_ALL_ISAS
     "amx|x86_64|kAvx512f kAvx512bw kAvx512vl kAvx512vnni kAvx2 kFma kF16c kAmxInt8|-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mamx-tile -mamx-int8"
     "avx512|x86_64|kAvx512f kAvx512bw kAvx512vl kAvx512vnni kAvx2 kFma kF16c|-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512vnni"
     "avxvnni|x86_64|kAvxVnni kAvx2 kFma kF16c|-mavx2 -mfma -mf16c -mavxvnni"
     "avx2|x86_64|kAvx2 kFma kF16c|-mavx2 -mfma -mf16c"
-    "neon|aarch64|kDotprod|-march=armv8.2-a+dotprod"
+    ${aarch64_isas}
     "scalar|any|kAny|")
 set(PYTHIA_RT_ONLY_ISAS "" CACHE STRING
     "Names of the ISAs to build, beside scalar, which is always there; empty for all")

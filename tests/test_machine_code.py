@@ -1,13 +1,13 @@
-"""What the compiler makes of the x86 kernels' hot loops, and that we would see it get worse.
+"""What the compiler makes of the kernels' hot loops, and that we would see it get worse.
 
 The objects that the test extension was built of are compared with the committed table, of which
-the compiler is the same in name and major version. The tests of the parsing need neither.
+the compiler is the same in name and major version; on other machines those for aarch64 are a cross
+compiler's, if there is one. The tests of the parsing need neither.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import shutil
 import subprocess
@@ -16,10 +16,8 @@ from pathlib import Path
 import pytest
 
 from bench import machine_code
-from bench.machine_code import Loop, Table, regressions
-from bench.testing_extension import VARIABLE
+from bench.machine_code import AARCH64, Loop, Table, Target, regressions
 
-ROOT = Path(__file__).resolve().parent.parent
 GCC = "GCC: (Debian 12.2.0-14+deb12u1) 12.2.0"
 LOOP = Loop("avx2", "add_halves<WideHalf, 1, 8>", 48, products=8, spills=2, columns=4)
 # With the bytes of instructions: those of AVX-512 begin with 62.
@@ -71,6 +69,39 @@ Disassembly of section .text._ZN9pythia_rt4avx27mix_runE:
 """
 
 
+# The same of aarch64: two matrix products for 8 columns, a sum in the stack, of which the first
+# turn's address is the frame pointer's; a single value from the stack and an array are no spills.
+LISTING_AARCH64 = """
+isa_i8mm.cc.o:     file format elf64-littleaarch64
+
+0000000000000000 <void pythia_rt::i8mm::add_panel<pythia_rt::i8mm::HalfScales, 6>(long)>:
+   0:	mov	x29, sp
+   4:	movi	v0.4s, #0x0
+   8:	ldr	d26, [sp, #24]
+   c:	ldp	q28, q27, [x0]
+  10:	smmla	v1.4s, v26.16b, v28.16b
+  14:	smmla	v2.4s, v26.16b, v28.16b
+  18:	smmla	v1.4s, v26.16b, v28.16b
+  1c:	smmla	v2.4s, v26.16b, v28.16b
+  20:	smmla	v1.4s, v26.16b, v28.16b
+  24:	smmla	v2.4s, v26.16b, v28.16b
+  28:	str	q1, [sp, #64]
+  2c:	str	q1, [x29, #64]
+  30:	str	x1, [sp, #64]
+  34:	add	x0, x0, #0x80
+  38:	add	x1, x1, #0x2
+  3c:	cmp	x0, x7
+  40:	b.ne	8 <void pythia_rt::i8mm::add_panel<pythia_rt::i8mm::HalfScales, 6>(long)+0x8>
+  44:	cbnz	x3, 4 <void pythia_rt::i8mm::add_panel<pythia_rt::i8mm::HalfScales, 6>(long)+0x4>
+  48:	ret
+
+0000000000000000 <void pythia_rt::i8mm::mix_run<pythia_rt::i8mm::ByteCache, 4, 1>(long)>:
+   0:	ldr	q0, [x0], #16
+   4:	fmla	v1.4s, v0.4s, v2.s[0]
+   8:	tbz	w3, #0, 0 <void pythia_rt::i8mm::mix_run<pythia_rt::i8mm::ByteCache, 4, 1>(long)>
+"""
+
+
 def table(*loops: Loop, compiler: str = GCC) -> Table:
     return Table(compiler, loops)
 
@@ -79,32 +110,43 @@ def changed(**values: object) -> Loop:
     return dataclasses.replace(LOOP, **values)
 
 
-def test_the_hot_loops_are_as_good_as_the_table_says() -> None:
-    committed = machine_code.read(machine_code.RESULTS / "table.json")
+def read_committed(target: Target) -> Table:
+    return machine_code.read(machine_code.RESULTS / f"{target.table}.json")
+
+
+every_target = pytest.mark.parametrize(
+    "target", machine_code.TARGETS.values(), ids=lambda t: t.name
+)
+
+
+@every_target
+def test_the_hot_loops_are_as_good_as_the_table_says(target: Target) -> None:
+    committed = read_committed(target)
     try:
-        tree = Path(os.environ.get(VARIABLE) or ROOT / "build" / "native")
-        fresh = machine_code.read_tree(tree)
+        fresh = machine_code.read_tree(target.tree, target)
     except machine_code.UnavailableError as missing:
         pytest.skip(str(missing))
     if fresh.compiler_and_major != committed.compiler_and_major:
         pytest.skip(f"the table is of {committed.compiler}, the objects of {fresh.compiler}")
     sentences = regressions(fresh, committed)
-    assert not sentences, "\n".join([*sentences, "If so be it: python -m bench.machine_code"])
+    anew = f"If so be it: python -m bench.machine_code --target {target.name}"
+    assert not sentences, "\n".join([*sentences, anew])
 
 
-def test_the_committed_tables_agree() -> None:
-    committed = machine_code.read(machine_code.RESULTS / "table.json")
-    assert machine_code.written(committed) == (machine_code.RESULTS / "table.json").read_text()
-    assert machine_code.markdown(committed) == (machine_code.RESULTS / "table.md").read_text()
-    assert {loop.isa for loop in committed.loops} == set(machine_code.ISAS)
+@every_target
+def test_the_committed_tables_agree(target: Target) -> None:
+    committed = read_committed(target)
+    place = machine_code.RESULTS / target.table
+    assert machine_code.written(committed) == place.with_suffix(".json").read_text()
+    assert machine_code.markdown(committed, target) == place.with_suffix(".md").read_text()
+    assert {loop.isa for loop in committed.loops} == set(target.isas)
     assert not regressions(committed, committed)
 
 
 @pytest.mark.parametrize(("isa", "tile"), [("avx2", "1, 8"), ("avxvnni", "2, 6")])
 @pytest.mark.parametrize("half", ["WideHalf", "NarrowHalf<4>", "NarrowHalf<5>", "NarrowHalf<6>"])
 def test_the_committed_table_has_what_halves_live_on(half: str, isa: str, tile: str) -> None:
-    committed = machine_code.read(machine_code.RESULTS / "table.json")
-    loops = {loop.place: loop for loop in committed.loops}
+    loops = {loop.place: loop for loop in read_committed(machine_code.X86_64).loops}
     kernel = f"add_halves<{half}, {tile}>"
     loop = loops[f"{kernel} of {isa}"]
     of_group = machine_code.products_of_group(kernel, isa)
@@ -116,8 +158,7 @@ def test_the_committed_table_has_what_halves_live_on(half: str, isa: str, tile: 
 def test_no_instruction_needs_avx512(isa: str) -> None:
     """Processors with AVX-VNNI may have none of AVX-512, which encodes its products otherwise."""
     objdump = shutil.which("objdump")
-    tree = Path(os.environ.get(VARIABLE) or ROOT / "build" / "native")
-    objects = sorted(tree.glob(f"CMakeFiles/kernels_{isa}.dir/**/*.o"))
+    objects = sorted(machine_code.X86_64.tree.glob(f"CMakeFiles/kernels_{isa}.dir/**/*.o"))
     if objdump is None or not objects:
         pytest.skip("objdump or the object of the kernels is not there")
     command = [objdump, "-d", *objects]
@@ -133,6 +174,25 @@ def test_avx512_would_be_seen() -> None:
    f:\tc5 fd 6f 05 62 f2 75 \tvmovdqa 0x0(%rip),%ymm0
 """
     assert EVEX.findall(listing) == ["vpdpbusd %ymm3,%ymm1,%ymm2"]
+
+
+@pytest.mark.parametrize("scales", ["HalfScales", "SquareScaleCodes"])
+@pytest.mark.parametrize(("isa", "rows"), [("neon", 4), ("i8mm", 6)])
+def test_the_committed_table_has_panels_without_a_spill(isa: str, rows: int, scales: str) -> None:
+    loops = {loop.place: loop for loop in read_committed(AARCH64).loops}
+    kernel = f"add_panel<{scales}, {rows}>"
+    loop = loops[f"{kernel} of {isa}"]
+    of_group = machine_code.products_of_group(kernel, isa)
+    assert loop.columns and loop.products * 64 == of_group * loop.columns
+    assert loop.spills == 0
+
+
+def test_a_listing_of_aarch64_is_read() -> None:
+    assert list(machine_code.read_loops(LISTING_AARCH64, "i8mm", AARCH64)) == [
+        # 192 products for a group; 6 here for 2 columns, as the pointer says.
+        Loop("i8mm", "add_panel<HalfScales, 6>", 15, products=6, spills=2, columns=2),
+        Loop("i8mm", "mix_run<ByteCache, 4, 1>", 3, products=1, spills=0, columns=0),
+    ]
 
 
 def test_a_listing_is_read() -> None:
@@ -224,7 +284,8 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(machine_code.UnavailableError, match="objdump was not found"):
         machine_code.read_tree(tmp_path)
-    (tmp_path / "objdump").write_text("#!/bin/sh\n")
-    (tmp_path / "objdump").chmod(0o755)
-    with pytest.raises(machine_code.UnavailableError, match="no object of the x86 kernels"):
+    for name in ("objdump", machine_code.X86_64.objdump):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    with pytest.raises(machine_code.UnavailableError, match="no object of the x86_64 kernels"):
         machine_code.read_tree(tmp_path)

@@ -319,6 +319,19 @@ def tool(name: str) -> str:
     return found
 
 
+@pytest.mark.parametrize(("system", "first"), [("", "i8mm"), ("-DAPPLE=1", "neon")])
+def test_apple_gets_i8mm_only_where_it_is_asked_for(
+    system: str, first: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "list.cmake"
+    script.write_text(
+        f'include({ROOT / "cmake" / "isas.cmake"})\nmessage(STATUS "${{PYTHIA_RT_ALL_ISAS}}")\n'
+    )
+    command = [tool("cmake"), *([system] if system else []), "-P", str(script)]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert re.findall(r"(\w+)\|aarch64\|", listed)[0] == first
+
+
 def test_isa_objects_define_no_weak_symbol_outside_their_namespace(tmp_path: Path) -> None:
     """An inline function that the linker kept from an AVX-512 object would crash elsewhere.
 

@@ -10,6 +10,9 @@
 #if defined(__linux__) && defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 namespace pythia_rt {
 
@@ -72,12 +75,24 @@ uint32_t find_features() {
 #elif defined(__aarch64__)
 
 uint32_t find_features() {
+  uint32_t features = 0;
 #if defined(__linux__)
   constexpr unsigned long kHwcapDotprod = 1ul << 20;  // HWCAP_ASIMDDP
-  return (getauxval(AT_HWCAP) & kHwcapDotprod) != 0 ? cpu_feature::kDotprod : cpu_feature::kAny;
+  constexpr unsigned long kHwcap2I8mm = 1ul << 13;    // HWCAP2_I8MM
+  if ((getauxval(AT_HWCAP) & kHwcapDotprod) != 0) features |= cpu_feature::kDotprod;
+  if ((getauxval(AT_HWCAP2) & kHwcap2I8mm) != 0) features |= cpu_feature::kI8mm;
 #else
-  return cpu_feature::kDotprod;  // every arm64 machine of the other systems has it
+  features |= cpu_feature::kDotprod;  // every arm64 machine of the other systems has it
 #endif
+#if defined(__APPLE__)
+  int has_i8mm = 0;
+  size_t size = sizeof has_i8mm;
+  if (sysctlbyname("hw.optional.arm.FEAT_I8MM", &has_i8mm, &size, nullptr, 0) == 0 &&
+      has_i8mm != 0) {
+    features |= cpu_feature::kI8mm;
+  }
+#endif
+  return features;
 }
 
 #else

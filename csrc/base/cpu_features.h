@@ -19,6 +19,7 @@ enum : uint32_t {
   kAmxInt8 = 1u << 7,
   kDotprod = 1u << 8,
   kAvxVnni = 1u << 9,
+  kI8mm = 1u << 10,
 };
 }  // namespace cpu_feature
 

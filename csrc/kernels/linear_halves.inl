@@ -336,9 +336,8 @@ inline void linear_packed_halves(const LinearArguments& arguments) {
   const Table table = table_of(arguments);
   const int64_t ahead = bytes_ahead(arguments);
   for (int64_t block = arguments.block_begin; block < arguments.block_end; ++block) {
-    unpack_groups<Group>(
-        block_weights(arguments, block, groups * Group::kBytes), groups, table, arguments.panel,
-        [](Tile tile) { return tile; }, ahead);
+    unpack_groups<Group>(block_weights(arguments, block, groups * Group::kBytes), groups, table,
+                         arguments.panel, StoreTiles(), ahead);
     multiply_halves<NarrowHalf<kBits>>(arguments, arguments.panel, block, 0);
   }
 }

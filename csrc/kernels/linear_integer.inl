@@ -41,6 +41,7 @@ struct WideGroup {
   using Scales = HalfScales;
   static constexpr int64_t kAhead = kPrefetchBytes;
   static constexpr int kBits = 8;
+  static constexpr int kOffset = 128;
   static constexpr bool kUnpacked = true;
   static constexpr int64_t kBytes = kUnpackedGroup;
   static IntVec begin(int32_t sum) { return wide_begin(sum); }
@@ -196,6 +197,7 @@ struct IntegerWork {
           for (int r = 0; r < kRows; ++r) {
             IntVec& acc = dot[b][r][i % kTurns];
             acc = Group::dot(acc, tile, codes + r * stride + 4 * i);
+            pin(acc);
           }
         }
       }
@@ -219,6 +221,8 @@ struct IntegerWork {
               even = Group::dot(even, first, row_codes);
               IntVec& odd = dot[b][r][(2 * p + 1) % kTurns];
               odd = Group::dot(odd, second, row_codes + 4);
+              pin(even);
+              pin(odd);
             }
           }
         }
@@ -227,24 +231,35 @@ struct IntegerWork {
   }
 };
 
-// Unpacks whole groups, each tile as transform(tile), to `out`; asks for those `ahead` bytes later,
-// unless that is 0.
-template <typename Group, typename Transform>
-inline void unpack_groups(const uint8_t* in, int64_t groups, Table table, uint8_t* out,
-                          const Transform& transform, int64_t ahead = 0) {
-  for (int64_t group = 0; group < groups; ++group, in += Group::kBytes) {
-    for (int64_t half = 0; half < kTilesPerGroup / 2 / Group::kPieces; ++half) {
-      Tile high = Group::load_high(in, half, ahead);
-      for (int64_t p = half * Group::kPieces; p < (half + 1) * Group::kPieces; ++p, out += 128) {
-        if (ahead != 0) __builtin_prefetch(in + p * 64 + ahead, 0, 2);
-        Tile first, second;
-        Group::unpack(load_tile(in + p * 64), high, table, first, second);
-        store_tile(out, transform(first));
-        store_tile(out + 64, transform(second));
+// Unpacks whole groups to `out`: store(out, first, second) puts two neighbouring tiles there. Asks
+// for packed ones `ahead` bytes later, unless that is 0.
+template <typename Group, typename Store>
+inline void unpack_groups(const uint8_t* in, int64_t groups, [[maybe_unused]] Table table,
+                          uint8_t* out, const Store& store, [[maybe_unused]] int64_t ahead = 0) {
+  if constexpr (Group::kUnpacked) {
+    for (int64_t i = 0; i < groups * Group::kBytes; i += 128) {
+      store(out + i, load_tile(in + i), load_tile(in + i + 64));
+    }
+  } else {
+    for (int64_t group = 0; group < groups; ++group, in += Group::kBytes) {
+      for (int64_t half = 0; half < kTilesPerGroup / 2 / Group::kPieces; ++half) {
+        Tile high = Group::load_high(in, half, ahead);
+        for (int64_t p = half * Group::kPieces; p < (half + 1) * Group::kPieces; ++p, out += 128) {
+          if (ahead != 0) __builtin_prefetch(in + p * 64 + ahead, 0, 2);
+          Tile first, second;
+          Group::unpack(load_tile(in + p * 64), high, table, first, second);
+          store(out, first, second);
+        }
       }
     }
   }
 }
+struct StoreTiles {
+  void operator()(uint8_t* out, Tile first, Tile second) const {
+    store_tile(out, first);
+    store_tile(out + 64, second);
+  }
+};
 
 inline const uint8_t* block_weights(const LinearArguments& arguments, int64_t block,
                                     int64_t block_bytes) {
@@ -302,8 +317,7 @@ inline void linear_packed_many(const LinearArguments& arguments) {
     part.block_end =
         block + kRowTile < arguments.block_end ? block + kRowTile : arguments.block_end;
     unpack_groups<Group>(block_weights(arguments, block, groups * Group::kBytes),
-                         (part.block_end - block) * groups, table, arguments.panel,
-                         [](Tile tile) { return tile; });
+                         (part.block_end - block) * groups, table, arguments.panel, StoreTiles());
     run_tiles(IntegerWork<PanelGroup<kBits>>{part, groups, arguments.panel, block, table}, part);
   }
 }

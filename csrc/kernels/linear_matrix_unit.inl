@@ -23,14 +23,10 @@ inline bool uses_unit(int64_t rows) { return rows >= kMatrixUnitRows; }
 // The unit multiplies signed bytes: the panel holds weights with their offset taken off.
 template <typename Group>
 inline void unpack_signed(const uint8_t* in, int64_t groups, Table table, uint8_t* out) {
-  if constexpr (Group::kUnpacked) {
-    for (int64_t i = 0; i < groups * Group::kBytes; i += 64) {
-      store_tile(out + i, subtract_offset(load_tile(in + i), 128));
-    }
-  } else {
-    unpack_groups<Group>(in, groups, table, out,
-                         [](Tile tile) { return subtract_offset(tile, Group::kOffset); });
-  }
+  unpack_groups<Group>(in, groups, table, out, [](uint8_t* place, Tile first, Tile second) {
+    store_tile(place, subtract_offset(first, Group::kOffset));
+    store_tile(place + 64, subtract_offset(second, Group::kOffset));
+  });
 }
 
 // Where weights lie that are needed soon: with every group one prefetch, `step` bytes after the

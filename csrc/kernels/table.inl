@@ -14,6 +14,8 @@
 #include "kernels/linear_matrix_unit.inl"
 #elif defined(PYTHIA_RT_HALVES)
 #include "kernels/linear_halves.inl"
+#elif defined(PYTHIA_RT_PANEL)
+#include "kernels/linear_panel.inl"
 #endif
 
 namespace pythia_rt::PYTHIA_RT_ISA {
@@ -34,6 +36,17 @@ inline void linear_packed(const LinearArguments& a) {
   uses_unit(a) ? linear_on_unit<PackedGroup<kBits>>(a) : linear_packed_few<kBits>(a);
 }
 inline int64_t panel_blocks(bool, int64_t rows) { return uses_unit(rows) ? kUnitBlocks : 0; }
+
+#elif defined(PYTHIA_RT_PANEL)
+
+inline void linear_q8(const LinearArguments& a) {
+  is_many_rows(a) ? linear_panel<WideGroup>(a) : linear_q8_few(a);
+}
+template <int kBits>
+inline void linear_packed(const LinearArguments& a) {
+  is_many_rows(a) ? linear_panel<PackedGroup<kBits>>(a) : linear_packed_few<kBits>(a);
+}
+inline int64_t panel_blocks(bool, int64_t rows) { return rows >= kPanelRows ? 1 : 0; }
 
 #else
 

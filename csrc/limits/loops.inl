@@ -113,6 +113,34 @@ inline float multiply_bytes(const uint8_t* operands, int64_t rounds) {
   return total;
 }
 
+#elif defined(PYTHIA_RT_PANEL)
+
+// The inner loop of linear_panel.inl without its scales.
+using Panel = PYTHIA_RT_PANEL;
+constexpr int64_t kByteOperations = int64_t{2} * Panel::kRows * 16 * Panel::kColumns;
+
+inline float multiply_bytes(const uint8_t* operands, int64_t rounds) {
+  const auto* codes = reinterpret_cast<const int8_t*>(operands + 1024);
+  float total = 0;
+  while (rounds > 0) {
+    // Short enough that no sum leaves 24 bits: at most 16 * 63 * 63 a round.
+    const int64_t count = rounds < 256 ? rounds : 256;
+    Panel::Dots<Panel::kRows> dots;
+    Panel::clear(dots);
+    for (int64_t round = 0; round < count; ++round) {
+      forget(operands);
+      forget(codes);
+      Panel::add(dots, operands, codes, 64);
+    }
+    const float scales[Panel::kRows] = {1};
+    alignas(64) float sums[16 * Panel::kRows] = {};
+    Panel::scale(dots, broadcast(1.0f), scales, 1, sums);
+    total += reduce_add(Panel::row(sums, 0));
+    rounds -= count;
+  }
+  return total;
+}
+
 #else
 
 // Where a vector takes two of sixteen registers, a fourth sum of integers would leave them.

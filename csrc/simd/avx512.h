@@ -121,6 +121,7 @@ inline Tile subtract_offset(Tile tile, uint8_t offset) {
   return {_mm512_sub_epi8(tile.value, _mm512_set1_epi8(static_cast<char>(offset)))};
 }
 inline IntVec wide_begin(int32_t sum) { return int_broadcast(-128 * sum); }
+inline void pin(IntVec&) {}
 inline IntVec narrow_begin(int32_t sum) { return int_broadcast(-sum); }
 inline IntVec wide_dot(IntVec acc, Tile tile, const int8_t* a) {
   int32_t four;

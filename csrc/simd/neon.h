@@ -211,6 +211,91 @@ inline IntVec narrow_dot(IntVec acc, Tile tile, const int8_t* a) {
       [&](int q) { return vdotq_s32(acc.quarter[q], vreinterpretq_s8_u8(tile.quarter[q]), four); });
 }
 
+// GCC keeps a sum in one register, and loads nothing before this place that is needed after it:
+// else it fills the registers with what comes later and puts the sums into the stack. Clang does
+// better by itself.
+#ifdef __clang__
+inline void pin(int32x4_t&) {}
+#else
+inline void pin(int32x4_t& sum) { asm volatile("" : "+w"(sum)); }
+#endif
+inline void pin(IntVec& sum) {
+  for (int32x4_t& quarter : sum.quarter) pin(quarter);
+}
+// The compiler fetches from memory what it needs and puts it back: else it keeps all of it, which
+// is to say in the stack.
+inline void refetch(float*& place) { asm volatile("" : "+r"(place) : : "memory"); }
+
+// Products of many rows (simd.h): tiles as they are, times activations that are lanes of a
+// register.
+#define PYTHIA_RT_PANEL DotPanel
+struct DotPanel {
+  static constexpr int kRows = 4;  // 16 sums, 4 rows and 4 quarters of a tile of 32 registers
+  static constexpr int kRowStep = 1;
+  static constexpr int kColumns = 16;
+
+  template <int kCount>
+  struct Dots {
+    int32x4_t quarter[4][kCount];
+  };
+
+  static void store(uint8_t* p, Tile first, Tile second) {
+    store_tile(p, first);
+    store_tile(p + 64, second);
+  }
+
+  // Always inline: else the sums are in memory.
+  template <int kCount>
+  [[gnu::always_inline]] static void clear(Dots<kCount>& dots) {
+    for (auto& rows : dots.quarter) {
+      for (int32x4_t& dot : rows) dot = vdupq_n_s32(0);
+    }
+  }
+
+  template <int kCount>
+  [[gnu::always_inline]] static void add(Dots<kCount>& dots, const uint8_t* panel,
+                                         const int8_t* codes, int64_t stride) {
+    int8x16_t rows[kCount];
+    for (int r = 0; r < kCount; ++r) rows[r] = vld1q_s8(codes + r * stride);
+    add_tile<0>(dots, panel, rows);
+    add_tile<1>(dots, panel + 64, rows);
+    add_tile<2>(dots, panel + 128, rows);
+    add_tile<3>(dots, panel + 192, rows);
+  }
+  template <int kLane, int kCount>
+  [[gnu::always_inline]] static void add_tile(Dots<kCount>& dots, const uint8_t* tile,
+                                              const int8x16_t (&rows)[kCount]) {
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) {
+      const int8x16_t weights = vreinterpretq_s8_u8(vld1q_u8(tile + 16 * q));
+      for (int r = 0; r < kCount; ++r) {
+        dots.quarter[q][r] = vdotq_laneq_s32(dots.quarter[q][r], weights, rows[r], kLane);
+      }
+    }
+    for (auto& quarter : dots.quarter) {
+      for (int32x4_t& dot : quarter) pin(dot);
+    }
+  }
+
+  // The sums are rows of 16.
+  template <int kCount>
+  [[gnu::always_inline]] static void scale(const Dots<kCount>& dots, Vec weight_scale,
+                                           const float* scales, int64_t stride, float* sums) {
+    float of_rows[kCount];
+    for (int r = 0; r < kCount; ++r) of_rows[r] = scales[r * stride];
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q, sums += 4) {
+      refetch(sums);
+      for (int r = 0; r < kCount; ++r) {
+        const float32x4_t factor = vmulq_n_f32(weight_scale.quarter[q], of_rows[r]);
+        float* sum = sums + 16 * r;
+        vst1q_f32(sum, vfmaq_f32(vld1q_f32(sum), vcvtq_f32_s32(dots.quarter[q][r]), factor));
+      }
+    }
+  }
+  static Vec row(const float* sums, int row) { return load(sums + 16 * row); }
+};
+
 inline Tile low_codes(Tile tile) {
   return each_quarter<Tile>([&](int q) { return vandq_u8(tile.quarter[q], vdupq_n_u8(15)); });
 }

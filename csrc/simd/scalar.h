@@ -203,6 +203,7 @@ inline IntVec dot_with_offset(IntVec acc, Tile tile, const int8_t* a, int offset
   return acc;
 }
 inline IntVec wide_begin(int32_t) { return int_zero(); }
+inline void pin(IntVec&) {}
 inline IntVec narrow_begin(int32_t sum) { return int_broadcast(-sum); }
 inline IntVec wide_dot(IntVec acc, Tile tile, const int8_t* a) {
   return dot_with_offset(acc, tile, a, 128);

@@ -1,10 +1,10 @@
 // The one virtual vector of the project: 16 lanes of f32, on every machine.
 //
 // This header documents the interface and checks that an ISA's header offers it. Exactly one of
-// scalar.h (the executable specification), avx2.h, avxvnni.h, avx512.h, amx.h or neon.h is included
-// first and puts everything below into namespace pythia_rt::PYTHIA_RT_ISA. simd/ is the only
-// directory with intrinsics; kernels (*.inl) are written against this interface and compiled once
-// per ISA.
+// scalar.h (the executable specification), avx2.h, avxvnni.h, avx512.h, amx.h, neon.h or i8mm.h is
+// included first and puts everything below into namespace pythia_rt::PYTHIA_RT_ISA. simd/ is the
+// only directory with intrinsics; kernels (*.inl) are written against this interface and compiled
+// once per ISA.
 //
 // Every operation gives the same bits on every ISA: each lane is computed by one IEEE operation
 // (a fused multiply-add rounds once), and reductions use one fixed tree. NaN is nobody's input.
@@ -45,6 +45,8 @@
 //                                                   activations at a; |a| <= 127. Wide bytes count
 //                                                   with or without their offset, as wide_begin
 //                                                   says
+//   pin(acc)                                        changes nothing; tells a compiler that would
+//                                                   spill acc not to
 //   Table load_table(p)                             16 bytes, each 0..127
 //   low_nibbles(tile, table) high_nibbles(tile, table)  narrow tiles out of packed 4-bit codes
 //   low_codes(tile) high_codes(tile)                the codes themselves
@@ -58,6 +60,19 @@
 // (amx.h). Halves: one that defines PYTHIA_RT_HALVES has too few registers for whole tiles and
 // multiplies their halves, a register each (ymm.h), which may add several products before they
 // become 32 bits (avx2.h).
+//
+// Panel: a header that defines PYTHIA_RT_PANEL as the name of a struct (neon.h, i8mm.h) has its own
+// way to multiply many rows with a panel, the copy of the weights of 16 outputs that the rows
+// share:
+//   kRows, kRowStep                 rows at a time, at most; and what they are a multiple of
+//   kColumns                        columns at a time; each is 16 bytes of the panel
+//   store(p, first, second)         two neighbouring tiles of signed bytes, at their place in it
+//   Dots<n> clear(dots)             the integers of 16 outputs of n rows
+//   add(dots, panel, codes, stride) adds the products of kColumns columns
+//   scale(dots, weight_scale, scales, stride, sums)
+//                                   adds dot * (weight_scale * scale) to 16 n floats at `sums` as
+//                                   fma and * do; scales[r * stride] is row r's
+//   row(sums, r)                    the 16 floats of row r
 //
 // leave_vectors(): at the end of a kernel, before code that does not know of wide registers.
 //

@@ -232,6 +232,7 @@ inline Tile load_as_low_half(const uint8_t* p) {
 }
 inline HalfTile half_of(Tile tile, int half) { return half == 0 ? tile.low : tile.high; }
 
+inline void pin(IntVec&) {}
 inline IntVec narrow_begin(int32_t sum) { return int_broadcast(-sum); }
 
 // There are no shifts of bytes: those of 16 bits bring in bits that the masks take away.

@@ -55,6 +55,7 @@ int run() {
     passed += checks.passed();
     failed += checks.failed();
   }
+  std::printf("%-7s is chosen where none is asked for\n", supported.front().c_str());
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed == 0 ? 0 : 1;
 }
