@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import fresh, kinds, limits, measure, records
+from bench import fresh, kinds, limits, measure, records, trace
 from bench.runners.ours import PythiaRt
 from pythia_rt import Model, _core
+from pythia_rt.convert import FlatFile
 from pythia_rt.info import describe
 
 RATES = ("prefill", "decode", "long", "batch")
@@ -25,7 +26,13 @@ def main() -> None:
     parser.add_argument("--kv-format", choices=_core.kv_format_names(), default="f16")
     measure.add_work_options(parser, KINDS)
     measure.add_options(parser, repetitions=5)
+    parser.add_argument(
+        "--trace", action="store_true", help="instead: where a token's time goes, by operation"
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="of --trace; default: 0")
     options = parser.parse_args()
+    if options.trace and options.decode < 3:
+        parser.error("--trace looks at no first or last token: --decode must be at least 3")
     work = kinds.Work.of(options)
     about = describe(options.file)
     for kind, needed in work.lengths().items():
@@ -44,6 +51,9 @@ def main() -> None:
         "isa": _core.selected_isa(),
     }
     print(f"{options.file.name}: {common['threads']} threads, KV cache {options.kv_format}")
+    if options.trace:
+        _trace(options, common["threads"])
+        return
     # Before this process grows by a model: what it starts shares its memory.
     for kind, take in (("memory", _memory), ("first_token", _first_token), ("load", _load)):
         if kind in options.kinds:
@@ -51,6 +61,24 @@ def main() -> None:
                 _report(record, options.json)
     for record in _rates(options, work, common):
         _report(record, options.json)
+
+
+def _trace(options: argparse.Namespace, threads: int) -> None:
+    try:
+        regions, untraced = trace.measure(
+            FlatFile(options.file),
+            threads,
+            options.kv_format,
+            context=kinds.SHORT,
+            count=options.decode,
+            temperature=options.temperature,
+            repetitions=options.repetitions,
+        )
+    except ImportError as error:
+        raise SystemExit(f"error: {error}") from None
+    for line in trace.lines(regions):
+        print(f"  {line}")
+    print(f"  untraced, steps of the core take {untraced:.1f} µs, not {trace.step(regions):.1f}")
 
 
 def _rates(

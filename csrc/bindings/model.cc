@@ -93,10 +93,6 @@ std::map<std::string, Blob> blobs_of(const Buffers& tensors, HeldBuffers& held) 
   return blobs;
 }
 
-std::unique_ptr<Backend> backend_with(int threads) {
-  return make_cpu_backend(selected_kernels(), threads == 0 ? default_thread_count() : threads);
-}
-
 // A model and the Python buffers that hold its weights.
 struct BoundModel {
   // Throws std::runtime_error where weights could not be read: what was computed is wrong.
@@ -122,7 +118,7 @@ std::unique_ptr<Backend> device_named(const std::string& name) {
 }
 
 std::shared_ptr<BoundModel> make_model(const py::dict& spec, const FormatNames& formats,
-                                       const Buffers& tensors, int threads,
+                                       const Buffers& tensors, std::unique_ptr<Backend> cpu,
                                        const std::string& device,
                                        std::optional<int64_t> gpu_layers) {
   if (gpu_layers && device == "cpu") throw_invalid("gpu_layers is for device='cuda'");
@@ -132,7 +128,7 @@ std::shared_ptr<BoundModel> make_model(const py::dict& spec, const FormatNames& 
   const std::map<std::string, Blob> blobs = blobs_of(tensors, bound->buffers);
   const Spec plain_spec = spec_of(spec);
   const GilRelease release;  // weights may have to be copied
-  bound->model = std::make_unique<Model>(plain_spec, matrix_formats, blobs, backend_with(threads),
+  bound->model = std::make_unique<Model>(plain_spec, matrix_formats, blobs, std::move(cpu),
                                          device_named(device), gpu_layers);
   bound->check_memory();
   return bound;
@@ -145,8 +141,8 @@ const Part& first_part(const BoundModel& bound) { return bound.model->parts().fr
 class BoundLayer {
  public:
   BoundLayer(const py::dict& spec, const FormatNames& formats, const Buffers& tensors, int threads)
-      : layer_(spec_of(spec), formats_of(formats), blobs_of(tensors, buffers_),
-               backend_with(threads)) {}
+      : layer_(spec_of(spec), formats_of(formats), blobs_of(tensors, buffers_), make_cpu(threads)) {
+  }
 
   std::pair<FloatArray, std::map<std::string, FloatArray>> run(const FloatArray& hidden,
                                                                bool capture) {
@@ -264,12 +260,20 @@ std::vector<FloatArray> score_batch(const std::vector<BoundSession*>& sessions,
 
 }  // namespace
 
-void bind_model(py::module_& module) {
+std::unique_ptr<Backend> make_cpu(int threads) {
+  return make_cpu_backend(selected_kernels(), threads == 0 ? default_thread_count() : threads);
+}
+
+void bind_model(py::module_& module, std::unique_ptr<Backend> (*make)(int)) {
   py::class_<BoundModel, std::shared_ptr<BoundModel>>(
       module, "Model", "Weights, bound to a processor. Many threads may share one.")
-      .def(py::init(&make_model), py::arg("spec"), py::arg("formats"), py::arg("tensors"),
-           py::kw_only(), py::arg("threads") = 0, py::arg("device") = "cpu",
-           py::arg("gpu_layers") = py::none(),
+      .def(py::init([make](const py::dict& spec, const FormatNames& formats, const Buffers& tensors,
+                           int threads, const std::string& device,
+                           std::optional<int64_t> gpu_layers) {
+             return make_model(spec, formats, tensors, make(threads), device, gpu_layers);
+           }),
+           py::arg("spec"), py::arg("formats"), py::arg("tensors"), py::kw_only(),
+           py::arg("threads") = 0, py::arg("device") = "cpu", py::arg("gpu_layers") = py::none(),
            "Checks that `tensors` (name to buffer, kept alive) are what `spec` asks for.\n\n"
            "0 threads: as many as default_threads(). On the device 'cuda' the weights are copied "
            "to\n"

@@ -3,8 +3,10 @@
 
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <mutex>
 
+#include "backend/backend.h"
 #include "bindings/locks.h"
 #include "sampling/sampler.h"
 
@@ -25,7 +27,13 @@ struct GuardedSampler {
 void bind_machine(pybind11::module_& module);
 void bind_formats(pybind11::module_& module);
 void bind_sampling(pybind11::module_& module);
-void bind_model(pybind11::module_& module);
+
+// The CPU as a backend, for 0 threads with as many as default_threads().
+std::unique_ptr<Backend> make_cpu(int threads);
+
+// The models' CPU is made by `make`.
+void bind_model(pybind11::module_& module, std::unique_ptr<Backend> (*make)(int) = make_cpu);
+
 void bind_calibration(pybind11::module_& module);
 
 }  // namespace pythia_rt

@@ -1,16 +1,24 @@
 // Timing for bench/: a workload runs here as long as it is told to, without Python's lock.
 #include "bindings/timing.h"
 
-#include <memory>
-#include <string>
+#include <pybind11/stl.h>
 
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "base/cpu_count.h"
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "bindings/gil.h"
+#include "bindings/module.h"
 #include "formats/formats.h"
 #include "formats/kv_formats.h"
 #include "kernels/dispatch.h"
 #include "limits/dispatch.h"
+#include "timing/trace.h"
 #include "timing/workloads.h"
 
 namespace pythia_rt {
@@ -37,6 +45,30 @@ std::unique_ptr<Workload> multiply(const std::string& isa, const std::string& ty
   const MultiplyLoop& loop = limits.bytes[static_cast<int>(format_from_name(type))];
   if (loop.run == nullptr) throw_invalid(type, " weights are multiplied as fp32");
   return multiply_workload(loop);
+}
+
+std::unique_ptr<Backend> make_traced_cpu(int threads) {
+  return make_traced_backend(selected_kernels(), threads == 0 ? default_thread_count() : threads);
+}
+
+// ([operation, kernel or None, calls, nanoseconds], begin, end): see timing/trace.h.
+auto take_regions() {
+  using Region = std::tuple<std::string, std::optional<std::string>, int64_t, int64_t>;
+  const Trace trace = take_trace();
+  std::vector<Region> regions;
+  for (const TracedRegion& region : trace.regions) {
+    std::optional<std::string> kernel;
+    if (region.kernel != nullptr) kernel = region.kernel;
+    regions.emplace_back(region.operation, kernel, region.calls, region.nanoseconds);
+  }
+  return std::tuple(regions, trace.begin, trace.end);
+}
+
+// What _core has to write text with, where the CPU is traced.
+void bind_traced(py::module_ module) {
+  bind_model(module, make_traced_cpu);
+  bind_sampling(module);
+  module.def("take", &take_regions);
 }
 
 }  // namespace
@@ -92,6 +124,7 @@ void bind_timing(py::module_& module) {
         return quantise_workload(kernels_for(isa), tokens, columns);
       },
       py::arg("isa"), py::arg("tokens"), py::arg("columns"));
+  bind_traced(module.def_submodule("traced"));
 }
 
 }  // namespace pythia_rt

@@ -1,0 +1,187 @@
+"""Where the time of a token goes, operation by operation: bench.generate --trace prints it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench import kinds, table, testing_extension
+from bench.runners.protocol import Tokens
+from pythia_rt import _core
+from pythia_rt.convert import FlatFile
+from pythia_rt.generation import Generation, Stream
+from pythia_rt.tokenizer import Tokenizer
+
+# Around the operations, in the order of a token's time.
+ENTERING = "call, to the first operation"
+BETWEEN = "decoder, between operations"
+SAMPLING = "sampling, to the return"
+PYTHON = "Python, to the next call"
+REST = "the rest: threads' starts and waits"
+PRODUCT = "product"  # the kernel
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a token's time: an operation, or a kernel in it."""
+
+    calls: float
+    microseconds: float
+
+
+Token = dict[tuple[str, str | None], Region]  # by operation, and kernel or None for all of it
+
+
+class Clocked:
+    """A session of the traced core, its steps timed: by the clock that the trace has too."""
+
+    def __init__(self, session: Any, core: Any) -> None:
+        """Take what the thread has traced so far as nobody's."""
+        self._session, self._core = session, core
+        self._token: Token = {}
+        self._resumed = 0
+        self.tokens: list[Token] = []  # all but the first, which reads the prompt, and the last
+
+    def prefill(self, tokens: Tokens) -> None:
+        """See _core.Session."""
+        self._session.prefill(tokens)
+
+    def step(self, sampler: Any) -> tuple[int, float]:
+        """See _core.Session."""
+        start = time.perf_counter_ns()
+        if self._token:
+            self._token[PYTHON, None] = _region(1, start - self._resumed)
+            self.tokens.append(self._token)
+        result: tuple[int, float] = self._session.step(sampler)
+        end = time.perf_counter_ns()
+        regions, first, last = self._core.take()
+        inside = sum(took for _, kernel, _, took in regions if kernel is None)
+        if start <= first:  # not the first step, whose operations began with the prompt
+            self._token = {
+                (ENTERING, None): _region(1, first - start),
+                **{(name, kernel): _region(calls, took) for name, kernel, calls, took in regions},
+                (BETWEEN, None): _region(1, last - first - inside),
+                (SAMPLING, None): _region(1, end - last),
+            }
+        self._resumed = time.perf_counter_ns()
+        return result
+
+
+class Writer:
+    """Writes text with a file's model as pythia_rt does."""
+
+    def __init__(self, file: FlatFile, threads: int, kv_format: str, core: Any) -> None:
+        """`core` is pythia_rt._core, or `traced` of the test extension in its place."""
+        self._core, self._kv_format, self._spec = core, kv_format, file.spec
+        self._model = core.Model(dict(file.spec), file.formats, file.tensors, threads=threads)
+        self._tokenizer = Tokenizer(file.tokenizer, file.text) if file.tokenizer else None
+
+    def session(self, capacity: int) -> Any:
+        """An empty sequence."""
+        return self._core.Session(self._model, capacity=capacity, kv_format=self._kv_format)
+
+    def clocked(self, capacity: int) -> Clocked:
+        """The same with a traced core."""
+        return Clocked(self.session(capacity), self._core)
+
+    def write(self, session: Any, prompt: Tokens, count: int, temperature: float) -> Generation:
+        """Go on for `count` tokens after a prompt."""
+        n_tokens = int(self._spec["n_tokens"])
+        stream = Stream(
+            session,
+            self._core.Sampler(n_tokens=n_tokens, temperature=temperature, seed=1),
+            prompt,
+            tokenizer=self._tokenizer,
+            stops=(),
+            eos_ids=frozenset(),
+            n_tokens=n_tokens,
+            max_new_tokens=count,
+            seed=1,
+        )
+        for _ in stream:
+            pass
+        return stream.result
+
+
+def measure(
+    file: FlatFile,
+    threads: int,
+    kv_format: str,
+    *,
+    context: int,
+    count: int,
+    temperature: float,
+    repetitions: int,
+) -> tuple[Token, float]:
+    """The median token of texts of `count` after a prompt, and what it takes untraced: see step().
+
+    Raises ImportError where there is no test extension.
+    """
+    traced = Writer(file, threads, kv_format, testing_extension.load().traced)
+    plain = Writer(file, threads, kv_format, _core)
+    prompt = kinds.random_tokens(context, int(file.spec["n_tokens"]))
+    tokens: list[Token] = []
+    untraced: list[float] = []
+    for repetition in range(1 + repetitions):
+        clocked = traced.clocked(context + count)
+        traced.write(clocked, prompt, count, temperature)
+        timing = plain.write(plain.session(context + count), prompt, count, temperature).timing
+        if repetition > 0:  # the first is a warm-up
+            tokens += clocked.tokens
+            untraced.append(timing.decode_seconds / (count - 1) * 1e6)
+    return medians(tokens), statistics.median(untraced)
+
+
+def step(regions: Token) -> float:
+    """Microseconds in the core: of all but Python's part."""
+    return _whole(regions) - regions[PYTHON, None].microseconds
+
+
+def medians(tokens: Sequence[Token]) -> Token:
+    """Of each region; what an operation takes beside its kernels is one more, REST."""
+    # Another thread may do all that a kernel has to do for a token.
+    keys = list(dict.fromkeys(key for token in tokens for key in token))
+    none = Region(0, 0)
+    for token in tokens:
+        rests: dict[str, float] = {}
+        for name, kernel in keys:
+            if kernel is not None:
+                part = token.get((name, kernel), none)
+                rests[name] = rests.get(name, token[name, None].microseconds) - part.microseconds
+        token.update({(name, REST): Region(token[name, None].calls, rests[name]) for name in rests})
+    keys += [(name, REST) for name in dict.fromkeys(name for name, part in keys if part)]
+    return {
+        key: Region(
+            statistics.median(token.get(key, none).calls for token in tokens),
+            statistics.median(token.get(key, none).microseconds for token in tokens),
+        )
+        for key in keys
+    }
+
+
+def lines(regions: Token) -> Iterator[str]:
+    """A table of the regions, each operation's kernels below it, and their sum."""
+    rows = [("region", "calls", "µs")]
+    for name in dict.fromkeys(name for name, _ in regions):
+        parts = [kernel for of, kernel in regions if of == name]
+        for kernel in sorted(parts, key=lambda part: (part is not None, part == REST)):
+            region = regions[name, kernel]
+            label = name if kernel is None else f"  {kernel}"
+            rows.append((label, f"{region.calls:g}", f"{region.microseconds:.1f}"))
+    whole = _whole(regions)
+    products = sum(
+        region.microseconds for (_, kernel), region in regions.items() if kernel == PRODUCT
+    )
+    rows += [("a token", "", f"{whole:.1f}"), ("without products", "", f"{whole - products:.1f}")]
+    return table.lines(rows, markdown=False)
+
+
+def _region(calls: int, nanoseconds: int) -> Region:
+    return Region(calls, nanoseconds / 1e3)
+
+
+def _whole(regions: Token) -> float:
+    return sum(region.microseconds for (_, kernel), region in regions.items() if kernel is None)
