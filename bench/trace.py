@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from bench import kinds, table, testing_extension
 from bench.runners.protocol import Tokens
@@ -36,14 +36,15 @@ Token = dict[tuple[str, str | None], Region]  # by operation, and kernel or None
 
 
 class Clocked:
-    """A session of the traced core, its steps timed: by the clock that the trace has too."""
+    """A session whose steps are timed, by the clock that a trace has too."""
 
-    def __init__(self, session: Any, core: Any) -> None:
-        """Take what the thread has traced so far as nobody's."""
-        self._session, self._core = session, core
+    def __init__(self, session: Any, take: Callable[[], Any] | None) -> None:
+        """`take` is that of the traced core, None with another."""
+        self._session, self._take = session, take
         self._token: Token = {}
         self._resumed = 0
-        self.tokens: list[Token] = []  # all but the first, which reads the prompt, and the last
+        self.steps: list[float] = []  # microseconds; the first reads the prompt
+        self.tokens: list[Token] = []  # traced, all but the first and the last
 
     def prefill(self, tokens: Tokens) -> None:
         """See _core.Session."""
@@ -57,7 +58,10 @@ class Clocked:
             self.tokens.append(self._token)
         result: tuple[int, float] = self._session.step(sampler)
         end = time.perf_counter_ns()
-        regions, first, last = self._core.take()
+        self.steps.append((end - start) / 1e3)
+        if self._take is None:
+            return result
+        regions, first, last = self._take()
         inside = sum(took for _, kernel, _, took in regions if kernel is None)
         if start <= first:  # not the first step, whose operations began with the prompt
             self._token = {
@@ -79,19 +83,16 @@ class Writer:
         self._model = core.Model(dict(file.spec), file.formats, file.tensors, threads=threads)
         self._tokenizer = Tokenizer(file.tokenizer, file.text) if file.tokenizer else None
 
-    def session(self, capacity: int) -> Any:
+    def session(self, capacity: int) -> Clocked:
         """An empty sequence."""
-        return self._core.Session(self._model, capacity=capacity, kv_format=self._kv_format)
+        session = self._core.Session(self._model, capacity=capacity, kv_format=self._kv_format)
+        return Clocked(session, getattr(self._core, "take", None))
 
-    def clocked(self, capacity: int) -> Clocked:
-        """The same with a traced core."""
-        return Clocked(self.session(capacity), self._core)
-
-    def write(self, session: Any, prompt: Tokens, count: int, temperature: float) -> Generation:
+    def write(self, session: Clocked, prompt: Tokens, count: int, temperature: float) -> Generation:
         """Go on for `count` tokens after a prompt."""
         n_tokens = int(self._spec["n_tokens"])
         stream = Stream(
-            session,
+            cast(Any, session),
             self._core.Sampler(n_tokens=n_tokens, temperature=temperature, seed=1),
             prompt,
             tokenizer=self._tokenizer,
@@ -115,8 +116,8 @@ def measure(
     count: int,
     temperature: float,
     repetitions: int,
-) -> tuple[Token, float]:
-    """The median token of texts of `count` after a prompt, and what it takes untraced: see step().
+) -> tuple[Token, float, float]:
+    """The median token of texts of `count` after a prompt, and a step of the core with and without.
 
     Raises ImportError where there is no test extension.
     """
@@ -124,20 +125,15 @@ def measure(
     plain = Writer(file, threads, kv_format, _core)
     prompt = kinds.random_tokens(context, int(file.spec["n_tokens"]))
     tokens: list[Token] = []
-    untraced: list[float] = []
+    steps: tuple[list[float], list[float]] = [], []
     for repetition in range(1 + repetitions):
-        clocked = traced.clocked(context + count)
-        traced.write(clocked, prompt, count, temperature)
-        timing = plain.write(plain.session(context + count), prompt, count, temperature).timing
-        if repetition > 0:  # the first is a warm-up
-            tokens += clocked.tokens
-            untraced.append(timing.decode_seconds / (count - 1) * 1e6)
-    return medians(tokens), statistics.median(untraced)
-
-
-def step(regions: Token) -> float:
-    """Microseconds in the core: of all but Python's part."""
-    return _whole(regions) - regions[PYTHON, None].microseconds
+        for writer, found in zip((traced, plain), steps, strict=True):
+            session = writer.session(context + count)
+            writer.write(session, prompt, count, temperature)
+            if repetition > 0:  # the first is a warm-up
+                tokens += session.tokens
+                found += session.steps[1:]
+    return medians(tokens), statistics.median(steps[0]), statistics.median(steps[1])
 
 
 def medians(tokens: Sequence[Token]) -> Token:
@@ -171,7 +167,7 @@ def lines(regions: Token) -> Iterator[str]:
             region = regions[name, kernel]
             label = name if kernel is None else f"  {kernel}"
             rows.append((label, f"{region.calls:g}", f"{region.microseconds:.1f}"))
-    whole = _whole(regions)
+    whole = sum(region.microseconds for (_, kernel), region in regions.items() if kernel is None)
     products = sum(
         region.microseconds for (_, kernel), region in regions.items() if kernel == PRODUCT
     )
@@ -181,7 +177,3 @@ def lines(regions: Token) -> Iterator[str]:
 
 def _region(calls: int, nanoseconds: int) -> Region:
     return Region(calls, nanoseconds / 1e3)
-
-
-def _whole(regions: Token) -> float:
-    return sum(region.microseconds for (_, kernel), region in regions.items() if kernel is None)
