@@ -224,6 +224,23 @@ def test_draws_follow_the_distribution() -> None:
 def test_greedy_takes_the_lowest_id_of_equals() -> None:
     assert sampler(5, temperature=0.0).sample(f32([1, 3, 2, 3, 3])) == 1
     assert sampler(5, temperature=0.0).sample(f32([-INF, -INF, -5, -5, -INF])) == 2
+    assert sampler(2, temperature=0.0).sample(f32([-0.0, 0.0])) == 0
+
+
+@pytest.mark.parametrize("n", [1, 255, 256, 257, 511, 1000, 50277])
+def test_greedy_over_many_tokens(n: int) -> None:
+    generator = np.random.default_rng(n)
+    ours = sampler(n, temperature=0.0)
+    for distinct in (2, 40, 10**6):  # of two values nearly all are equals of the largest
+        logits = generator.integers(0, distinct, n).astype(np.float32)
+        assert ours.sample(logits) == int(logits.argmax())
+    for token in {0, n // 2, n - 1}:
+        logits = np.full(n, -INF, np.float32)
+        logits[token] = -3.0
+        assert ours.sample(logits) == token
+        logits[token] = math.nan
+        with pytest.raises(RuntimeError, match=f"token {token} is not a number"):
+            ours.sample(logits)
 
 
 def test_greedy_comes_after_penalties_and_bias() -> None:

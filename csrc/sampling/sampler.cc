@@ -1,6 +1,7 @@
 #include "sampling/sampler.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <limits>
 
 #include "base/error.h"
@@ -9,21 +10,44 @@
 namespace pythia_rt {
 namespace {
 
+struct Largest {
+  float logit;
+  std::size_t id;  // the first of equals
+};
+
 // The largest of n logits. Throws where they have no softmax.
-double check_logits(const float* logits, std::size_t n) {
+Largest check_logits(const float* logits, std::size_t n) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  const auto is_usable = [](float logit) { return logit < kInfinity; };  // false for NaN as well
-  std::size_t n_usable = 0;
-  for (std::size_t i = 0; i < n; ++i) n_usable += is_usable(logits[i]);
+  // Compilers vectorise maxima that stand in an array, and neither a single one nor a few. Each is
+  // of the logits whose index has the same remainder.
+  constexpr std::size_t kLanes = 256;
+  float lanes[kLanes];
+  std::fill_n(lanes, kLanes, -kInfinity);
+  std::uint32_t n_usable = 0;
+  for (std::size_t begin = 0; begin < n; begin += kLanes) {
+    const float* row = logits + begin;
+    const std::size_t count = std::min(kLanes, n - begin);
+    for (std::size_t i = 0; i < count; ++i) {
+      lanes[i] = lanes[i] < row[i] ? row[i] : lanes[i];
+      n_usable += row[i] < kInfinity;  // false for NaN as well
+    }
+  }
   if (n_usable != n) {
+    const auto is_usable = [](float logit) { return logit < kInfinity; };
     const auto id = std::find_if_not(logits, logits + n, is_usable) - logits;
     throw_failed("the logit of token ", id, " is ",
                  logits[id] == kInfinity ? "plus infinity" : "not a number",
                  ", so no token can be sampled");
   }
-  const double largest = largest_of(n, [=](std::size_t i) { return logits[i]; });
-  if (largest == -std::numeric_limits<double>::infinity()) {
+  Largest largest{*std::max_element(lanes, lanes + kLanes), n};
+  if (largest.logit == -kInfinity) {
     throw_failed("all logits are minus infinity, so no token can be sampled");
+  }
+  for (std::size_t lane = 0; lane < kLanes; ++lane) {
+    if (lanes[lane] != largest.logit) continue;
+    std::size_t id = lane;
+    while (logits[id] != largest.logit) id += kLanes;
+    largest.id = std::min(largest.id, id);
   }
   return largest;
 }
@@ -66,9 +90,9 @@ std::int32_t Sampler::sample(const float* logits, std::size_t n_logits) {
 // What the step `greedy` alone comes to, without a list of candidates.
 std::int32_t Sampler::take_likeliest(const float* logits) {
   const auto n = static_cast<std::size_t>(n_tokens_);
-  const auto largest = static_cast<float>(check_logits(logits, n));
+  const Largest largest = check_logits(logits, n);
   generator_();  // as in draw()
-  return accept(static_cast<std::int32_t>(std::find(logits, logits + n, largest) - logits));
+  return accept(static_cast<std::int32_t>(largest.id));
 }
 
 std::int32_t Sampler::accept(std::int32_t token) {
@@ -109,7 +133,7 @@ float log_probability(const float* logits, std::size_t n, std::int32_t token) {
   if (token < 0 || static_cast<std::size_t>(token) >= n) {
     throw_invalid("log_probability needs a token id below ", n, ", not ", token);
   }
-  const double largest = check_logits(logits, n);
+  const auto largest = static_cast<double>(check_logits(logits, n).logit);
   double total = 0.0;
   for (std::size_t i = 0; i < n; ++i) {
     total += portable_exp(static_cast<double>(logits[i]) - largest);
