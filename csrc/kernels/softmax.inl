@@ -9,9 +9,9 @@ namespace pythia_rt::PYTHIA_RT_ISA {
 inline Vec largest_lanes(const float* values, int64_t n) {
   const float lowest = -__builtin_inff();
   Vec largest = broadcast(lowest);
-  for (int64_t i = 0; i < n; i += 16) {
-    largest = max(largest, fill_after(load_first(values + i, n - i), n - i, lowest));
-  }
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) largest = max(largest, load(values + i));
+  if (i < n) largest = max(largest, fill_after(load_first(values + i, n - i), n - i, lowest));
   return largest;
 }
 
@@ -19,11 +19,11 @@ inline Vec largest_lanes(const float* values, int64_t n) {
 // by index modulo 16.
 inline void softmax_run(const float* logits, int64_t n, float* largest, float* sum) {
   *largest = reduce_max(largest_lanes(logits, n));
+  const Vec top = broadcast(*largest);
   Vec total = zero();
-  for (int64_t i = 0; i < n; i += 16) {
-    const Vec centred = load_first(logits + i, n - i) - broadcast(*largest);
-    total = total + fill_after(exp(centred), n - i, 0.0f);
-  }
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) total = total + exp(load(logits + i) - top);
+  if (i < n) total = total + fill_after(exp(load_first(logits + i, n - i) - top), n - i, 0.0f);
   *sum = reduce_add(total);
 }
 
