@@ -117,6 +117,9 @@ class CpuBackend : public Backend {
     const int64_t width = qkv.width / heads.n_kv_heads;
     for (const SequenceRows& sequence : batch_->sequences) {
       each_row(pool_, heads.n_kv_heads, sequence.count * width, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end && sequence.count == 1; ++i) {
+          ask_for_place(sequence, sequence.cache.head(layer, i), heads.head_dim);
+        }
         for (int64_t i = begin; i < end; ++i) {
           rotate_and_append_head(heads, layer, qkv, sequence, i);
         }
@@ -151,6 +154,10 @@ class CpuBackend : public Backend {
       arguments.queries = qkv.row(row) + head * heads.head_dim;
       arguments.query_stride = qkv.stride;
       arguments.cache = sequence.cache.head(layer, head / heads_per_kv);
+      const int64_t next_head = head + pool_.n_threads();  // as far as one can know
+      if (next_head < heads.n_heads) {
+        arguments.next_keys = sequence.cache.head(layer, next_head / heads_per_kv).keys;
+      }
       arguments.head_dim = heads.head_dim;
       arguments.first_position = sequence.first_position + part.first;
       arguments.rows = part.count;
@@ -282,6 +289,20 @@ class CpuBackend : public Backend {
       kernels_.quantise(part);
     });
     return arguments.out;
+  }
+
+  // A single key goes into many cache lines, and all heads' are asked for before the first waits.
+  static void ask_for_place(const SequenceRows& sequence, const KvHead& cache, int64_t head_dim) {
+    const KvSizes tile = kv_sizes(sequence.kv_format, head_dim, 16);
+    const auto ask = [](const void* data, int64_t begin, int64_t bytes) {
+      const char* place = static_cast<const char*>(data) + begin;
+      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(place + i, 0, 2);
+    };
+    const int64_t index = sequence.first_position / 16;
+    ask(cache.keys, index * tile.keys, tile.keys);
+    ask(cache.values, sequence.first_position * tile.values / 16, tile.values / 16);
+    ask(cache.key_scales, index * tile.scales, tile.scales);
+    ask(cache.value_scales, index * tile.scales, tile.scales);
   }
 
   // A key head, its values and the queries that share them.

@@ -45,51 +45,75 @@ inline void append(const AppendArguments& arguments) {
   }
 }
 
-// A single query waits for memory: how far ahead, in codes, it asks for them (see
-// linear_integer.inl).
-template <typename Cache>
-constexpr int64_t kAhead = 2048 / sizeof(typename Cache::Code);
+// A single query waits for memory: it asks for what comes 8 KiB later, into the second-level cache
+// (see linear_integer.inl). After the keys come the values, and after these the next head's keys: a
+// short context is over before what it has asked for has come.
+template <typename Code>
+inline const Code* ahead_of(const Code* place, const Code* end, const Code* next) {
+  const Code* ahead = place + 8192 / sizeof(Code);
+  return ahead < end ? ahead : next + (ahead - end);
+}
+inline void ask_for(const void* place) { __builtin_prefetch(place, 0, 2); }
 
 // scores[q][position] = scale * key . query for whole tiles of positions, kTiles at a time.
 template <typename Cache, int kQueries, int kTiles>
 inline void score_tiles(const AttentionArguments& arguments, int64_t row, int64_t tile) {
   const int64_t dim = arguments.head_dim;
   const int64_t step = Cache::kIsScaled ? kKvGroup : dim;
-  const auto* keys =
-      static_cast<const typename Cache::Code*>(arguments.cache.keys) + tile * dim * 16;
+  using Code = typename Cache::Code;
+  const auto* first_key = static_cast<const Code*>(arguments.cache.keys);
+  const auto* keys = first_key + tile * dim * 16;
+  const Code* keys_end = first_key + (arguments.first_position + row + 16) / 16 * 16 * dim;
+  const auto* values = static_cast<const Code*>(arguments.cache.values);
   const float* query = arguments.queries + row * arguments.query_stride;
+  [[maybe_unused]] const Code* ahead[kTiles];
+  if constexpr (kQueries == 1) {
+    for (int t = 0; t < kTiles; ++t) ahead[t] = ahead_of(keys + t * dim * 16, keys_end, values);
+  }
+  // Registers hold the sums only where every index into them is a constant.
   Vec total[kQueries][kTiles];
+#pragma GCC unroll 4
   for (auto& tiles : total) {
+#pragma GCC unroll 4
     for (Vec& lanes : tiles) lanes = zero();
   }
   for (int64_t begin = 0; begin < dim; begin += step) {
     const int64_t end = begin + step < dim ? begin + step : dim;
     Vec sum[kQueries][kTiles];
+#pragma GCC unroll 4
     for (auto& tiles : sum) {
+#pragma GCC unroll 4
       for (Vec& lanes : tiles) lanes = zero();
     }
     for (int64_t i = begin; i < end; ++i) {
+#pragma GCC unroll 4
       for (int t = 0; t < kTiles; ++t) {
         const auto* place = keys + (t * dim + i) * 16;
-        if constexpr (kQueries == 1) __builtin_prefetch(place + kAhead<Cache>);
+        if constexpr (kQueries == 1) ask_for(ahead[t] + i * 16);
         const Vec key = Cache::load_codes(place);
+#pragma GCC unroll 4
         for (int q = 0; q < kQueries; ++q) {
           sum[q][t] = fma(key, broadcast(query[q * arguments.query_stride + i]), sum[q][t]);
         }
       }
     }
+#pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) {
       if constexpr (Cache::kIsScaled) {
         const Vec scales =
             load_bf16(arguments.cache.key_scales + scale_index(tile + t, begin / kKvGroup, dim));
+#pragma GCC unroll 4
         for (int q = 0; q < kQueries; ++q) total[q][t] = fma(sum[q][t], scales, total[q][t]);
       } else {
+#pragma GCC unroll 4
         for (int q = 0; q < kQueries; ++q) total[q][t] = sum[q][t];
       }
     }
   }
+#pragma GCC unroll 4
   for (int q = 0; q < kQueries; ++q) {
     float* out = arguments.scores + q * arguments.scores_stride + tile * 16;
+#pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) store(out + 16 * t, total[q][t] * broadcast(arguments.scale));
   }
 }
@@ -165,12 +189,16 @@ PYTHIA_RT_IN_CALLER inline void mix_block(const AttentionArguments& arguments, i
   const int64_t dim = arguments.head_dim;
   const int64_t stride = kv_groups(dim) * 16;
   const int64_t first_group = column / kKvGroup;
-  const auto* values = static_cast<const typename Cache::Code*>(arguments.cache.values) + column;
+  using Code = typename Cache::Code;
+  const auto* values = static_cast<const Code*>(arguments.cache.values) + column;
   const uint16_t* scales = arguments.cache.value_scales;
   const int64_t stop = start + kAttentionBlock;
   const int64_t seen = arguments.first_position + row + 1;  // by the first query
   const int64_t common = seen < start ? start : seen < stop ? seen : stop;
   const int64_t step = Cache::kIsScaled ? 16 : kAttentionBlock;
+  const Code* values_end = values + seen * stride;
+  const auto* next = static_cast<const Code*>(
+      arguments.next_keys != nullptr ? arguments.next_keys : arguments.cache.keys);
   for (int64_t begin = start; begin < common; begin += step) {
     [[maybe_unused]] float scaled[kQueries][kWidth][16];
     if constexpr (Cache::kIsScaled) {
@@ -183,9 +211,12 @@ PYTHIA_RT_IN_CALLER inline void mix_block(const AttentionArguments& arguments, i
     }
     const int64_t end = begin + step < common ? begin + step : common;
     for (int64_t position = begin; position < end; ++position) {
-      for (int w = 0; w < kWidth; ++w) {
-        const auto* place = values + position * stride + 16 * w;
-        if constexpr (kQueries == 1) __builtin_prefetch(place + kAhead<Cache>);
+      const Code* place = values + position * stride;
+      if constexpr (kQueries == 1) {
+        const Code* ahead = ahead_of(place, values_end, next);
+        for (int w = 0; w < kWidth; w += 4 / sizeof(Code)) ask_for(ahead + 16 * w);  // by lines
+      }
+      for (int w = 0; w < kWidth; ++w, place += 16) {
         const Vec value = Cache::load_codes(place);
         for (int q = 0; q < kQueries; ++q) {
           const float weight = Cache::kIsScaled

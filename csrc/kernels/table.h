@@ -85,6 +85,7 @@ struct AttentionArguments {
   int64_t scores_stride;
   float* out;  // [rows][out_stride], this head's first column
   int64_t out_stride;
+  const void* next_keys = nullptr;  // of the cache that the next call will read, if known
 };
 
 constexpr int kQueryTile = 4;  // rows that one pass over the cache serves
