@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import recorded
+from bench import plot_lines, recorded
 from bench.recorded import Record
 from bench.table import count
 from pythia_rt.convert.atomic import write_file
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 _COLORS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#444444")
 _MARKS = "osD^vPX*"
 _STYLES = ("-", "--", ":", "-.")
-_PLACE = ("runner", "threads", "isa", "device")  # who computed, and on what
+_PLACE = ("isa", "device", "threads")  # on what
+_KINDS = {
+    "decode": "writing one text",
+    "batch": "writing several at once",
+    "prefill": "reading a prompt",
+    "score": "scoring texts",
+}
 
 
 def check() -> None:
@@ -62,15 +68,46 @@ def _plots(found: Sequence[Record]) -> Iterator[tuple[str, Callable[[Figure], No
             ),
         )
     generated = [r for r in recorded.generation(found) if r.get("unit", "tokens/s") == "tokens/s"]
-    for kind in ("decode", "prefill"):
-        sized = [r for r in recorded.select(generated, kind=kind) if r.get("parameters")]
-        if sized:
-            yield f"size-{kind}", _bind(_by_size, sized, kind)
-    written = [r for r in generated if r["kind"] in ("decode", "long") and r.get("context")]
-    for model in dict.fromkeys(recorded.model(r) for r in written):
-        of_model = [r for r in written if recorded.model(r) == model]
-        if len({r["context"] for r in of_model}) > 1:
-            yield f"context-{model}", _bind(_by_context, of_model)
+    for place in dict.fromkeys(tuple(r.get(name) for name in _PLACE) for r in generated):
+        here = [r for r in generated if tuple(r.get(name) for name in _PLACE) == place]
+        where = "-".join(str(fact) for fact in place if fact is not None)
+        sized = [r for r in here if r.get("parameters") and "cache" not in recorded.runner(r)]
+        panels = [
+            (heading, "parameters", _alike(recorded.select(sized, kind=kind)))
+            for kind, heading in _KINDS.items()
+            if recorded.select(sized, kind=kind)
+        ]
+        if panels:
+            yield f"speed-{where}", _bind(plot_lines.figure_of, _title("Speed", place), panels)
+        written = [r for r in here if r["kind"] in ("decode", "long") and r.get("context")]
+        written.sort(key=lambda record: record.get("parameters") or 0)
+        models = dict.fromkeys(recorded.model(r) for r in written)
+        panels = [
+            (model, "context", [r for r in written if recorded.model(r) == model])
+            for model in models
+            if len({r["context"] for r in written if recorded.model(r) == model}) > 1
+        ]
+        if panels:
+            title = _title("Speed of writing after a long text", place)
+            yield f"context-{where}", _bind(plot_lines.figure_of, title, panels)
+
+
+def _alike(found: Sequence[Record]) -> list[Record]:
+    """Those with the most frequent amount of work: how much is read at once, of how many."""
+    amounts = [(r.get("tokens"), r.get("sequences")) for r in found]
+    # How much is written only says how long it was measured.
+    if found[0]["kind"] in ("decode", "batch"):
+        amounts = [(None, sequences) for _, sequences in amounts]
+    most = statistics.mode(amounts)
+    return [r for r, amount in zip(found, amounts, strict=True) if amount == most]
+
+
+def _title(what: str, place: Sequence[Any]) -> str:
+    facts = dict(zip(_PLACE, place, strict=True))
+    threads = count(facts["threads"], "thread")
+    return ", ".join(
+        [what, *(str(facts[name]) for name in ("isa", "device") if facts[name]), threads]
+    )
 
 
 def _bind(draw: Callable[..., None], *arguments: Any) -> Callable[[Figure], None]:
@@ -129,82 +166,6 @@ def _among(points: Sequence[Record], place: str, limit: str) -> dict[str, float]
         name: statistics.median(r[limit] for r in known if r[place] == name)
         for name in dict.fromkeys(r[place] for r in known)
     }
-
-
-def _by_size(figure: Figure, sized: Sequence[Record], kind: str) -> None:
-    verb = {"decode": "writing", "prefill": "reading"}[kind]
-    axes = figure.add_subplot()
-    title = f"Speed of {verb} against the size of the model"
-    # How much is read at once matters; how much is written only says how long it was measured.
-    tokens = ("tokens",) if kind == "prefill" else ()
-    same = _lines(axes, sized, (*_PLACE, *tokens, "sequences"), "parameters")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    sizes = sorted({r["parameters"] for r in sized})
-    axes.set_xticks(sizes, [_short(size) for size in sizes])
-    axes.xaxis.set_minor_formatter("")
-    axes.set_title(_join(title, same), fontsize=11)
-    axes.set_xlabel("parameters")
-    axes.set_ylabel("tokens/s")
-    _finish(figure, axes)
-
-
-def _by_context(figure: Figure, long: Sequence[Record]) -> None:
-    axes = figure.add_subplot()
-    title = "Speed of writing against the length of the context"
-    same = _lines(axes, long, ("model", *_PLACE, "sequences"), "context")
-    axes.set_yscale("log")
-    axes.set_title(_join(title, same), fontsize=11)
-    axes.set_xlabel("tokens in the context")
-    axes.set_ylabel("tokens/s")
-    _finish(figure, axes)
-
-
-def _lines(axes: Axes, found: Sequence[Record], names: Sequence[str], x: str) -> str:
-    """Draw a line for each combination of `names`, labelled with those of them that differ; return
-    what they have in common.
-    """
-    named = [
-        {**{name: r.get(name) for name in names}, "model": recorded.model(r),
-         "runner": recorded.runner(r)}
-        for r in found
-    ]  # fmt: skip
-    keys = [tuple(facts[name] for name in names) for facts in named]
-    differing = [i for i in range(len(names)) if len({key[i] for key in keys}) > 1]
-    for number, key in enumerate(dict.fromkeys(keys)):
-        line = sorted(
-            (record for record, other in zip(found, keys, strict=True) if other == key),
-            key=lambda record: float(record[x]),
-        )
-        medians = [record["median"] for record in line]
-        below = [m - min(r["values"]) for m, r in zip(medians, line, strict=True)]
-        above = [max(r["values"]) - m for m, r in zip(medians, line, strict=True)]
-        axes.errorbar(
-            [record[x] for record in line], medians,
-            [[max(0, value) for value in below], [max(0, value) for value in above]],
-            color=_COLORS[number % len(_COLORS)],
-            marker=_MARKS[(number + number // len(_COLORS)) % len(_MARKS)], ms=6, lw=1.5, capsize=3,
-            label=", ".join(_fact(names[i], key[i]) for i in differing if key[i] is not None)
-            or None,
-        )  # fmt: skip
-    common = [i for i in range(len(names)) if i not in differing and keys[0][i] is not None]
-    return ", ".join(_fact(names[i], keys[0][i]) for i in common)
-
-
-def _join(title: str, same: str) -> str:
-    return f"{title}\n{same}" if same else title
-
-
-def _fact(name: str, value: Any) -> str:
-    if name == "threads":
-        return count(value, "thread")
-    if name in ("tokens", "sequences"):
-        return count(value, name[:-1])
-    return str(value)
-
-
-def _short(size: float) -> str:
-    return f"{size / 1e9:.3g} B" if size >= 1e9 else f"{size / 1e6:.3g} M"
 
 
 def _finish(figure: Figure, axes: Axes) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bench import recorded, report, roofline, table
+from bench import plot_lines, recorded, report, roofline, table
 
 Record = dict[str, Any]
 
@@ -119,13 +122,22 @@ def test_plots(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     done = run(write(tmp_path / "lines", RECORDS), "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    names = ["context-tiny.png", "roofline-avx2-1-64x64.png", "size-decode.png", "size-prefill.png"]
+    names = ["context-avx2-2.png", "roofline-avx2-1-64x64.png", "speed-avx2-2.png"]
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == names
     for name in names:
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "out" / "report.md").read_text()
     assert all(f"({name})" in text for name in names)
     assert done.stdout.splitlines()[0].endswith("report.md")
+
+
+@given(st.lists(st.floats(0, 500), min_size=1, max_size=12).map(sorted))
+def test_names_at_the_ends_of_lines_do_not_touch(wanted: list[float]) -> None:
+    places = plot_lines.apart(wanted)
+    assert all(b - a >= plot_lines.NAME_HEIGHT - 1e-6 for a, b in pairwise(places))
+    if all(b - a >= plot_lines.NAME_HEIGHT for a, b in pairwise(wanted)):
+        assert places == pytest.approx(wanted)
+    assert sum(places) == pytest.approx(sum(wanted))  # as many up as down
 
 
 def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
