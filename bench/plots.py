@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -70,7 +71,8 @@ def _plots(found: Sequence[Record]) -> Iterator[tuple[str, Callable[[Figure], No
     generated = [r for r in recorded.generation(found) if r.get("unit", "tokens/s") == "tokens/s"]
     for place in dict.fromkeys(tuple(r.get(name) for name in _PLACE) for r in generated):
         here = [r for r in generated if tuple(r.get(name) for name in _PLACE) == place]
-        where = "-".join(str(fact) for fact in place if fact is not None)
+        facts = " ".join(str(fact) for fact in place if fact is not None)
+        where = re.sub(r"[^\w.]+", "-", facts)
         sized = [r for r in here if r.get("parameters") and "cache" not in recorded.runner(r)]
         panels = [
             (heading, "parameters", _alike(recorded.select(sized, kind=kind)))

@@ -322,9 +322,10 @@ def test_tables_show_a_device_on_its_own(tmp_path: Path) -> None:
 
 
 def test_plots_tell_devices_apart(tmp_path: Path) -> None:
-    figure = pytest.importorskip("matplotlib.figure").Figure()
+    pytest.importorskip("matplotlib")
     record = prefilled(device_records.DeviceLimits()).to_dict()
     other = {**record, "device": None, "isa": "avx2"}
-    plots._by_size(figure, [record, {**record, "device": "Fake 2"}, other], "prefill")
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["sm_90, Fake 9000", "sm_90, Fake 2", "avx2"]
+    paths = plots.write([record, {**record, "device": "Fake/2"}, other], tmp_path)
+    threads = record["threads"]
+    names = ["sm_90-Fake-9000", "sm_90-Fake-2", "avx2"]
+    assert [path.name for path in paths] == [f"speed-{name}-{threads}.png" for name in names]
