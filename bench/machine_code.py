@@ -113,7 +113,8 @@ TARGETS = {target.name: target for target in (X86_64, AARCH64)}
 # The functions of which hot loops are shown. What the compiler has put into its caller is found
 # there: a whole register tile in linear_..., and scoring in attend.
 _TILES = {"avx512": "2, 6", "amx": "2, 6"}  # kRowTile, kTokenTile; elsewhere 1, 4
-_HALVES = {"avx2": "1, 8", "avxvnni": "2, 6"}  # kHalves, kHalfRows; a tile takes two registers
+# Tiles of kHalves and kHalfRows, and of few rows: there a tile takes two registers.
+_HALVES = {"avx2": "1, 8|2, 3|2, 4", "avxvnni": "2, 6"}
 _PANEL_ROWS = {"neon": 4, "i8mm": 6}  # Panel::kRows
 _CALLERS = re.compile(r"(?:Entry<&)?(linear_(?:q\d|packed\w*<\d>)).*")
 _ATTENTION = re.compile(r"(?:attend|mix_run)<\w+, 4(?:, \d)?>")
@@ -122,7 +123,7 @@ _ATTENTION = re.compile(r"(?:attend|mix_run)<\w+, 4(?:, \d)?>")
 def _hot(isa: str) -> re.Pattern[str]:
     names = rf"multiply_(?:row|block)<.*>|IntegerWork<.*>::run<{_TILES.get(isa, '1, 4')}>"
     if isa in _HALVES:
-        return re.compile(rf"{names}|add_halves<.*, {_HALVES[isa]}>")
+        return re.compile(rf"{names}|add_halves<.*, (?:{_HALVES[isa]})>")
     if isa in _PANEL_ROWS:
         names += rf"|add_panel<.*, {_PANEL_ROWS[isa]}>"
     return re.compile(rf"{names}|IntegerWork<(?:Wide|Packed)Group\b.*>::run<1, 1>")

@@ -1,5 +1,5 @@
 // Matrix product for an ISA on which a tile takes two of sixteen registers (simd/ymm.h): one row of
-// activations, or kHalves halves of a tile, 8 output columns each, times several rows.
+// activations, or one or two halves of a tile, 8 output columns each, times several rows.
 //
 // What registers must hold is the integers of a group: the sums, a part of a tile, an activation
 // and constants. The float sums wait in memory, where they are fetched once a group. Integers are
@@ -82,45 +82,65 @@ struct WideHalf {
   }
 };
 
-// Calls multiply(i, tiles) for the tiles i, i + 1, ... of a group, as many as their products are
-// added at a time: kWidth halves of each, unpacked just before. All of it is inline at once, or the
-// sums would live in memory: the compiler looks for what can be in registers before it unrolls.
-template <int kBits, int kWidth, typename Multiply>
-[[gnu::always_inline]] inline void unpack_halves(const uint8_t* pieces, Table table, int64_t ahead,
-                                                 const Multiply& multiply) {
+// Pieces of two tiles each with high bits of their own.
+template <int kBits>
+constexpr int kPiecesAtOnce = kBits == 5 ? 2 : 1;
+
+// Calls multiply(j, tiles) for the kTiles tiles j, j + 1, ... of the pieces from number i on, twice
+// kPiecesAtOnce: kWidth halves of each, unpacked just before. `ahead` may be 0: to ask for what is
+// read now costs less than a branch.
+template <int kBits, int kWidth, int kTiles, typename Multiply>
+[[gnu::always_inline]] inline void unpack_pieces(const uint8_t* pieces, int64_t i, Table table,
+                                                 int64_t ahead, const Multiply& multiply) {
   using Group = PackedGroup<kBits>;
-  constexpr int kTiles = NarrowHalf<kBits>::kTiles;
-  constexpr int kPieces = kBits == 5 ? 2 : 1;  // of two tiles each, with high bits of their own
+  constexpr int kPieces = kPiecesAtOnce<kBits>;
   // Of whole tiles the compiler leaves out the half that nobody looks at.
   constexpr auto kLoad = kWidth == 1 ? load_as_low_half : load_tile;
-  for (int64_t i = 0; i < kTilesPerGroup / 2; i += 2 * kPieces) {
-    for (int part = 0; part < 2; ++part) {
-      Tile bits = Group::load_high(pieces, i / kPieces + part, ahead, kLoad);
-      [[maybe_unused]] HalfTile tiles[kWidth][2 * kPieces];
-      for (int p = 0; p < kPieces; ++p) {
-        const int64_t place = i + part * kPieces + p;
-        if (ahead != 0) __builtin_prefetch(pieces + 64 * place + ahead, 0, 2);
-        const Tile piece = kLoad(pieces + 64 * place);
-        const Tile first = Group::unpack_first(piece, bits, table);
-        if constexpr (kTiles == 1) {
-          HalfTile one[kWidth][1];
-          for (int h = 0; h < kWidth; ++h) one[h][0] = half_of(first, h);
-          multiply(2 * place, one);
-          const Tile second = Group::unpack_second(piece, bits, table);
-          for (int h = 0; h < kWidth; ++h) one[h][0] = half_of(second, h);
-          multiply(2 * place + 1, one);
-        } else {
-          const Tile second = Group::unpack_second(piece, bits, table);
-          for (int h = 0; h < kWidth; ++h) {
-            tiles[h][2 * p] = half_of(first, h);
-            tiles[h][2 * p + 1] = half_of(second, h);
-          }
+  for (int part = 0; part < 2; ++part) {
+    Tile bits = Group::load_high(pieces, i / kPieces + part, ahead, kLoad);
+    [[maybe_unused]] HalfTile tiles[kWidth][2 * kPieces];
+    for (int p = 0; p < kPieces; ++p) {
+      const int64_t place = i + part * kPieces + p;
+      __builtin_prefetch(pieces + 64 * place + ahead, 0, 2);
+      const Tile piece = kLoad(pieces + 64 * place);
+      const Tile first = Group::unpack_first(piece, bits, table);
+      if constexpr (kTiles == 1) {
+        HalfTile one[kWidth][1];
+        for (int h = 0; h < kWidth; ++h) one[h][0] = half_of(first, h);
+        multiply(2 * place, one);
+        const Tile second = Group::unpack_second(piece, bits, table);
+        for (int h = 0; h < kWidth; ++h) one[h][0] = half_of(second, h);
+        multiply(2 * place + 1, one);
+      } else {
+        const Tile second = Group::unpack_second(piece, bits, table);
+        for (int h = 0; h < kWidth; ++h) {
+          tiles[h][2 * p] = half_of(first, h);
+          tiles[h][2 * p + 1] = half_of(second, h);
         }
       }
-      if constexpr (kTiles > 1) {
-        static_assert(kTiles == 2 * kPieces);
-        multiply(2 * (i + part * kPieces), tiles);
-      }
+    }
+    if constexpr (kTiles > 1) {
+      static_assert(kTiles == 2 * kPieces);
+      multiply(2 * (i + part * kPieces), tiles);
+    }
+  }
+}
+
+// The same for a group. All of it is inline at once, or the sums would live in memory: the compiler
+// looks for what can be in registers before it unrolls. Unrolled, no pointer is in memory either;
+// but one row or two wait for memory, and read it up to a tenth slower then.
+template <int kBits, int kWidth, int kTiles, bool kUnrolled, typename Multiply>
+[[gnu::always_inline]] inline void unpack_halves(const uint8_t* pieces, Table table, int64_t ahead,
+                                                 const Multiply& multiply) {
+  constexpr int kStep = 2 * kPiecesAtOnce<kBits>;
+  if constexpr (kUnrolled) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kTilesPerGroup / 2; i += kStep) {
+      unpack_pieces<kBits, kWidth, kTiles>(pieces, i, table, ahead, multiply);
+    }
+  } else {
+    for (int64_t i = 0; i < kTilesPerGroup / 2; i += kStep) {
+      unpack_pieces<kBits, kWidth, kTiles>(pieces, i, table, ahead, multiply);
     }
   }
 }
@@ -145,7 +165,7 @@ struct StoredHalf : NarrowHalf<kBits> {
             }
           }
         };
-    unpack_halves<kBits, kWidth>(pieces, table, ahead, multiply);
+    unpack_halves<kBits, kWidth, kTiles, (kRows > 2)>(pieces, table, ahead, multiply);
   }
 };
 
@@ -205,15 +225,16 @@ struct NarrowRow : NarrowHalf<kBits> {
   PYTHIA_RT_IN_CALLER static void add(RowSums<kTiles>& sums, const uint8_t* group,
                                       const int8_t* codes, Table table,
                                       const HalfConstants& constants, int64_t ahead) {
-    const auto multiply = [&](int64_t i, const HalfTile(&tiles)[2][kTiles])
-                              __attribute__((always_inline)) {
-                                for (int h = 0; h < 2; ++h) {
-                                  HalfInt& sum = sums.halves[h][i % RowSums<kTiles>::kTurns];
-                                  sum = half_narrow_dot(sum, tiles[h], codes + 4 * i, constants);
-                                  half_pin(sum);
-                                }
-                              };
-    unpack_halves<kBits, 2>(group, table, ahead, multiply);
+    HalfInt part[2];  // fewer registers than the tiles of both halves
+    const auto multiply = [&](int64_t i,
+                              const HalfTile(&tiles)[2][1]) __attribute__((always_inline)) {
+      for (int h = 0; h < 2; ++h) {
+        HalfInt& sum = sums.halves[h][i % RowSums<kTiles>::kTurns];
+        half_narrow_step<kTiles>(sum, part[h], tiles[h][0], codes + 4 * i, i % kTiles, constants);
+        if (i % kTiles == kTiles - 1) half_pin(sum);
+      }
+    };
+    unpack_halves<kBits, 2, 1, false>(group, table, ahead, multiply);
   }
 };
 
@@ -295,37 +316,49 @@ inline void multiply_half_rows(const LinearArguments& arguments, const uint8_t* 
   }
 }
 
-// One block times all rows. The first of few rows ask for weights ahead, since they wait for them.
+// Whether half_rows ever asks for tiles of this many rows; others are not compiled.
+constexpr bool is_half_rows(int rows) {
+  for (int rest = 1; rest <= 4 * kHalfRows; ++rest) {
+    if (half_rows(rest) == rows) return true;
+  }
+  return false;
+}
+
+template <typename Half, int kRows = kHalfRows>
+inline void multiply_half_rows_of(int rows, const LinearArguments& arguments, const uint8_t* tiles,
+                                  int64_t block, int64_t row, int64_t n_rows, int64_t ahead) {
+  if constexpr (kRows > 0) {
+    if constexpr (is_half_rows(kRows)) {
+      if (rows == kRows) {
+        constexpr int kWidth = half_width(kRows, Half::kTiles);
+        return multiply_half_rows<Half, kWidth, kRows>(arguments, tiles, block, row, n_rows, ahead);
+      }
+    }
+    multiply_half_rows_of<Half, kRows - 1>(rows, arguments, tiles, block, row, n_rows, ahead);
+  }
+}
+
+// One block times all rows. The first rows ask for weights ahead, unless a panel holds them: even a
+// hundred rows wait for them otherwise.
 template <typename Half>
 inline void multiply_halves(const LinearArguments& arguments, const uint8_t* tiles, int64_t block,
                             int64_t ahead) {
   int64_t row = arguments.row_begin;
   for (int64_t rest = arguments.row_end - row; rest > 0; ahead = 0) {
     const int rows = half_rows(rest);
-    if (rows == kHalfRows) {
-      multiply_half_rows<Half, kHalves, kHalfRows>(arguments, tiles, block, row, rest, ahead);
-    } else if (rows == 4) {
-      multiply_half_rows<Half, kHalves, 4>(arguments, tiles, block, row, rest, ahead);
-    } else {
-      multiply_half_rows<Half, kHalves, 2>(arguments, tiles, block, row, rest, ahead);
-    }
+    multiply_half_rows_of<Half>(rows, arguments, tiles, block, row, rest, ahead);
     row += rows;
     rest -= rows;
   }
-}
-
-inline int64_t bytes_ahead(const LinearArguments& arguments) {
-  return is_many_rows(arguments) ? 0 : kPrefetchBytes;
 }
 
 // Blocks as they are stored.
 template <typename Half>
 inline void linear_halves(const LinearArguments& arguments) {
   const int64_t groups = count_groups(arguments);
-  const int64_t ahead = bytes_ahead(arguments);
   for (int64_t block = arguments.block_begin; block < arguments.block_end; ++block) {
     multiply_halves<Half>(arguments, block_weights(arguments, block, groups * Half::kBytes), block,
-                          ahead);
+                          kPrefetchBytes);
   }
 }
 
@@ -334,10 +367,9 @@ inline void linear_packed_halves(const LinearArguments& arguments) {
   using Group = PackedGroup<kBits>;
   const int64_t groups = count_groups(arguments);
   const Table table = table_of(arguments);
-  const int64_t ahead = bytes_ahead(arguments);
   for (int64_t block = arguments.block_begin; block < arguments.block_end; ++block) {
     unpack_groups<Group>(block_weights(arguments, block, groups * Group::kBytes), groups, table,
-                         arguments.panel, StoreTiles(), ahead);
+                         arguments.panel, StoreTiles(), kPrefetchBytes);
     multiply_halves<NarrowHalf<kBits>>(arguments, arguments.panel, block, 0);
   }
 }

@@ -56,7 +56,7 @@ inline int64_t panel_blocks(bool packed, int64_t rows) {
 
 #ifdef PYTHIA_RT_HALVES
 
-// One row goes through whole blocks, a few through whole tiles, more through halves.
+// One row goes through whole blocks, a few, if any, through whole tiles, more through halves.
 enum class Way { row, tiles, halves };
 inline Way way_of(const LinearArguments& a) {
   const int64_t rows = a.row_end - a.row_begin;
@@ -68,7 +68,8 @@ inline void linear_q8(const LinearArguments& a) {
     case Way::row:
       return linear_row<WideRow>(a);
     case Way::tiles:
-      return linear_q8_few(a);
+      if constexpr (kHalvesFrom > 2) linear_q8_few(a);
+      return;
     case Way::halves:
       return linear_halves<WideHalf>(a);
   }
@@ -79,7 +80,8 @@ inline void linear_packed(const LinearArguments& a) {
     case Way::row:
       return linear_row<NarrowRow<kBits>>(a);
     case Way::tiles:
-      return linear_packed_few<kBits>(a);
+      if constexpr (kHalvesFrom > 2) linear_packed_few<kBits>(a);
+      return;
     case Way::halves:
       if constexpr (kHalvesFrom < kPanelRows) {
         if (a.row_end - a.row_begin < kPanelRows) return linear_halves<StoredHalf<kBits>>(a);

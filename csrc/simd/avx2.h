@@ -2,20 +2,22 @@
 // bits.
 //
 // Halves, beside ymm.h:
-//   kHalves, kHalfRows           the register tile of halves x rows of activations
-//   half_rows(rest)              how many of the rows that are left to multiply first: kHalfRows, 4
-//   or
-//                                2, the last of which need not be there
+//   kHalves, kHalfRows           the largest register tile: halves x rows of activations
+//   half_rows(rest)              how many of the rows that are left to multiply first, at least 2,
+//                                the last of which need not be there
+//   half_width(rows, tiles)      the halves of a register tile of so many rows, if the products of
+//                                so many tiles are added at a time
 //   kHalvesFrom                  how many rows halves are for; fewer go through whole tiles
-//   kPanelRows                   from how many rows on unpacking a panel of weights first costs
-//   less
-//                                than unpacking them anew in every register tile
-//   half_tiles(largest)          how many tiles' products half_narrow_dot may add before they
-//   become
+//   kPanelRows                   from how many rows on it costs less to unpack a panel of weights
+//                                first than to unpack them anew in every register tile
+//   half_tiles(largest)          how many tiles' products half_narrow_dot may add before they have
 //                                32 bits, if no byte is larger
 //   half_constants()             what the products need, kept in registers
 //   half_narrow_dot<kTiles>(acc, tiles, a, constants)
 //                                acc + dots of kTiles tiles with 4 activations each
+//   half_narrow_step<kTiles>(acc, part, tile, a, place, constants)
+//                                the same a tile at a time, place = 0 .. kTiles - 1: part is what
+//                                has been added so far, and acc is complete after the last
 //   half_wide(stored)            wide weights, made ready for any number of
 //   half_wide_dot(acc, wide, a, constants)
 //   half_wide_finish(acc, sum)   takes back what is left of the offset; *sum is the activations'
@@ -25,13 +27,20 @@
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
-constexpr int kHalvesFrom = 4;
+constexpr int kHalvesFrom = 2;
 constexpr int kPanelRows = 12;
 
 // Beside 8 sums live the weights (q8: and their magnitudes), an activation, a product and a one.
+// Both halves of few rows are read at once and share activations; four tiles each would not fit.
 constexpr int kHalves = 1;
 constexpr int kHalfRows = 8;
-constexpr int half_rows(int64_t rest) { return rest > 6 ? 8 : rest > 2 ? 4 : 2; }
+constexpr int half_width(int rows, int tiles) { return rows <= 4 && tiles <= 2 ? 2 : 1; }
+// Rows cost the same in tiles of 4 to 8, less than in smaller ones and than rows that nobody needs.
+constexpr int half_rows(int64_t rest) {
+  if (rest > 11) return kHalfRows;
+  const auto rows = static_cast<int>(rest);
+  return rows > kHalfRows ? (rows + 1) / 2 : rows > 2 ? rows : 2;
+}
 
 // acc + the dot products of four bytes each, unsigned times signed. The products are first added
 // in pairs, saturating at 16 bits: both callers pass magnitudes of at most 127, so that a pair is
@@ -76,6 +85,13 @@ inline HalfInt half_narrow_dot(HalfInt acc, const HalfTile (&tiles)[kTiles], con
     pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(tiles[t], broadcast_four(a + 4 * t)));
   }
   return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, constants.one));
+}
+template <int kTiles>
+inline void half_narrow_step(HalfInt& acc, HalfInt& part, HalfTile tile, const int8_t* a,
+                             int64_t place, const HalfConstants& constants) {
+  const __m256i pairs = _mm256_maddubs_epi16(tile, broadcast_four(a));
+  part = place == 0 ? pairs : _mm256_add_epi16(part, pairs);
+  if (place == kTiles - 1) acc = _mm256_add_epi32(acc, _mm256_madd_epi16(part, constants.one));
 }
 struct HalfWide {
   HalfTile weights, magnitudes;

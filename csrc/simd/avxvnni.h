@@ -15,6 +15,7 @@ constexpr int kPanelRows = 5;
 // activation fetched for every product, and 8 sums wait for each other.
 constexpr int kHalves = 2;
 constexpr int kHalfRows = 6;
+constexpr int half_width(int, int) { return kHalves; }
 // 2 rows, whose 4 sums wait for each other, take as long as 4: 7 and 8 are twice 4.
 constexpr int half_rows(int64_t rest) {
   return rest > 8 || rest == 5 || rest == 6 ? 6 : rest > 2 ? 4 : 2;
@@ -51,6 +52,11 @@ inline HalfInt half_narrow_dot(HalfInt acc, const HalfTile (&tiles)[kTiles], con
                                const HalfConstants&) {
   for (int t = 0; t < kTiles; ++t) acc = add_dots(acc, tiles[t], broadcast_four(a + 4 * t));
   return acc;
+}
+template <int kTiles>
+inline void half_narrow_step(HalfInt& acc, HalfInt&, HalfTile tile, const int8_t* a, int64_t,
+                             const HalfConstants&) {
+  acc = add_dots(acc, tile, broadcast_four(a));
 }
 using HalfWide = HalfTile;
 inline HalfWide half_wide(HalfTile stored) { return stored; }
