@@ -306,19 +306,25 @@ template <int kBits>
 inline void linear_packed_few(const LinearArguments& arguments) {
   run_stored<PackedGroup<kBits>>(arguments);
 }
+// The panel of some blocks. Not inline: it is over soon, and the products need the registers.
+template <typename Group>
+[[gnu::noinline]] void unpack_panel(const LinearArguments& arguments, int64_t groups) {
+  const int64_t blocks = arguments.block_end - arguments.block_begin;
+  unpack_groups<Group>(block_weights(arguments, arguments.block_begin, groups * Group::kBytes),
+                       blocks * groups, table_of(arguments), arguments.panel, StoreTiles(),
+                       kPrefetchBytes);
+}
+
 template <int kBits>
 inline void linear_packed_many(const LinearArguments& arguments) {
-  using Group = PackedGroup<kBits>;
   const int64_t groups = count_groups(arguments);
-  const Table table = table_of(arguments);
   LinearArguments part = arguments;
   for (int64_t block = arguments.block_begin; block < arguments.block_end; block += kRowTile) {
     part.block_begin = block;
     part.block_end =
         block + kRowTile < arguments.block_end ? block + kRowTile : arguments.block_end;
-    unpack_groups<Group>(block_weights(arguments, block, groups * Group::kBytes),
-                         (part.block_end - block) * groups, table, arguments.panel, StoreTiles());
-    run_tiles(IntegerWork<PanelGroup<kBits>>{part, groups, arguments.panel, block, table}, part);
+    unpack_panel<PackedGroup<kBits>>(part, groups);
+    run_tiles(IntegerWork<PanelGroup<kBits>>{part, groups, arguments.panel, block, Table{}}, part);
   }
 }
 
