@@ -58,10 +58,15 @@ def draw(axes: Axes, found: Sequence[Record], x: str) -> Callable[[], None]:
         )  # fmt: skip
         ends.append((name, float(line[-1][x]), medians[-1], color))
     axes.set_yscale("log")
+    plain(axes)
+    return lambda: _write_names(axes, ends)
+
+
+def plain(axes: Axes) -> None:
+    """The look of all plots: a faint grid behind the lines, no frame around them."""
     axes.grid(color="#e5e5e5", lw=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    return lambda: _write_names(axes, ends)
 
 
 def figure_of(

@@ -171,8 +171,6 @@ def _among(points: Sequence[Record], place: str, limit: str) -> dict[str, float]
 
 
 def _finish(figure: Figure, axes: Axes) -> None:
-    axes.grid(color="#e5e5e5", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    plot_lines.plain(axes)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside right upper", frameon=False, fontsize=8)
