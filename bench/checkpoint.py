@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.convert.atomic import new_folder
+from pythia_rt.convert.files.atomic import new_folder
 
 Config = dict[str, Any]
 

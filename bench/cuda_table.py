@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from bench import table
 from bench.cuda_occupancy import occupancy
-from pythia_rt.convert.atomic import write_file
+from pythia_rt.convert.files.atomic import write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "cuda"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from pythia_rt.convert.checkpoint import CONFIG_FILE, read_json
+from pythia_rt.convert.source.checkpoint import CONFIG_FILE, read_json
 
 # Of a layer: checkpoint module to GGUF name.
 LAYER_NAMES = {

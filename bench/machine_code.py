@@ -29,7 +29,7 @@ import click
 from bench import table
 from bench.cuda_table import shortened
 from bench.testing_extension import VARIABLE
-from pythia_rt.convert.atomic import write_file
+from pythia_rt.convert.files.atomic import write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "machine-code"

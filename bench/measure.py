@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pythia_rt.convert.destination import find_place, named_file, unwritten
+from pythia_rt.convert.files.destination import find_place, named_file, unwritten
 
 Name = TypeVar("Name")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench import plot_lines, recorded
 from bench.recorded import Record
 from bench.table import count
-from pythia_rt.convert.atomic import write_file
+from pythia_rt.convert.files.atomic import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

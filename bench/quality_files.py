@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench import llama
 from pythia_rt.convert import FlatFile, convert
-from pythia_rt.convert.layout import TEXT_FILES
+from pythia_rt.convert.flatfile.layout import TEXT_FILES
 
 WITH_IMPORTANCE = "+imatrix"
 CALIBRATED = "+calibrated"

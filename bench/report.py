@@ -13,7 +13,7 @@ from typing import Any
 
 from bench import measure, plots, recorded, table
 from bench.recorded import Record
-from pythia_rt.convert.atomic import write_file
+from pythia_rt.convert.files.atomic import write_file
 
 _KERNEL_HEADINGS = ("kernel", "format", "rows", "µs", "GB/s", "read limit", "Gop/s",
                     "multiply limit", "of roof")  # fmt: skip

@@ -17,8 +17,8 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pythia_rt.convert.atomic import write_file
-from pythia_rt.convert.destination import find_place
+from pythia_rt.convert.files.atomic import write_file
+from pythia_rt.convert.files.destination import find_place
 
 LEAST = 200_000  # bytes; less is not a text to measure on
 LONGEST = 20_000  # characters of one document and

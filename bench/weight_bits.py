@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pythia_rt.convert.flatfile import FlatFile
-from pythia_rt.convert.layout import TEXT_FILES, linears
+from pythia_rt.convert.flatfile.layout import TEXT_FILES, linears
 
 Kind = Literal["layer", "head", "embedding", "vector"]
 

@@ -9,11 +9,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .checkpoint import Checkpoint
     from .conversion import convert
     from .errors import CheckpointError, FlatFileError
     from .flatfile import FlatFile
-    from .hub import resolve
+    from .source.checkpoint import Checkpoint
+    from .source.hub import resolve
 
 __all__ = [
     "Checkpoint",
@@ -25,12 +25,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Checkpoint": "checkpoint",
+    "Checkpoint": "source.checkpoint",
     "CheckpointError": "errors",
     "FlatFile": "flatfile",
     "FlatFileError": "errors",
     "convert": "conversion",
-    "resolve": "hub",
+    "resolve": "source.hub",
 }
 
 

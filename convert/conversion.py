@@ -13,17 +13,9 @@ from numpy.typing import NDArray
 from pythia_rt import _core
 
 from . import architectures
-from .balanced import BalancedWeights, balance_checkpoint
-from .calibration_text import CalibrationText, Text, read_calibration
-from .calibrator import Calibrator, Parts
-from .checkpoint import CONFIG_FILE, Checkpoint, read_json
-from .destination import find_place, named_file
-from .digests import SourceDigests
 from .errors import CheckpointError, Sentence, quote
-from .flatfile import KV_BOUND, REPORT, VERSION, FlatFile, metadata_entries, to_json
-from .hub import identify, resolve
-from .kv_range import bound_keys_and_values
-from .layout import (
+from .files.destination import find_place, named_file
+from .flatfile.layout import (
     TEXT_FILES,
     TOKENIZER_FILE,
     Linear,
@@ -32,16 +24,24 @@ from .layout import (
     stored_tensors,
     vectors,
 )
+from .flatfile.reader import KV_BOUND, REPORT, VERSION, FlatFile, metadata_entries, to_json
+from .flatfile.spec import CHOICES, Spec
+from .flatfile.text_facts import TextFacts
+from .flatfile.writer import FlatFileWriter
 from .plan import Plan
 from .progress import Progress
-from .recipe import choose_formats, describe
-from .spec import CHOICES, Spec
-from .text_facts import TextFacts
-from .text_files import read_text_files, resolve_end_ids, resolve_facts
+from .quantise.balanced import BalancedWeights, balance_checkpoint
+from .quantise.calibration_text import CalibrationText, Text, read_calibration
+from .quantise.calibrator import Calibrator, Parts
+from .quantise.kv_range import bound_keys_and_values
+from .quantise.recipe import choose_formats, describe
+from .quantise.weights import WeightReader, pack_chunk
+from .source.checkpoint import CONFIG_FILE, Checkpoint, read_json
+from .source.digests import SourceDigests
+from .source.hub import identify, resolve
+from .text.text_files import read_text_files, resolve_end_ids, resolve_facts
+from .text.tokenizer import Vocabulary, build_tokenizer, encode
 from .threads import checked_threads
-from .tokenizer import Vocabulary, build_tokenizer, encode
-from .weights import WeightReader, pack_chunk
-from .writer import FlatFileWriter
 
 PRODUCER = "pythia_rt 0.1.0"
 _NO_DIGEST = "0" * 64  # as long as any, so the header keeps its length
@@ -74,8 +74,8 @@ def convert(
     """Convert the checkpoint `source` into the flat file `destination` and return its path.
 
     `source` is a folder in Hugging Face layout or a hub id, which is downloaded at `revision` into
-    `cache_dir`. `format` (f32, f16, bf16, q8, q6, q5 or q4) is a recipe of recipe.py; `embed`,
-    `head`, `attention` and `mlp` override what it says about these. `activation` ("gelu",
+    `cache_dir`. `format` (f32, f16, bf16, q8, q6, q5 or q4) is a name of quantise.recipe;
+    `embed`, `head`, `attention` and `mlp` override what it says about these. `activation` ("gelu",
     "gelu_tanh") overrides the config's. `threads` (default: one per core) pack. An existing
     destination is replaced only with `force`, and only a regular file ever is; a link stays one,
     and its target is written. The weights are streamed: memory does not grow with the model. The

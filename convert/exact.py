@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 
 from . import architectures
-from .checkpoint import CONFIG_FILE, Checkpoint, read_json
 from .conversion import convert
 from .flatfile import FlatFile
-from .hub import resolve
+from .source.checkpoint import CONFIG_FILE, Checkpoint, read_json
+from .source.hub import resolve
 
 
 def open_exactly(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .spec import Spec
+from .flatfile.spec import Spec
 
 
 class Rows(NamedTuple):

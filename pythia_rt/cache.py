@@ -19,11 +19,11 @@ from filelock import FileLock
 
 import pythia_rt
 from pythia_rt.convert import FlatFile, FlatFileError, convert, resolve
-from pythia_rt.convert.checkpoint import CONFIG_FILE
-from pythia_rt.convert.flatfile import VERSION
-from pythia_rt.convert.hub import identify
-from pythia_rt.convert.layout import TEXT_FILES, TOKENIZER_FILE
-from pythia_rt.convert.recipe import choose_formats
+from pythia_rt.convert.flatfile.layout import TEXT_FILES, TOKENIZER_FILE
+from pythia_rt.convert.flatfile.reader import VERSION
+from pythia_rt.convert.quantise.recipe import choose_formats
+from pythia_rt.convert.source.checkpoint import CONFIG_FILE
+from pythia_rt.convert.source.hub import identify
 
 # What a checkpoint can be made of: other files in the folder (a README, images) change nothing.
 _SOURCE_SUFFIXES = {".bin", ".jinja", ".json", ".safetensors"}

@@ -9,7 +9,7 @@ from typing import Any
 from pythia_rt import _core
 from pythia_rt.convert.errors import quote
 from pythia_rt.convert.flatfile import FlatFile
-from pythia_rt.convert.layout import linears, vectors
+from pythia_rt.convert.flatfile.layout import linears, vectors
 from pythia_rt.evaluation.reporter import stored_report
 from pythia_rt.evaluation.result import Evaluation
 from pythia_rt.evaluation.table import lines as report_lines

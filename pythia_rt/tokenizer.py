@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import tokenizers
 
-from pythia_rt.convert.tokenizer import build_tokenizer, encode, facts_of_tokenizer
+from pythia_rt.convert.text.tokenizer import build_tokenizer, encode, facts_of_tokenizer
 
 if TYPE_CHECKING:
-    from pythia_rt.convert.text_facts import TextFacts
+    from pythia_rt.convert.flatfile.text_facts import TextFacts
 
 _MAX_ID = (1 << 32) - 1  # the library's ids are unsigned numbers of 32 bits
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")

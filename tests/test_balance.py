@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import pythia_rt
 from pythia_rt import _core
 from pythia_rt.convert import CheckpointError, FlatFile, convert
-from pythia_rt.convert.layout import linears, vectors
+from pythia_rt.convert.flatfile.layout import linears, vectors
 from pythia_rt.evaluation.weights import relative_errors
 
 Model = pythia_rt.Model
@@ -35,7 +35,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def balance_only(monkeypatch: pytest.MonkeyPatch, formats: set[str]) -> None:
     """Have conversion balance the matrices in these formats, whatever they are."""
-    parts = importlib.import_module("pythia_rt.convert.balancing.parts")
+    parts = importlib.import_module("pythia_rt.convert.quantise.balancing.parts")
     monkeypatch.setattr(parts, "is_quantised", formats.__contains__)
 
 

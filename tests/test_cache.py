@@ -17,7 +17,7 @@ import pythia_rt.cache
 from pythia_rt import Model
 from pythia_rt.cli import main
 from pythia_rt.convert import FlatFile
-from pythia_rt.convert.layout import TEXT_FILES
+from pythia_rt.convert.flatfile.layout import TEXT_FILES
 from pythia_rt.model import DEMO_FOLDER
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

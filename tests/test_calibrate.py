@@ -15,7 +15,9 @@ from oracle import gptq as oracle
 
 import pythia_rt
 from pythia_rt import _core
-from pythia_rt.convert import CheckpointError, FlatFile, convert, feedback, layout
+from pythia_rt.convert import CheckpointError, FlatFile, convert
+from pythia_rt.convert.flatfile import layout
+from pythia_rt.convert.quantise import feedback
 
 Floats = NDArray[np.float32]
 QUANTISED = [name for name in _core.format_names() if layout.is_quantised(name)]
@@ -281,7 +283,7 @@ def test_a_tied_head_and_a_single_sequence_of_two_tokens(tmp_path: Path) -> None
 
 
 def test_sequences_are_spread_over_the_text(tmp_path: Path) -> None:
-    from pythia_rt.convert.calibration_text import read_calibration
+    from pythia_rt.convert.quantise.calibration_text import read_calibration
 
     file = FlatFile(convert(small(tmp_path), tmp_path / "flat", format="f32"))
     spec = {**file.spec, "vocab_size": 5000}

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pythia_rt.convert import Checkpoint, CheckpointError
-from pythia_rt.convert.source_tensor import BLOCK_BYTES
+from pythia_rt.convert.source.tensor import BLOCK_BYTES
 
 TRUTH = make_tensors()
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pythia_rt.convert import Checkpoint, CheckpointError
-from pythia_rt.convert.source_tensor import MAX_RUN_BYTES
+from pythia_rt.convert.source.tensor import MAX_RUN_BYTES
 
 
 def read_all(checkpoint: Checkpoint, name: str) -> bytes:

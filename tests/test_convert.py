@@ -27,10 +27,12 @@ from oracle import formats as oracle
 from safetensors import safe_open
 
 import pythia_rt
-from pythia_rt.convert import Checkpoint, FlatFile, convert, layout, threads, weights
+from pythia_rt.convert import Checkpoint, FlatFile, convert, threads
 from pythia_rt.convert.architectures import gpt_neox
-from pythia_rt.convert.balanced import balance_checkpoint
-from pythia_rt.convert.balancing import Balance
+from pythia_rt.convert.flatfile import layout
+from pythia_rt.convert.quantise import weights
+from pythia_rt.convert.quantise.balanced import balance_checkpoint
+from pythia_rt.convert.quantise.balancing import Balance
 
 FORMATS = ("f32", "f16", "bf16", "q8", "q6", "q5", "q4")
 SOURCES = {

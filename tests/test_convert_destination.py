@@ -17,7 +17,8 @@ from convert_sources import (
     write_checkpoint,
 )
 
-from pythia_rt.convert import CheckpointError, FlatFile, conversion, convert, weights
+from pythia_rt.convert import CheckpointError, FlatFile, conversion, convert
+from pythia_rt.convert.quantise import weights
 
 
 def test_an_existing_destination_needs_force(source: Path, out: Path) -> None:
@@ -192,7 +193,7 @@ def test_the_digest_thread_reports_and_ends(
         raise OSError(errno.EIO, "Input/output error")
 
     before = threading.active_count()
-    monkeypatch.setattr("pythia_rt.convert.digests.SourceDigests._hash", fail)
+    monkeypatch.setattr("pythia_rt.convert.source.digests.SourceDigests._hash", fail)
     with pytest.raises(OSError, match="Input/output error"):
         convert(source, out / "flat")
     assert not list(out.iterdir())

@@ -16,7 +16,8 @@ from convert_sources import (
     write_checkpoint,
 )
 
-from pythia_rt.convert import CheckpointError, convert, weights
+from pythia_rt.convert import CheckpointError, convert
+from pythia_rt.convert.quantise import weights
 
 LAYER = "gpt_neox.layers.1."
 QKV = f"{LAYER}attention.query_key_value"

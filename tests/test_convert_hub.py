@@ -12,7 +12,9 @@ from convert_sources import write_checkpoint
 from huggingface_hub import errors
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
-from pythia_rt.convert import CheckpointError, FlatFile, convert, download, hub, layout
+from pythia_rt.convert import CheckpointError, FlatFile, convert
+from pythia_rt.convert.flatfile import layout
+from pythia_rt.convert.source import download, hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/tiny-neox"

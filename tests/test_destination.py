@@ -14,7 +14,7 @@ import pytest
 
 from bench import measure
 from pythia_rt.convert import FlatFile, convert
-from pythia_rt.convert.atomic import write_file
+from pythia_rt.convert.files.atomic import write_file
 from pythia_rt.evaluation import Evaluation, evaluate
 from pythia_rt.evaluation.plot import write_plot
 from pythia_rt.model import DEMO_FOLDER

@@ -17,8 +17,9 @@ from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pythia_rt.convert import FlatFile, FlatFileError, convert, memory
-from pythia_rt.convert.flatfile import VERSION
+from pythia_rt.convert import FlatFile, FlatFileError, convert
+from pythia_rt.convert.flatfile import memory
+from pythia_rt.convert.flatfile.reader import VERSION
 
 Header = dict[str, Any]
 

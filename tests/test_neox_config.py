@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from transformers import GPTNeoXConfig
 
 from pythia_rt.convert import CheckpointError, architectures
-from pythia_rt.convert.neox_config import ACTIVATIONS, read_config
-from pythia_rt.convert.spec import Spec
+from pythia_rt.convert.architectures.gpt_neox.config import ACTIVATIONS, read_config
+from pythia_rt.convert.flatfile.spec import Spec
 
 ROPE_KEYS = ("rotary_pct", "rotary_emb_base")
 

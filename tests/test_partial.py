@@ -18,8 +18,9 @@ import pytest
 from convert_sources import make_config
 
 from bench import checkpoint
-from pythia_rt.convert import FlatFile, convert, partial
-from pythia_rt.convert.atomic import new_folder, write_file
+from pythia_rt.convert import FlatFile, convert
+from pythia_rt.convert.files import partial
+from pythia_rt.convert.files.atomic import new_folder, write_file
 
 CHILD = """
 import os, signal, sys, time

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_folders import make_folder, ours, resolve, template
 
-from pythia_rt.convert.added_tokens import NAMED
+from pythia_rt.convert.text.added_tokens import NAMED
 
 CLASSES = ("GPTNeoXTokenizer", "PreTrainedTokenizerFast", "GPT2Tokenizer", "LlamaTokenizer", None)
 WORDS = (

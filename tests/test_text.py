@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pythia_rt import Model, evaluate
 from pythia_rt.cli import main
 from pythia_rt.convert import convert
-from pythia_rt.convert.calibration_text import read_calibration
-from pythia_rt.convert.text import decode_prompt, decode_text
+from pythia_rt.convert.files.text import decode_prompt, decode_text
+from pythia_rt.convert.quantise.calibration_text import read_calibration
 from pythia_rt.evaluation import reporter
 from pythia_rt.evaluation.text import read_text
 from pythia_rt.model import DEMO_FOLDER

@@ -21,8 +21,8 @@ import pythia_rt
 from pythia_rt import Model, Sampling
 from pythia_rt.cli import main
 from pythia_rt.convert import CheckpointError, FlatFile, FlatFileError, convert
-from pythia_rt.convert.text_facts import no_facts, validate_facts
-from pythia_rt.convert.text_files import resolve_end_ids
+from pythia_rt.convert.flatfile.text_facts import no_facts, validate_facts
+from pythia_rt.convert.text.text_files import resolve_end_ids
 from pythia_rt.info import describe, lines
 from pythia_rt.model import DEMO_FOLDER
 from pythia_rt.suggested import suggested_sampling

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pythia_rt.convert import CheckpointError
-from pythia_rt.convert.unpickler import Storage, TensorView, load
+from pythia_rt.convert.source.unpickler import Storage, TensorView, load
 
 
 class Call:

@@ -12,7 +12,7 @@ import torch
 from convert_sources import make_config, make_tensors, make_tokenizer, write_checkpoint
 
 from pythia_rt.convert import CheckpointError, FlatFile, FlatFileError, convert
-from pythia_rt.convert.text import decode_text
+from pythia_rt.convert.files.text import decode_text
 
 LAYER = "gpt_neox.layers.1."
 WEIGHT = f"{LAYER}mlp.dense_4h_to_h.weight"

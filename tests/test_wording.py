@@ -183,7 +183,7 @@ def test_notes_are_worded_too(monkeypatch: pytest.MonkeyPatch, cache: Path) -> N
 def test_no_room_for_a_copy(
     model: Model, monkeypatch: pytest.MonkeyPatch, demo_file: Callable[[str], Path]
 ) -> None:
-    from pythia_rt.convert import memory
+    from pythia_rt.convert.flatfile import memory
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(12, "no memory")

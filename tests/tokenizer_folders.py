@@ -10,9 +10,9 @@ from typing import Any
 
 import tokenizers
 
-from pythia_rt.convert.text_facts import TextFacts
-from pythia_rt.convert.text_files import read_text_files, resolve_facts
-from pythia_rt.convert.tokenizer import Vocabulary
+from pythia_rt.convert.flatfile.text_facts import TextFacts
+from pythia_rt.convert.text.text_files import read_text_files, resolve_facts
+from pythia_rt.convert.text.tokenizer import Vocabulary
 from pythia_rt.model import DEMO_FOLDER
 from pythia_rt.tokenizer import Tokenizer
 

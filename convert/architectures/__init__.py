@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 
 from ..errors import CheckpointError, quote
 from ..plan import Plan
-from ..source_tensor import SourceTensor
+from ..source.tensor import SourceTensor
 
 
 class Architecture(Protocol):

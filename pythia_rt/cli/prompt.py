@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pythia_rt.convert.text import check_text_file, decode_prompt, decode_text
+from pythia_rt.convert.files.text import check_text_file, decode_prompt, decode_text
 
 
 def read_prompt(prompt: str | None, file: str | None) -> str:

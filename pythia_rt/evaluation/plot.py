@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.convert.atomic import write_file
-from pythia_rt.convert.destination import find_place, named_file
+from pythia_rt.convert.files.atomic import write_file
+from pythia_rt.convert.files.destination import find_place, named_file
 from pythia_rt.evaluation.result import Comparison, Evaluation
 from pythia_rt.evaluation.table import describe, how_much, weight_grid
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.convert.text import check_text_file, decode_text
+from pythia_rt.convert.files.text import check_text_file, decode_text
 from pythia_rt.prompt import no_tokenizer, token_ids
 from pythia_rt.tokenizer import Tokenizer
 
@@ -31,11 +31,11 @@ def read_tokens(
 ) -> NDArray[np.int32]:
     """Token ids of `text`, the first `max_tokens` of them: int32 [n], n >= 2.
 
-    A str is text, a path object (not a str) a file of UTF-8 (convert/text.py), of which only as
-    much is read as `max_tokens` needs. The tokens that the tokenizer puts before and after a text
-    are there once, not in every window. Raises ValueError for ids out of range, for fewer than two
-    tokens, for a file that is not UTF-8 or too long for the memory, for text when there is no
-    tokenizer; OSError for a file that cannot be read.
+    A str is text, a path object (not a str) a file of UTF-8 (convert/files/text.py), of which
+    only as much is read as `max_tokens` needs. The tokens that the tokenizer puts before and after
+    a text are there once, not in every window. Raises ValueError for ids out of range, for fewer
+    than two tokens, for a file that is not UTF-8 or too long for the memory, for text when there is
+    no tokenizer; OSError for a file that cannot be read.
     """
     where = "the text"
     if isinstance(text, os.PathLike):

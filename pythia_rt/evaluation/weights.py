@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt import _core
-from pythia_rt.convert.balancing import rewrites, solve
+from pythia_rt.convert.files.safetensors_header import DTYPE_BYTES
 from pythia_rt.convert.flatfile import FlatFile
-from pythia_rt.convert.layout import Linear, linears, vectors
-from pythia_rt.convert.safetensors_header import DTYPE_BYTES
+from pythia_rt.convert.flatfile.layout import Linear, linears, vectors
+from pythia_rt.convert.quantise.balancing import rewrites, solve
 
 _ROW_BLOCK = 16  # rows of a packed block; whole blocks can be unpacked alone
 _CHUNK_VALUES = 1 << 17  # of one chunk of rows: bounds the memory whatever the matrix

@@ -1,0 +1,1 @@
+"""Files of any kind: read by position, checked, and written complete or not at all."""

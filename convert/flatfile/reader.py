@@ -1,0 +1,267 @@
+"""The flat file: a safetensors file that holds a whole model, opened, validated and mapped.
+
+Its metadata says what it is (the keys below), `layout.stored_tensors` which tensors it has.
+Whatever differs is refused here, so that the core never sees a contradiction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pythia_rt import _core
+
+from ..errors import FlatFileError, quote
+from ..files.positional import PositionalFile
+from ..files.safetensors_header import Header, TensorEntry, read_header
+from ..source.checkpoint import parse_json
+from .layout import TEXT_FILES, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, linears, stored_tensors
+from .memory import MappedFile, copy_file
+from .spec import Spec, validate_spec
+from .text_facts import MAX_BYTES, TextFacts, validate_facts
+from .writer import ALIGNMENT, PADDING_PREFIX
+
+Valid = TypeVar("Valid")
+
+# 2: formats below 8 bits have 8-bit scales. 3: what a text is made by is resolved, in `text`, an
+# object to which later writers may add keys, as readers leave out those that they do not know.
+VERSION = 3
+# Metadata keys, without their prefix; every value is a string.
+KEYS = (
+    "version",  # of the file format, a decimal number
+    "spec",  # JSON, see spec.Spec
+    "text",  # JSON, see text_facts.TextFacts
+    "formats",  # JSON {linear name: format}
+    "recipe",  # the formats as they were asked for, for people
+    "source",  # hub id or folder name
+    "revision",  # "" when the source has none
+    "source_digests",  # JSON {file name: SHA-256 in hexadecimal}
+    "data_sha256",  # of everything after the header
+    "producer",  # program and version
+)
+REPORT = "report"  # JSON: how the file was measured against its source; most files have none
+MAX_REPORT_BYTES = 1 << 20
+# A number that no entry of a key or value exceeds (quantise.kv_range); not in old files.
+KV_BOUND = "kv_bound"
+PREFIX = "pythia_rt."
+
+
+class FlatFile:
+    """A validated flat file; the tensors are views of one read-only mapping, or copy, of it.
+
+    `spec`, `formats` and `tensors` are what the core's Model takes. `tensors` maps names to uint8
+    arrays of their bytes. `text` says what texts are made by, and `files` maps the names of the
+    source's files of which it was resolved (layout.TEXT_FILES) to their bytes; `tokenizer` and
+    `tokenizer_config` are two of them, or None. `metadata` has the keys of KEYS, `entries` dtype
+    and shape of every tensor. `report` is the JSON object in which its conversion recorded how good
+    it is, or None. `kv_bound` is what no entry of a key or value exceeds, None where that is not
+    known.
+    The mapping, or the copy, lives as long as any of the arrays does. Nobody may write into a
+    mapped file meanwhile: `check_unchanged` finds out.
+    """
+
+    def __init__(self, path: str | Path, *, copy: bool = False) -> None:
+        """Open and validate the file at `path`; with `copy`, read it into memory of its own.
+
+        Raises FileNotFoundError when there is none, and FlatFileError, with a sentence, when the
+        file is damaged, truncated, foreign, older or newer than this reader or contradicts itself;
+        MemoryError when there is no room for a copy.
+        """
+        self.path = Path(path)
+        if not self.path.exists():
+            raise FileNotFoundError(f"{path} does not exist: give a file written by convert")
+        if self.path.is_dir():
+            raise FlatFileError(f"{path} is a folder: convert it first, or load it as a checkpoint")
+        self._mapped: MappedFile | None = None
+        file = PositionalFile(self.path, FlatFileError)
+        try:
+            header = read_header(file, FlatFileError)
+            self.metadata = self._read_metadata(header)
+            self.report = self._read_report(header)
+            self.kv_bound = self._read_kv_bound(header)
+            self.spec, self.formats = self._read_model()
+            self.text = self._read_text()
+            self.entries = self._check_tensors(header)
+            data = copy_file(file) if copy else self._map(file)
+        finally:
+            if self._mapped is None:
+                file.close()
+        self._data = data[header.data_start :]
+        self.tensors = {
+            name: data[entry.offset : entry.offset + entry.nbytes]
+            for name, entry in self.entries.items()
+        }
+        self.files = {
+            name: self.tensors.pop(name).tobytes() for name in TEXT_FILES if name in self.tensors
+        }
+        self.tokenizer = self.files.get(TOKENIZER_FILE)
+        self.tokenizer_config = self.files.get(TOKENIZER_CONFIG_FILE)
+
+    @property
+    def source_digests(self) -> dict[str, str]:
+        """SHA-256, in hexadecimal, of each file that was converted."""
+        return _string_map(self.metadata["source_digests"], self._where("source_digests"))
+
+    def verify(self) -> None:
+        """Read all data and compare its digest; raise FlatFileError when it has changed.
+
+        Opening does not do this: it takes as long as reading the file.
+        """
+        if hashlib.sha256(self._data.data).hexdigest() != self.metadata["data_sha256"]:
+            raise FlatFileError(f"{self.path} has changed since it was written: convert again")
+
+    def check_unchanged(self) -> None:
+        """Raise FlatFileError when the mapped file was written to since it was opened.
+
+        That takes a system call: made before any long work, it spares reading weights that are gone
+        or others. A copy is safe from it all.
+        """
+        if self._mapped is not None:
+            self._mapped.check()
+
+    def _map(self, file: PositionalFile) -> NDArray[np.uint8]:
+        self._mapped = MappedFile(file)
+        return self._mapped.data
+
+    def _where(self, key: str) -> str:
+        return f"{self.path}: its {key}"
+
+    def _read_metadata(self, header: Header) -> dict[str, str]:
+        version = header.metadata.get(PREFIX + "version")
+        if version is None:
+            raise FlatFileError(
+                f"{self.path} is a safetensors file but no flat file: convert its folder first"
+            )
+        if not (version.isascii() and version.isdigit() and len(version) < 10):
+            raise FlatFileError(f"{self.path} has no valid version: convert its source again")
+        if int(version) > VERSION:
+            raise FlatFileError(
+                f"{self.path} was written by a newer pythia_rt (file format {version}, this one "
+                f"reads {VERSION}): upgrade with pip install -U pythia_rt"
+            )
+        if int(version) < VERSION:
+            raise FlatFileError(
+                f"{self.path} was written by an older pythia_rt (file format {version}, this one "
+                f"reads {VERSION}): convert its source again"
+            )
+        missing = [key for key in KEYS if PREFIX + key not in header.metadata]
+        if missing:
+            raise FlatFileError(f"{self.path} lacks {missing[0]}: convert its source again")
+        return {key: header.metadata[PREFIX + key] for key in KEYS}
+
+    def _read_report(self, header: Header) -> dict[str, Any] | None:
+        text = header.metadata.get(PREFIX + REPORT)
+        if text is None:
+            return None
+        if len(text) > MAX_REPORT_BYTES:
+            raise FlatFileError(
+                f"{self._where(REPORT)} is longer than any real one: convert its source again"
+            )
+        return parse_json(text, self._where(REPORT), FlatFileError)
+
+    def _read_kv_bound(self, header: Header) -> float | None:
+        text = header.metadata.get(PREFIX + KV_BOUND)
+        if text is None:
+            return None
+        try:
+            bound = float(text)
+            if not bound >= 0:
+                raise ValueError(text)
+        except ValueError:
+            raise FlatFileError(
+                f"{self._where(KV_BOUND)} is no size: convert its source again"
+            ) from None
+        return bound
+
+    def _read_model(self) -> tuple[Spec, dict[str, str]]:
+        spec = self._validated("spec", validate_spec)
+        formats = _string_map(self.metadata["formats"], self._where("formats"))
+        _string_map(self.metadata["source_digests"], self._where("source_digests"))
+        unknown = set(formats.values()) - set(_core.format_names())
+        if unknown:
+            raise FlatFileError(
+                f"{self.path} has weights in {quote(min(unknown))}, unknown to this version: "
+                "upgrade with pip install -U pythia_rt"
+            )
+        return spec, formats
+
+    def _read_text(self) -> TextFacts:
+        # With room for what later versions add.
+        return self._validated("text", validate_facts, longest=2 * MAX_BYTES)
+
+    def _validated(
+        self, key: str, validate: Callable[[Any], Valid], longest: int | None = None
+    ) -> Valid:
+        """Return what `validate` makes of the JSON under `key` of the metadata."""
+        where, text = self._where(key), self.metadata[key]
+        try:
+            if longest is not None and len(text) > longest:
+                raise ValueError("it is longer than any real one")
+            return validate(parse_json(text, where, FlatFileError))
+        except FlatFileError:
+            raise
+        except ValueError as reason:
+            raise FlatFileError(
+                f"{where} is invalid ({reason}): convert its source again"
+            ) from None
+
+    def _check_tensors(self, header: Header) -> dict[str, TensorEntry]:
+        """Return the tensors of `header` without padding, when they are what the spec implies."""
+        entries = {}
+        for name, entry in header.tensors.items():
+            if not name.startswith(PADDING_PREFIX):
+                entries[name] = entry
+                if entry.offset % ALIGNMENT:
+                    self._refuse(f"tensor {quote(name)} is not aligned to {ALIGNMENT} bytes")
+            elif entry.nbytes >= ALIGNMENT:
+                self._refuse(f"{quote(name)} is longer than any padding")
+        # Bounds the table below: a file of n tensors cannot make us build a longer one.
+        if 4 * self.spec["n_layers"] > len(entries):
+            self._refuse(f"it has too few tensors for {self.spec['n_layers']} layers")
+        names = [matrix.name for matrix in linears(self.spec)]
+        if set(names) != set(self.formats):
+            self._refuse("its formats are not those of its matrices")
+        files = {name: entries[name].nbytes for name in TEXT_FILES if name in entries}
+        try:
+            expected = stored_tensors(self.spec, self.formats, files)
+        except ValueError as error:  # sizes that fit each other, of matrices larger than any
+            self._refuse(str(error))
+        for name in [*expected, *entries]:
+            if name not in entries:
+                self._refuse(f"tensor {quote(name)} is missing")
+            if name not in expected:
+                self._refuse(f"tensor {quote(name)} does not belong there")
+            entry, (dtype, shape) = entries[name], expected[name]
+            if (entry.dtype, entry.shape) != (dtype, shape):
+                self._refuse(
+                    f"tensor {quote(name)} is {entry.dtype} {list(entry.shape)} instead of "
+                    f"{dtype} {list(shape)}"
+                )
+        return entries
+
+    def _refuse(self, what: str) -> None:
+        raise FlatFileError(f"{self.path} contradicts itself, {what}: convert its source again")
+
+
+def metadata_entries(values: Mapping[str, str]) -> dict[str, str]:
+    """Return `values`, all KEYS and maybe KV_BOUND and REPORT, as a flat file's metadata."""
+    keys = [*KEYS, *(key for key in (KV_BOUND, REPORT) if key in values)]
+    return {PREFIX + key: values[key] for key in keys}
+
+
+def _string_map(text: str, where: str) -> dict[str, str]:
+    value: dict[str, Any] = parse_json(text, where, FlatFileError)
+    if not all(isinstance(item, str) for item in value.values()):
+        raise FlatFileError(f"{where} are not a map of strings: convert the source again")
+    return value
+
+
+def to_json(value: Any) -> str:
+    """Return `value` as the compact JSON of a metadata entry."""
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,1 @@
+"""From the weights of a checkpoint to packed ones: recipes, balancing and calibration."""

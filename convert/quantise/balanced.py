@@ -1,0 +1,137 @@
+"""The weights of a plan, balanced as they stream by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..flatfile.layout import VECTOR_MULTIPLE, Linear
+from ..plan import Plan
+from ..source.checkpoint import Checkpoint
+from . import weights
+from .balancing import Balance, rewrites, solve
+from .weights import Chunk, WeightReader, not_finite, slice_ranges, to_float32
+
+_ROWS = 64  # scaled at a time: what was just decoded is still in the cache
+
+
+@final
+class CheckpointSource:
+    """A checkpoint as `balancing.Source` wants it."""
+
+    def __init__(self, checkpoint: Checkpoint, plan: Plan) -> None:
+        self._reader = WeightReader(checkpoint)
+        self._plan = plan
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """See `balancing.Source`; raises CheckpointError when an entry is NaN or infinite."""
+        return self._reader.vector(self._plan.vectors[name], 1)
+
+    def rows(self, matrix: Linear, step: int) -> Iterator[NDArray[np.float32]]:
+        """See `balancing.Source`."""
+        for chunk in self._reader.matrix(self._plan.linears[matrix.name], step):
+            yield to_float32(chunk.data, chunk.dtype).reshape(chunk.rows, matrix.cols)
+
+    def not_finite(self, matrix: Linear, row: int) -> ValueError:
+        """See `balancing.Source`."""
+        return not_finite(self._plan.linears[matrix.name], row)
+
+
+def balance_checkpoint(checkpoint: Checkpoint, plan: Plan, formats: Mapping[str, str]) -> Balance:
+    """Return the balance of a checkpoint that is to have `formats`, by matrix name.
+
+    Reads most of the matrices once; memory is for a few rows. Raises CheckpointError for a NaN or
+    Inf, naming the tensor.
+    """
+    source = CheckpointSource(checkpoint, plan)
+    return solve(plan.spec, rewrites(plan.spec, formats), source)
+
+
+def scale_chunks(chunks: Iterator[Chunk], matrix: Linear, balance: Balance) -> Iterator[Chunk]:
+    """Yield the chunks of `matrix` with its factors applied, as F32, or as they are without any.
+
+    The data of a chunk is valid until the next one.
+    """
+    if not balance.changes(matrix.name):
+        yield from chunks
+        return
+    buffer = np.empty((0, matrix.cols), np.float32)
+    for chunk in chunks:
+        if len(buffer) < chunk.rows:
+            buffer = np.empty((chunk.rows, matrix.cols), np.float32)
+        values = buffer[: chunk.rows]
+        row_bytes = chunk.data.size // chunk.rows
+        for start in range(0, chunk.rows, _ROWS):
+            piece = values[start : start + _ROWS]
+            raw = chunk.data[start * row_bytes : (start + len(piece)) * row_bytes]
+            source = to_float32(raw, chunk.dtype).reshape(piece.shape)
+            balance.scale(matrix.name, chunk.first + start, source, out=piece)
+        yield Chunk(chunk.first, chunk.rows, "F32", values.reshape(-1).view(np.uint8))
+
+
+@final
+class BalancedWeights:
+    """The weights of a checkpoint as the file will hold them, before they are quantised."""
+
+    def __init__(self, checkpoint: Checkpoint, plan: Plan, balance: Balance) -> None:
+        self._reader = WeightReader(checkpoint)
+        self._plan = plan
+        self._balance = balance
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """Return a norm's or bias's vector, padded as it is stored.
+
+        Raises CheckpointError, naming the tensor, when an entry is NaN or infinite.
+        """
+        values = self._balance.vectors.get(name)
+        if values is None:
+            values = self._reader.vector(self._plan.vectors[name], 1)
+        return np.pad(values, (0, -values.size % VECTOR_MULTIPLE))
+
+    def chunks(self, matrix: Linear) -> Iterator[Chunk]:
+        """Yield the rows of a matrix in chunks; the data of one is valid until the next one."""
+        ranges = self._plan.linears[matrix.name]
+        step = None
+        if self._balance.changes(matrix.name):
+            # Such a chunk also stands in memory as floats, best in a cache: a quarter of the usual.
+            rows = weights.CHUNK_BYTES // 4 // (self._reader.size(ranges) // matrix.rows)
+            step = max(1, rows // weights.ROW_BLOCK) * weights.ROW_BLOCK
+        return scale_chunks(self._reader.matrix(ranges, step), matrix, self._balance)
+
+    def values(self, matrix: Linear) -> NDArray[np.float32]:
+        """Return a whole matrix [rows, columns].
+
+        Raises CheckpointError, naming the tensor, when a value is NaN or infinite.
+        """
+        values = np.empty((matrix.rows, matrix.cols), np.float32)
+        for chunk in self.chunks(matrix):
+            values[chunk.first : chunk.first + chunk.rows] = self.decode(matrix, chunk)
+        return values
+
+    def decode(self, matrix: Linear, chunk: Chunk) -> NDArray[np.float32]:
+        """Return the values of a chunk [rows, columns]; raises as `values` does."""
+        values = to_float32(chunk.data, chunk.dtype).reshape(chunk.rows, matrix.cols)
+        if not np.isfinite(values).all():
+            bad = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+            raise not_finite(self._plan.linears[matrix.name], chunk.first + bad)
+        return values
+
+    def rows(self, matrix: Linear, indices: Iterable[int]) -> NDArray[np.float32]:
+        """Return some rows of a matrix [indices, columns]; raises as `values` does."""
+        source = self._plan.linears[matrix.name]
+        found = []
+        for index in indices:
+            for chunk in self._reader.matrix(list(slice_ranges(source, index, index + 1))):
+                row = self.decode(matrix, Chunk(index, 1, chunk.dtype, chunk.data))
+                scaled = np.empty_like(row)
+                self._balance.scale(matrix.name, index, row, out=scaled)
+                found.append(scaled)
+        return np.concatenate(found)
+
+    def size(self, name: str) -> int:
+        """Return the bytes of the checkpoint that a vector or matrix is made of."""
+        plan = self._plan
+        return self._reader.size(plan.vectors[name] if name in plan.vectors else plan.linears[name])

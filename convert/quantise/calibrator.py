@@ -1,0 +1,199 @@
+"""Walks a model layer by layer on sequences of tokens and quantises each for what it will see.
+
+Two residual streams go through the layers: that of the exact model, and that of the model as it has
+been quantised so far. A layer is quantised for the inputs of the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pythia_rt import _core
+
+from ..errors import CheckpointError, quote
+from ..flatfile.layout import Linear, is_quantised, linears, vectors
+from ..plan import Plan
+from .balanced import BalancedWeights
+from .feedback import ErrorFeedback, Inputs
+
+# Sequences whose inputs are multiplied together: adding to a product costs as much as reading many
+# tokens.
+_BATCH = 4
+
+Parts = list[NDArray[np.uint8]]  # of a packed matrix, see `_core.packed_layout`
+Hidden = list[NDArray[np.float32]]  # [tokens, hidden_size] of each sequence
+
+
+class Calibrator:
+    """Packs the matrices of the layers and the head, which must be asked for in file order.
+
+    Memory: one layer in f32 and its inputs' products (two matrices [columns, columns] for each of
+    its matrices), and the residual streams of the calibration tokens.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        formats: Mapping[str, str],
+        weights: BalancedWeights,
+        sequences: Sequence[NDArray[np.int32]],
+        threads: int,
+    ) -> None:
+        self._plan = plan
+        self._formats = formats
+        self._weights = weights
+        self._threads = threads
+        self._linears = {matrix.name: matrix for matrix in linears(plan.spec)}
+        self._packed: dict[str, Parts] = {}  # matrices of the current layer, until asked for
+        self._exact, self._quantised = self._embed(sequences)
+
+    def packs(self, name: str) -> bool:
+        """Whether the matrix `name` is one that inputs can improve, or on the way to one."""
+        return name != "embed" and (name != "head" or self._is_quantised(name))
+
+    def pack(self, name: str, add_bytes: Callable[[int], None]) -> Iterator[Parts]:
+        """Yield the parts of a matrix, in chunks of rows; `add_bytes` counts bytes of the source.
+
+        Raises CheckpointError when a value is not finite or does not fit the format.
+        """
+        if name == "head":
+            yield from self._pack_head(add_bytes)
+            return
+        if name not in self._packed:
+            prefix = name.rpartition(".")[0] + "."
+            self._packed = self._pack_layer(prefix, add_bytes)
+        yield self._packed.pop(name)
+
+    def _is_quantised(self, name: str) -> bool:
+        return is_quantised(self._formats[name])
+
+    def _embed(self, sequences: Sequence[NDArray[np.int32]]) -> tuple[Hidden, Hidden]:
+        """Return both streams before the first layer."""
+        tokens, places = np.unique(np.concatenate(sequences), return_inverse=True)
+        exact = self._weights.rows(self._linears["embed"], tokens)
+        form = self._formats["embed"]
+        rows, columns = exact.shape
+        parts = _core.pack(form, exact, "F32", rows, columns, self._threads)
+        quantised = _core.unpack(form, parts, rows, columns)
+        ends = np.cumsum([len(sequence) for sequence in sequences])[:-1]
+        pieces = np.split(places.reshape(-1), ends)
+        return [exact[p] for p in pieces], [quantised[p] for p in pieces]
+
+    def _pack_layer(self, prefix: str, add_bytes: Callable[[int], None]) -> dict[str, Parts]:
+        """Return the packed matrices of a layer, and take both streams through it."""
+        plan = self._plan
+        matrices = [m for m in self._linears.values() if m.name.startswith(prefix)]
+        fixed = {
+            name.removeprefix(prefix): self._weights.vector(name)
+            for name in vectors(plan.spec)
+            if name.startswith(prefix)
+        }
+        values = {m.name: self._weights.values(m) for m in matrices}
+        exact = {m.name: _core.pack("f32", values[m.name], "F32", m.rows, m.cols) for m in matrices}
+        layer = self._layer(prefix, {m.name: "f32" for m in matrices}, exact, fixed)
+        inputs = self._measure(layer, prefix, matrices)
+        del layer, exact
+        packed: dict[str, Parts] = {}
+        for matrix in matrices:
+            packed[matrix.name] = self._pack_matrix(
+                matrix, values.pop(matrix.name), inputs.pop(matrix.name, None)
+            )
+            add_bytes(self._weights.size(matrix.name))
+        layer = self._layer(
+            prefix, {m.name: self._formats[m.name] for m in matrices}, packed, fixed
+        )
+        self._quantised = [layer.run(hidden)[0] for hidden in self._quantised]
+        return packed
+
+    def _layer(
+        self,
+        prefix: str,
+        formats: Mapping[str, str],
+        packed: Mapping[str, Parts],
+        fixed: Mapping[str, NDArray[np.float32]],
+    ) -> _core.Layer:
+        tensors: dict[str, NDArray[np.uint8] | NDArray[np.float32]] = dict(fixed)
+        for name, parts in packed.items():
+            layout = _core.packed_layout(
+                formats[name], self._linears[name].rows, self._linears[name].cols
+            )
+            for (part, _, _), data in zip(layout, parts, strict=True):
+                tensors[f"{name.removeprefix(prefix)}.{part}"] = data
+        short = {name.removeprefix(prefix): form for name, form in formats.items()}
+        return _core.Layer(dict(self._plan.spec), short, tensors, threads=self._threads)
+
+    def _measure(
+        self, layer: _core.Layer, prefix: str, matrices: Sequence[Linear]
+    ) -> dict[str, Inputs]:
+        """Run the exact layer on both streams: what its matrices see. The exact stream moves on."""
+        inputs = {m.name: Inputs(m.cols) for m in matrices if self._is_quantised(m.name)}
+        for start in range(0, len(self._exact), _BATCH):
+            batch = range(start, min(start + _BATCH, len(self._exact)))
+            exact, seen = [], []
+            for index in batch:
+                self._exact[index], captured = layer.run(self._exact[index], capture=True)
+                exact.append(captured)
+                seen.append(layer.run(self._quantised[index], capture=True)[1])
+            for name, known in inputs.items():
+                short = name.removeprefix(prefix)
+                # Taken out of the batch: there are only ever one matrix's inputs twice.
+                known.add(
+                    np.concatenate([captured.pop(short) for captured in seen]),
+                    np.concatenate([captured.pop(short) for captured in exact]),
+                )
+        return inputs
+
+    def _pack_matrix(
+        self, matrix: Linear, values: NDArray[np.float32], inputs: Inputs | None
+    ) -> Parts:
+        form = self._formats[matrix.name]
+        if inputs is None:
+            return _core.pack(form, values, "F32", matrix.rows, matrix.cols, self._threads)
+        return self._quantise(self._feedback(matrix.name, inputs), matrix.name, values)
+
+    def _feedback(self, name: str, inputs: Inputs) -> ErrorFeedback:
+        try:
+            return ErrorFeedback(self._formats[name], inputs)
+        except np.linalg.LinAlgError:
+            raise CheckpointError(
+                f"the inputs of tensor {quote(self._plan.linears[name][0].tensor)} overflow on the "
+                "calibration text: the checkpoint is damaged, or convert without calibration"
+            ) from None
+
+    def _quantise(self, feedback: ErrorFeedback, name: str, values: NDArray[np.float32]) -> Parts:
+        form = self._formats[name]
+        try:
+            return _core.pack_codes(form, *feedback.quantise(values, self._threads))
+        except ValueError as reason:
+            tensor = self._plan.linears[name][0].tensor
+            raise CheckpointError(
+                f"tensor {quote(tensor)} does not fit the format {form} ({reason}): "
+                "choose another format"
+            ) from None
+
+    def _pack_head(self, add_bytes: Callable[[int], None]) -> Iterator[Parts]:
+        """Quantise the head chunk by chunk, since it may be larger than all of a layer."""
+        head = self._linears["head"]
+        inputs = Inputs(head.cols)
+        for seen, exact in zip(self._quantised, self._exact, strict=True):
+            inputs.add(self._final_norm(seen), self._final_norm(exact))
+        self._quantised, self._exact = [], []
+        feedback = self._feedback("head", inputs)
+        row_bytes = self._weights.size("head") // head.rows
+        for chunk in self._weights.chunks(head):
+            yield self._quantise(feedback, "head", self._weights.decode(head, chunk))
+            add_bytes(chunk.rows * row_bytes)
+
+    def _final_norm(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        width = self._plan.spec["hidden_size"]
+        weight, bias = (
+            self._weights.vector(f"final_norm.{part}")[:width] for part in ("weight", "bias")
+        )
+        centred = hidden - hidden.mean(axis=1, keepdims=True)
+        variance = np.square(centred).mean(axis=1, keepdims=True)
+        normed = centred / np.sqrt(variance + np.float32(self._plan.spec["norm_eps"]))
+        result: NDArray[np.float32] = normed * weight + bias
+        return result

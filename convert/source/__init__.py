@@ -1,0 +1,1 @@
+"""Where models come from: folders and the hub, checkpoints and the archives they are saved in."""

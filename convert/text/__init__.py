@@ -1,0 +1,1 @@
+"""What a checkpoint's text is made by: the tokenizer and the small files beside it."""
