@@ -1,4 +1,4 @@
-"""One module per architecture, found by the `model_type` of the config: add a file to add one."""
+"""One package per architecture, found by the `model_type` of the config: add one to add one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..source.tensor import SourceTensor
 
 
 class Architecture(Protocol):
-    """What a module of this package offers."""
+    """What each of them offers."""
 
     def make_plan(
         self,
