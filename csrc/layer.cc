@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "model/activations.h"
+#include "forward/activations.h"
 #include "model/kv_cache.h"
 
 namespace pythia_rt {

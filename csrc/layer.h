@@ -8,7 +8,7 @@
 
 #include "backend/backend.h"
 #include "base/function_ref.h"
-#include "model/decoder.h"
+#include "forward/decoder.h"
 #include "model/placement.h"
 #include "model/spec.h"
 #include "model/weights.h"

@@ -5,6 +5,7 @@
 
 #include "backend/cpu.h"
 #include "base/error.h"
+#include "forward/activations.h"
 #include "kernels/dispatch.h"
 #include "kernels/softmax.h"
 #include "sampling/portable_math.h"
@@ -18,7 +19,7 @@ Model::Model(const Spec& spec, const std::map<std::string, Format>& formats,
   validate(spec_);
   weights_ = bind_weights(spec_, formats, tensors);
   parts_ = divide_layers(spec_, device_.get(), *cpu_, device_layers);
-  place_weights(spec_, parts_, weights_);
+  place_weights(spec_, parts_, weights_, Activations::bytes(spec_));
   decoder_ = std::make_unique<Decoder>(spec_, weights_, parts_);
 }
 

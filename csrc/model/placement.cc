@@ -5,7 +5,6 @@
 
 #include "base/error.h"
 #include "formats/formats.h"
-#include "model/activations.h"
 
 namespace pythia_rt {
 
@@ -53,21 +52,23 @@ void each_piece(const Spec& spec, const Part& part, Weights& weights, const Func
   }
 }
 
-// What a part takes: the weights and the buffers of a pass. A tied head counts twice, on the safe
-// side.
+// What a part's weights take. A tied head counts twice, on the safe side.
 size_t part_bytes(const Spec& spec, const Part& part, Weights& weights) {
-  size_t bytes = Activations::bytes(spec);
+  size_t bytes = 0;
   each_piece(spec, part, weights, [&](const auto*, size_t size) { bytes += size; });
   return bytes;
 }
 
-void check_room(const Spec& spec, const Part& part, Weights& weights) {
+void check_room(const Spec& spec, const Part& part, Weights& weights, size_t pass_bytes) {
   constexpr size_t kMegabyte = 1000 * 1000;
   const size_t room = part.backend->free_bytes();
-  const size_t wanted = part_bytes(spec, part, weights);
+  const auto bytes_of = [&](const Part& part) {
+    return part_bytes(spec, part, weights) + pass_bytes;
+  };
+  const size_t wanted = bytes_of(part);
   if (wanted <= room) return;
   int64_t fitting = part.n_layers - 1;
-  while (fitting > 0 && part_bytes(spec, {part.backend, 0, fitting}, weights) > room) --fitting;
+  while (fitting > 0 && bytes_of({part.backend, 0, fitting}) > room) --fitting;
   const std::string advice =
       fitting > 0 ? text("gpu_layers=", fitting, " would fit, or a smaller format of the weights")
                   : text("not even one layer would fit: take a smaller format, or device='cpu'");
@@ -91,10 +92,10 @@ Parts divide_layers(const Spec& spec, Backend* device, Backend& cpu,
   return parts;
 }
 
-void place_weights(const Spec& spec, const Parts& parts, Weights& weights) {
+void place_weights(const Spec& spec, const Parts& parts, Weights& weights, size_t pass_bytes) {
   for (const Part& part : parts) {
     part.backend->check_heads({spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.rotary_dim});
-    check_room(spec, part, weights);
+    check_room(spec, part, weights, pass_bytes);
   }
   for (const Part& part : parts) {
     each_piece(spec, part, weights, [&](auto*& data, size_t size) {

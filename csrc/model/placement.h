@@ -1,6 +1,7 @@
 // Which device runs which layers, and the weights where it reads them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -27,8 +28,8 @@ Parts divide_layers(const Spec& spec, Backend* device, Backend& cpu,
                     std::optional<int64_t> device_layers);
 
 // Makes the weights point to where each part's device reads them. Throws NoRoom, before anything is
-// copied, if a device cannot hold its part; the sentence says what would fit. Throws
-// std::invalid_argument for heads that a device cannot attend with.
-void place_weights(const Spec& spec, const Parts& parts, Weights& weights);
+// copied, if a device cannot hold its part and `pass_bytes` for the buffers of a pass; the sentence
+// says what would fit. Throws std::invalid_argument for heads that a device cannot attend with.
+void place_weights(const Spec& spec, const Parts& parts, Weights& weights, size_t pass_bytes);
 
 }  // namespace pythia_rt

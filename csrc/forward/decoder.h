@@ -1,0 +1,45 @@
+// The forward pass: layers over devices.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/function_ref.h"
+#include "forward/chunk.h"
+#include "forward/layer.h"
+#include "forward/logits.h"
+#include "forward/stage.h"
+#include "model/placement.h"
+#include "model/spec.h"
+#include "model/weights.h"
+
+namespace pythia_rt {
+
+class Decoder {
+ public:
+  // Every part of the weights must be where its device reads it (place_weights).
+  Decoder(const Spec& spec, const Weights& weights, const Parts& parts);
+
+  // One pass over at most kMaxRows tokens of any number of sequences. Appends to their caches.
+  // `between_layers` is called by passes long enough for somebody to lose patience; if it throws,
+  // nothing has been appended.
+  void run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_layers);
+
+  // Layer `index` alone: hidden [count][hidden_size] on the host, the residual stream of the next
+  // `count` <= kMaxRows positions of one sequence, becomes what the layer makes of it.
+  void run_layer_alone(int64_t index, KvCache& cache, float* hidden, int64_t count,
+                       InputObserver observe);
+
+ private:
+  void begin(size_t stage_index, const std::vector<Chunk>& chunks, int64_t repeats);
+  void run_stage(const Stage& stage, FunctionRef<void()> between_layers);
+
+  const Spec& spec_;
+  const Weights& weights_;
+  std::vector<std::unique_ptr<Stage>> stages_;
+  Logits logits_;
+  std::vector<float> hidden_;  // [rows][hidden_size], on its way to the next device
+};
+
+}  // namespace pythia_rt

@@ -1,0 +1,22 @@
+// What a device has for its part of a pass.
+#pragma once
+
+#include "backend/backend.h"
+#include "forward/activations.h"
+#include "forward/rope_table.h"
+#include "model/placement.h"
+#include "model/spec.h"
+
+namespace pythia_rt {
+
+struct Stage {
+  Stage(const Spec& spec, const Part& part)
+      : part(part), activations(*part.backend, spec), rope(*part.backend, spec) {}
+
+  Part part;
+  Activations activations;
+  RopeTable rope;
+  Batch batch;  // the pass at hand
+};
+
+}  // namespace pythia_rt
