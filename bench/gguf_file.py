@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from pythia_rt.convert.source.checkpoint import CONFIG_FILE, read_json
+from pythia_rt.convert import CheckpointError
+from pythia_rt.convert.files.json_object import read_json
+from pythia_rt.convert.source.checkpoint import CONFIG_FILE
 
 # Of a layer: checkpoint module to GGUF name.
 LAYER_NAMES = {
@@ -37,7 +39,7 @@ BUFFERS = (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
 
 def write_gguf(folder: Path, destination: Path) -> None:
     """Write the checkpoint in `folder` (safetensors, no bfloat16, untied head) to `destination`."""
-    config = read_json(folder / CONFIG_FILE)
+    config = read_json(folder / CONFIG_FILE, CheckpointError)
     rope = config.get("rope_parameters", config)
     fraction = rope.get("partial_rotary_factor", config.get("rotary_pct", 0.25))
     heads, width = config["num_attention_heads"], config["hidden_size"]

@@ -15,6 +15,8 @@ from pythia_rt import _core
 from . import architectures
 from .errors import CheckpointError, Sentence, quote
 from .files.destination import find_place, named_file
+from .files.json_object import read_json
+from .flatfile import FlatFile
 from .flatfile.layout import (
     TEXT_FILES,
     TOKENIZER_FILE,
@@ -24,7 +26,7 @@ from .flatfile.layout import (
     stored_tensors,
     vectors,
 )
-from .flatfile.reader import KV_BOUND, REPORT, VERSION, FlatFile, metadata_entries, to_json
+from .flatfile.metadata import KV_BOUND, REPORT, VERSION, metadata_entries, to_json
 from .flatfile.spec import CHOICES, Spec
 from .flatfile.text_facts import TextFacts
 from .flatfile.writer import FlatFileWriter
@@ -36,7 +38,7 @@ from .quantise.calibrator import Calibrator, Parts
 from .quantise.kv_range import bound_keys_and_values
 from .quantise.recipe import choose_formats, describe
 from .quantise.weights import WeightReader, pack_chunk
-from .source.checkpoint import CONFIG_FILE, Checkpoint, read_json
+from .source.checkpoint import CONFIG_FILE, Checkpoint
 from .source.digests import SourceDigests
 from .source.hub import identify, resolve
 from .text.text_files import read_text_files, resolve_end_ids, resolve_facts
@@ -112,7 +114,7 @@ def convert(
     calibration = None if calibrate is None else read_calibration(calibrate, calibrate_tokens)
     folder, _ = resolve(source, revision, cache_dir, progress=progress)
     with Checkpoint(folder) as checkpoint:
-        config = read_json(folder / CONFIG_FILE)
+        config = read_json(folder / CONFIG_FILE, CheckpointError)
         files = read_text_files(folder)
         if report is not None and TOKENIZER_FILE not in files:
             raise CheckpointError(

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from . import architectures
 from .conversion import convert
+from .errors import CheckpointError
+from .files.json_object import read_json
 from .flatfile import FlatFile
-from .source.checkpoint import CONFIG_FILE, Checkpoint, read_json
+from .source.checkpoint import CONFIG_FILE, Checkpoint
 from .source.hub import resolve
 
 
@@ -46,7 +48,7 @@ def open_exactly(
 def own_format(folder: Path, activation: str | None = None) -> str:
     """The format that holds every matrix of the checkpoint in `folder` exactly."""
     with Checkpoint(folder) as checkpoint:
-        config = read_json(folder / CONFIG_FILE)
+        config = read_json(folder / CONFIG_FILE, CheckpointError)
         plan = architectures.find(config).make_plan(
             config, checkpoint.tensors, n_tokens=None, activation=activation
         )

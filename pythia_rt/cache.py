@@ -20,7 +20,7 @@ from filelock import FileLock
 import pythia_rt
 from pythia_rt.convert import FlatFile, FlatFileError, convert, resolve
 from pythia_rt.convert.flatfile.layout import TEXT_FILES, TOKENIZER_FILE
-from pythia_rt.convert.flatfile.reader import VERSION
+from pythia_rt.convert.flatfile.metadata import VERSION
 from pythia_rt.convert.quantise.recipe import choose_formats
 from pythia_rt.convert.source.checkpoint import CONFIG_FILE
 from pythia_rt.convert.source.hub import identify

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 from pythia_rt.convert import FlatFile, FlatFileError, convert
 from pythia_rt.convert.flatfile import memory
-from pythia_rt.convert.flatfile.reader import VERSION
+from pythia_rt.convert.flatfile.metadata import VERSION
 
 Header = dict[str, Any]
 
@@ -111,6 +113,25 @@ def test_no_descriptor_stays_open(flat: Path, tmp_path: Path) -> None:
     for _ in range(5):
         refuse(tmp_path / "bad")
     assert count() == before
+
+
+def test_loading_needs_neither_the_writer_nor_posix_locks(flat: Path) -> None:
+    """Where a system has no fcntl, a file that was converted elsewhere still runs."""
+    script = """
+import sys
+sys.modules["fcntl"] = None  # importing it raises ImportError
+import pythia_rt
+model = pythia_rt.Model.load(sys.argv[1])
+model.generate([1, 2], max_new_tokens=2)
+assert model.score([[1, 2, 3]])[0].shape == (2,)
+print(*sys.modules)
+"""
+    command = [sys.executable, "-W", "error", "-c", script, str(flat)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=flat.parent)
+    loaded = {name.removeprefix("pythia_rt.convert.") for name in done.stdout.split()}
+    assert "flatfile.reader" in loaded
+    assert not loaded & {"conversion", "source", "quantise", "architectures"}
+    assert not loaded & {"flatfile.writer", "files.atomic", "files.partial", "files.destination"}
 
 
 def test_verify_notices_a_changed_bit(flat: Path, tmp_path: Path) -> None:

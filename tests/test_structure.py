@@ -78,6 +78,21 @@ FOLDERS = {
     "tests": "tests",
 }
 
+# What is directly in convert/, or a folder of it -> what of the others that may import; what is not
+# named may import all, and none of these may import that.
+CONVERT_IMPORTS: dict[str, frozenset[str]] = {
+    "errors": frozenset(),
+    "progress": frozenset(),
+    "threads": frozenset({"errors"}),
+    "files": frozenset({"errors"}),
+    "flatfile": frozenset({"errors", "files"}),
+    "plan": frozenset({"flatfile"}),
+    "source": frozenset({"errors", "files", "flatfile"}),
+    "text": frozenset({"errors", "files", "flatfile"}),
+    "quantise": frozenset({"errors", "files", "flatfile", "plan", "source"}),
+    "architectures": frozenset({"errors", "flatfile", "plan", "source"}),
+}
+
 INTRINSICS = re.compile(
     r"\b(?:_mm(?:256|512)?_\w+|__m(?:128|256|512)[id]?|v(?:ld|st)\d+q?_\w+|v\w+q?_[fsu](?:8|16|32|64)"
     r"|(?:float|u?int)\d+x\d+_t)\b|<(?:[a-z]*mmintrin|immintrin|x86intrin|arm_neon|arm_sve)\.h>"
@@ -225,6 +240,20 @@ def test_python_imports_follow_the_dependency_rule() -> None:
             target = python_component(module)
             if target not in (None, component, *ALLOWED_IMPORTS[component]):
                 broken.append(f"{path.relative_to(ROOT)}: {component} may not import {module}")
+    assert not broken, "\n".join(broken)
+
+
+def test_the_folders_of_convert_follow_the_dependency_rule() -> None:
+    prefix = "pythia_rt.convert."
+    broken = []
+    for path, component in python_files():
+        part = path.relative_to(ROOT).with_suffix("").parts[1]
+        if component != "pythia_rt.convert" or part not in CONVERT_IMPORTS:
+            continue
+        for module in imported_modules(path, component):
+            target = module.removeprefix(prefix).split(".")[0]
+            if module.startswith(prefix) and target not in {part, *CONVERT_IMPORTS[part]}:
+                broken.append(f"{path.relative_to(ROOT)}: {part} may not import {module}")
     assert not broken, "\n".join(broken)
 
 

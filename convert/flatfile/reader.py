@@ -1,14 +1,13 @@
 """The flat file: a safetensors file that holds a whole model, opened, validated and mapped.
 
-Its metadata says what it is (the keys below), `layout.stored_tensors` which tensors it has.
+Its metadata says what it is (metadata.py), `layout.stored_tensors` which tensors it has.
 Whatever differs is refused here, so that the core never sees a contradiction.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,38 +17,25 @@ from numpy.typing import NDArray
 from pythia_rt import _core
 
 from ..errors import FlatFileError, quote
+from ..files.json_object import parse_json
 from ..files.positional import PositionalFile
 from ..files.safetensors_header import Header, TensorEntry, read_header
-from ..source.checkpoint import parse_json
 from .layout import TEXT_FILES, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, linears, stored_tensors
 from .memory import MappedFile, copy_file
+from .metadata import (
+    ALIGNMENT,
+    KEYS,
+    KV_BOUND,
+    MAX_REPORT_BYTES,
+    PADDING_PREFIX,
+    PREFIX,
+    REPORT,
+    VERSION,
+)
 from .spec import Spec, validate_spec
 from .text_facts import MAX_BYTES, TextFacts, validate_facts
-from .writer import ALIGNMENT, PADDING_PREFIX
 
 Valid = TypeVar("Valid")
-
-# 2: formats below 8 bits have 8-bit scales. 3: what a text is made by is resolved, in `text`, an
-# object to which later writers may add keys, as readers leave out those that they do not know.
-VERSION = 3
-# Metadata keys, without their prefix; every value is a string.
-KEYS = (
-    "version",  # of the file format, a decimal number
-    "spec",  # JSON, see spec.Spec
-    "text",  # JSON, see text_facts.TextFacts
-    "formats",  # JSON {linear name: format}
-    "recipe",  # the formats as they were asked for, for people
-    "source",  # hub id or folder name
-    "revision",  # "" when the source has none
-    "source_digests",  # JSON {file name: SHA-256 in hexadecimal}
-    "data_sha256",  # of everything after the header
-    "producer",  # program and version
-)
-REPORT = "report"  # JSON: how the file was measured against its source; most files have none
-MAX_REPORT_BYTES = 1 << 20
-# A number that no entry of a key or value exceeds (quantise.kv_range); not in old files.
-KV_BOUND = "kv_bound"
-PREFIX = "pythia_rt."
 
 
 class FlatFile:
@@ -249,19 +235,8 @@ class FlatFile:
         raise FlatFileError(f"{self.path} contradicts itself, {what}: convert its source again")
 
 
-def metadata_entries(values: Mapping[str, str]) -> dict[str, str]:
-    """Return `values`, all KEYS and maybe KV_BOUND and REPORT, as a flat file's metadata."""
-    keys = [*KEYS, *(key for key in (KV_BOUND, REPORT) if key in values)]
-    return {PREFIX + key: values[key] for key in keys}
-
-
 def _string_map(text: str, where: str) -> dict[str, str]:
     value: dict[str, Any] = parse_json(text, where, FlatFileError)
     if not all(isinstance(item, str) for item in value.values()):
         raise FlatFileError(f"{where} are not a map of strings: convert the source again")
     return value
-
-
-def to_json(value: Any) -> str:
-    """Return `value` as the compact JSON of a metadata entry."""
-    return json.dumps(value, separators=(",", ":"))

@@ -16,9 +16,7 @@ from typing import Any, final
 from ..files.atomic import AtomicFile
 from ..files.safetensors_header import DTYPE_BYTES
 from .layout import Stored
-
-ALIGNMENT = 64  # bytes; the data and every tensor start on a multiple of it
-PADDING_PREFIX = "padding."
+from .metadata import ALIGNMENT, PADDING_PREFIX
 
 
 @final

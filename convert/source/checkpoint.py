@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, final
 
 from ..errors import CheckpointError, quote
+from ..files.json_object import read_json
 from ..files.positional import PositionalFile
 from ..files.safetensors_header import read_header
+from ..flatfile.metadata import PREFIX
 from .tensor import SourceTensor, same
 from .torch_archive import read_archive
 
@@ -24,7 +25,6 @@ WEIGHT_FILES = (
 )
 # As for transformers, either kind of index may list either kind of file.
 SHARD_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-MAX_JSON_BYTES = 64 << 20
 
 # What a folder without weights may hold instead, and what leads to weights from there.
 _INSTEAD = (
@@ -125,39 +125,12 @@ def _no_weights(folder: Path) -> CheckpointError:
     )
 
 
-def read_json(path: Path, error: type[ValueError] = CheckpointError) -> dict[str, Any]:
-    """Return the JSON object in the file at `path`.
-
-    Raises `error` with a sentence when it is missing, empty, damaged, too large or not an object.
-    """
-    if not path.exists():
-        raise error(f"{path} is missing: give a folder in Hugging Face layout")
-    file = PositionalFile(path, error)
-    try:
-        if file.size > MAX_JSON_BYTES:
-            raise error(f"{path} has {file.size} bytes, more than any real one: fetch it again")
-        return parse_json(file.read(0, file.size), str(path), error)
-    finally:
-        file.close()
-
-
-def parse_json(text: bytes | str, where: str, error: type[ValueError]) -> dict[str, Any]:
-    """Return the JSON object in `text`; raise `error`, with a sentence, when it is none."""
-    try:
-        value = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise error(f"{where} is not valid JSON: fetch it again") from None
-    if not isinstance(value, dict):
-        raise error(f"{where} is not a JSON object: fetch it again")
-    return value
-
-
 def index_shards(path: Path) -> list[str]:
     """Return the files that the *.index.json at `path` lists, as paths relative to its folder.
 
     Raises CheckpointError for an index that is damaged or names anything outside its folder.
     """
-    places = read_json(path).get("weight_map")
+    places = read_json(path, CheckpointError).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{path} has no weight_map: fetch it again")
     return sorted({_checked_shard(path, shard) for shard in places.values()})
@@ -182,7 +155,7 @@ def _tensors_of(file: PositionalFile) -> dict[str, SourceTensor]:
         raise CheckpointError(f"{file.path} is empty: fetch it again")
     if file.path.suffix == ".safetensors":
         header = read_header(file, CheckpointError)
-        if "pythia_rt.version" in header.metadata:
+        if PREFIX + "version" in header.metadata:
             raise CheckpointError(f"{file.path} is a flat file already: load it, do not convert it")
         return {
             name: SourceTensor(name, entry.dtype, entry.shape, file, entry.offset)

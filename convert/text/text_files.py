@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..files.json_object import parse_json
 from ..files.positional import PositionalFile
 from ..flatfile.layout import (
     ADDED_TOKENS_FILE,
@@ -20,7 +21,6 @@ from ..flatfile.layout import (
 )
 from ..flatfile.spec import is_number
 from ..flatfile.text_facts import MAX_BYTES, SAMPLING, TextFacts, no_facts, validate_facts
-from ..source.checkpoint import parse_json
 from .tokenizer import Vocabulary, resolve_tokenizer
 
 MAX_TOKENIZER_BYTES = 64 << 20

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import tokenizers
 
 from ..errors import CheckpointError
+from ..files.json_object import parse_json
 from ..flatfile.layout import TOKENIZER_FILE
 from ..flatfile.text_facts import FLAGS, AddedToken, TextFacts, no_facts
-from ..source.checkpoint import parse_json
 from .added_tokens import tokens_to_add
 from .tokenizer_classes import changed_sections, find_class
 
