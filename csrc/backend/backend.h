@@ -129,11 +129,8 @@ class Backend {
   // Epilogue::add, into the same rows, the first one's first.
   virtual void linear_pair(const Product& first, const Product& second) = 0;
 
-  // Rotates the queries and keys of each of the batch's rows in place and appends keys and values
-  // to the caches of their layer.
-  virtual void rotate_and_append(const HeadLayout& heads, int64_t layer, Rows qkv) = 0;
-
-  // Causal attention of each of the batch's rows over its own sequence.
+  // Rotates the queries and keys of each of the batch's rows in place, appends keys and values to
+  // the caches of their layer, and attends causally: each row to its own sequence, itself included.
   virtual void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) = 0;
 
   // out[i] = in[rows[i]]; `rows` are on the host.

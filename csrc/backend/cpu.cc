@@ -111,62 +111,33 @@ class CpuBackend : public Backend {
     });
   }
 
-  void rotate_and_append(const HeadLayout& heads, int64_t layer, Rows qkv) override {
-    // By heads and not by rows: a tile of keys has 16 positions side by side, and threads that
-    // write into one cache line wait for each other.
-    const int64_t width = qkv.width / heads.n_kv_heads;
-    for (const SequenceRows& sequence : batch_->sequences) {
-      each_row(pool_, heads.n_kv_heads, sequence.count * width, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end && sequence.count == 1; ++i) {
-          ask_for_place(sequence, sequence.cache.head(layer, i), heads.head_dim);
-        }
-        for (int64_t i = begin; i < end; ++i) {
-          rotate_and_append_head(heads, layer, qkv, sequence, i);
-        }
-      });
-    }
-  }
-
+  // A task is one head of keys and the queries that share it, over a few tiles of rows of one
+  // sequence. The tasks of a head follow each other, so that its keys and values stay in a cache.
   void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) override {
-    // A task is one head over a few tiles of queries of one sequence: long ones first would be
-    // better balanced, but handing tasks out one by one already evens out what is left.
-    struct Part {
-      const SequenceRows* sequence;
-      int64_t first, count;
-    };
-    std::vector<Part> parts;
+    tasks_.clear();
     int64_t longest = 0;
     for (const SequenceRows& sequence : batch_->sequences) {
-      for (int64_t first = 0; first < sequence.count; first += kQueriesPerTask) {
-        parts.push_back({&sequence, first, std::min(kQueriesPerTask, sequence.count - first)});
+      if (sequence.count > 1) append_rows(heads, layer, qkv, sequence);
+      for (int64_t kv_head = 0; kv_head < heads.n_kv_heads; ++kv_head) {
+        const KvHead cache = sequence.cache.head(layer, kv_head);
+        for (int64_t first = 0; first < sequence.count; first += kQueriesPerTask) {
+          const int64_t count = std::min(kQueriesPerTask, sequence.count - first);
+          tasks_.push_back({&sequence, kv_head, cache, first, count});
+        }
       }
       longest = std::max(longest, sequence.first_position + sequence.count);
     }
     const int64_t scores_stride = round_up(longest, 16);
-    const int64_t heads_per_kv = heads.n_heads / heads.n_kv_heads;
-    const auto n_tasks = static_cast<int64_t>(parts.size()) * heads.n_heads;
-    pool_.run(n_tasks, [&](int64_t task, int worker) {
-      const Part& part = parts[static_cast<size_t>(task / heads.n_heads)];
-      const SequenceRows& sequence = *part.sequence;
-      const int64_t head = task % heads.n_heads;
-      const int64_t row = sequence.first_row + part.first;
-      AttentionArguments arguments{};
-      arguments.queries = qkv.row(row) + head * heads.head_dim;
-      arguments.query_stride = qkv.stride;
-      arguments.cache = sequence.cache.head(layer, head / heads_per_kv);
-      const int64_t next_head = head + pool_.n_threads();  // as far as one can know
-      if (next_head < heads.n_heads) {
-        arguments.next_keys = sequence.cache.head(layer, next_head / heads_per_kv).keys;
+    pool_.share({{static_cast<int64_t>(tasks_.size()), 1}}, 1, [&](const Piece& piece, int worker) {
+      float* scores = scratch(worker).scores.get<float>(kQueryTile * scores_stride);
+      ask_for_place(heads, tasks_[static_cast<size_t>(piece.begin)]);
+      for (int64_t i = piece.begin; i < piece.end; ++i) {
+        const AttentionTask& task = tasks_[static_cast<size_t>(i)];
+        const AttentionTask* next = &task == &tasks_.back() ? nullptr : &task + 1;
+        if (next != nullptr) ask_for_place(heads, *next);
+        if (task.sequence->count == 1) rotate_and_append(heads, qkv, task, 0);
+        attend(heads, qkv, out, task, next, scores, scores_stride);
       }
-      arguments.head_dim = heads.head_dim;
-      arguments.first_position = sequence.first_position + part.first;
-      arguments.rows = part.count;
-      arguments.scale = 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
-      arguments.scores = scratch(worker).scores.get<float>(kQueryTile * scores_stride);
-      arguments.scores_stride = scores_stride;
-      arguments.out = out.row(row) + head * heads.head_dim;
-      arguments.out_stride = out.stride;
-      kernels_.attention[static_cast<int>(sequence.kv_format)](arguments);
     });
   }
 
@@ -291,39 +262,83 @@ class CpuBackend : public Backend {
     return arguments.out;
   }
 
-  // A single key goes into many cache lines, and all heads' are asked for before the first waits.
-  static void ask_for_place(const SequenceRows& sequence, const KvHead& cache, int64_t head_dim) {
-    const KvSizes tile = kv_sizes(sequence.kv_format, head_dim, 16);
+  struct AttentionTask {
+    const SequenceRows* sequence;
+    int64_t kv_head;
+    KvHead cache;
+    int64_t first, count;  // rows of the sequence
+  };
+
+  // A single key goes into many cache lines, which are asked for a task ahead.
+  static void ask_for_place(const HeadLayout& heads, const AttentionTask& task) {
+    const SequenceRows& sequence = *task.sequence;
+    if (sequence.count > 1) return;
+    const KvSizes tile = kv_sizes(sequence.kv_format, heads.head_dim, 16);
     const auto ask = [](const void* data, int64_t begin, int64_t bytes) {
       const char* place = static_cast<const char*>(data) + begin;
       for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(place + i, 0, 2);
     };
     const int64_t index = sequence.first_position / 16;
-    ask(cache.keys, index * tile.keys, tile.keys);
-    ask(cache.values, sequence.first_position * tile.values / 16, tile.values / 16);
-    ask(cache.key_scales, index * tile.scales, tile.scales);
-    ask(cache.value_scales, index * tile.scales, tile.scales);
+    ask(task.cache.keys, index * tile.keys, tile.keys);
+    ask(task.cache.values, sequence.first_position * tile.values / 16, tile.values / 16);
+    ask(task.cache.key_scales, index * tile.scales, tile.scales);
+    ask(task.cache.value_scales, index * tile.scales, tile.scales);
   }
 
-  // A key head, its values and the queries that share them.
-  void rotate_and_append_head(const HeadLayout& heads, int64_t layer, Rows qkv,
-                              const SequenceRows& sequence, int64_t kv_head) {
+  // By heads and not by rows: a tile of keys has 16 positions side by side, and threads that
+  // write into one cache line wait for each other.
+  void append_rows(const HeadLayout& heads, int64_t layer, Rows qkv, const SequenceRows& sequence) {
+    const int64_t width = qkv.width / heads.n_kv_heads;
+    each_row(pool_, heads.n_kv_heads, sequence.count * width, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const AttentionTask task{&sequence, i, sequence.cache.head(layer, i), 0, sequence.count};
+        for (int64_t row = 0; row < sequence.count; ++row) rotate_and_append(heads, qkv, task, row);
+      }
+    });
+  }
+
+  // One row's key, its value and the queries that share them.
+  void rotate_and_append(const HeadLayout& heads, Rows qkv, const AttentionTask& task,
+                         int64_t index) {
+    const SequenceRows& sequence = *task.sequence;
     const int64_t half = heads.rotary_dim / 2;
     const int64_t shared = heads.n_heads / heads.n_kv_heads;
-    const int64_t key_head = heads.n_heads + kv_head;
+    const int64_t key_head = heads.n_heads + task.kv_head;
     const int64_t value_head = key_head + heads.n_kv_heads;
-    for (int64_t index = 0; index < sequence.count; ++index) {
-      float* row = qkv.row(sequence.first_row + index);
-      const int64_t position = sequence.first_position + index;
-      const auto rotate = [&](int64_t head) {
-        kernels_.rotate({row, batch_->cosines + position * half, batch_->sines + position * half,
-                         heads.rotary_dim, heads.head_dim, head});
-      };
-      for (int64_t i = 0; i < shared; ++i) rotate(kv_head * shared + i);
-      rotate(key_head);
-      kernels_.append[static_cast<int>(sequence.kv_format)](
-          {row + key_head * heads.head_dim, row + value_head * heads.head_dim,
-           sequence.cache.head(layer, kv_head), heads.head_dim, position});
+    float* row = qkv.row(sequence.first_row + index);
+    const int64_t position = sequence.first_position + index;
+    const auto rotate = [&](int64_t head) {
+      kernels_.rotate({row, batch_->cosines + position * half, batch_->sines + position * half,
+                       heads.rotary_dim, heads.head_dim, head});
+    };
+    for (int64_t i = 0; i < shared; ++i) rotate(task.kv_head * shared + i);
+    rotate(key_head);
+    kernels_.append[static_cast<int>(sequence.kv_format)]({row + key_head * heads.head_dim,
+                                                           row + value_head * heads.head_dim,
+                                                           task.cache, heads.head_dim, position});
+  }
+
+  void attend(const HeadLayout& heads, Rows qkv, Rows out, const AttentionTask& task,
+              const AttentionTask* next, float* scores, int64_t scores_stride) {
+    const SequenceRows& sequence = *task.sequence;
+    const int64_t row = sequence.first_row + task.first;
+    const int64_t shared = heads.n_heads / heads.n_kv_heads;
+    for (int64_t i = 0; i < shared; ++i) {
+      const int64_t column = (task.kv_head * shared + i) * heads.head_dim;
+      AttentionArguments arguments{};
+      arguments.queries = qkv.row(row) + column;
+      arguments.query_stride = qkv.stride;
+      arguments.cache = task.cache;
+      arguments.next_keys = next != nullptr && i + 1 == shared ? next->cache.keys : nullptr;
+      arguments.head_dim = heads.head_dim;
+      arguments.first_position = sequence.first_position + task.first;
+      arguments.rows = task.count;
+      arguments.scale = 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
+      arguments.scores = scores;
+      arguments.scores_stride = scores_stride;
+      arguments.out = out.row(row) + column;
+      arguments.out_stride = out.stride;
+      kernels_.attention[static_cast<int>(sequence.kv_format)](arguments);
     }
   }
 
@@ -331,6 +346,7 @@ class CpuBackend : public Backend {
   ThreadPool pool_;
   const Batch* batch_ = nullptr;  // of the pass under way
   std::vector<Worker> workers_;
+  std::vector<AttentionTask> tasks_;
   QuantisedInput first_input_;
   QuantisedInput second_input_;  // of a pair
   Scratch softmax_runs_;         // largest logits and sums of the runs of softmaxes

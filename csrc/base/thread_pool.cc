@@ -14,9 +14,13 @@ namespace pythia_rt {
 
 namespace {
 
-// Some tens of microseconds: longer than the gap between two regions of one token, shorter than
-// anybody notices in a profile of an idle process.
-constexpr int kSpins = 1000;
+using Clock = std::chrono::steady_clock;
+
+// For the next region: longer than the gap between two tokens, of which sampling is the most,
+// shorter than anybody notices in a profile of an idle process.
+constexpr std::chrono::microseconds kPatience(100);
+// For others to finish theirs, before they are suspected to have lost their processors.
+constexpr std::chrono::microseconds kPatienceWithOthers(25);
 // Who waits for the others to finish first gives its processor away as often as this.
 constexpr int kYields = 1000;
 constexpr int kMaxThreads = 1024;
@@ -30,6 +34,21 @@ void pause() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+// Waits, on its processor, until it is so or patience ends. A pause takes from one to 140 cycles,
+// depending on the processor.
+template <typename Condition>
+bool spin_until(const Condition& is_so, Clock::duration patience) {
+  constexpr int kPauses = 16;  // between two looks at the clock
+  const Clock::time_point begin = Clock::now();
+  do {
+    for (int i = 0; i < kPauses; ++i) {
+      if (is_so()) return true;
+      pause();
+    }
+  } while (Clock::now() - begin < patience);
+  return false;
 }
 
 int checked(int n_threads) {
@@ -133,7 +152,7 @@ void ThreadPool::share(std::initializer_list<Load> loads, int64_t grain, PieceTa
 void ThreadPool::take_pieces(int worker, std::initializer_list<Load> loads, PieceTask task) {
   Piece piece{};
   if (!shares_.take(worker, &piece)) return;
-  const auto start = std::chrono::steady_clock::now();
+  const Clock::time_point start = Clock::now();
   int64_t cost = 0;
   try {
     do {
@@ -144,18 +163,16 @@ void ThreadPool::take_pieces(int worker, std::initializer_list<Load> loads, Piec
     shares_.give_up();
     throw;
   }
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  const std::chrono::duration<double> seconds = Clock::now() - start;
   shares_.note(worker, cost, seconds.count());
 }
 
 void ThreadPool::wait_for_workers() {
-  for (int spins = 0; spins < kSpins; ++spins) {
-    if (door_.load(std::memory_order_acquire) == 0) return;
-    pause();
-  }
+  const auto are_done = [&] { return door_.load(std::memory_order_acquire) == 0; };
+  if (spin_until(are_done, kPatienceWithOthers)) return;
   fetch_displaced_workers();
   for (int yields = 0; yields < kYields; ++yields) {
-    if (door_.load(std::memory_order_acquire) == 0) return send_back_workers();
+    if (are_done()) return send_back_workers();
     std::this_thread::yield();
   }
   is_waiting_.store(true);
@@ -173,10 +190,8 @@ void ThreadPool::fetch_displaced_workers() {
     const bool is_inside = members_[i].processor.load(std::memory_order_relaxed) != kOutside;
     members_[i].nanoseconds = is_inside ? processor_nanoseconds(threads_[i]) : -1;
   }
-  for (int spins = 0; spins < kSpins; ++spins) {
-    if (door_.load(std::memory_order_acquire) == 0) return;
-    pause();
-  }
+  const auto are_done = [&] { return door_.load(std::memory_order_acquire) == 0; };
+  if (spin_until(are_done, kPatienceWithOthers)) return;
   for (size_t i = 0; i < threads_.size(); ++i) {
     Member& member = members_[i];
     const int there = member.processor.load(std::memory_order_relaxed);
@@ -219,18 +234,14 @@ bool ThreadPool::enter(Member& member) {
 
 void ThreadPool::leave(Member& member) {
   member.processor.store(kOutside, std::memory_order_relaxed);
-  // As in run(): either the last one sees that the caller sleeps, or the caller sees the zero. The
-  // pool outlives this: its destructor joins us.
+  // As in region(): either the last one sees that the caller sleeps, or the caller sees the zero.
+  // The pool outlives this: its destructor joins us.
   if (door_.fetch_sub(1) == 1 && is_waiting_.load()) futex_wake(door_, 1);
 }
 
 bool ThreadPool::wait_for_region(uint32_t* seen) {
-  bool is_new = false;
-  for (int spins = 0; spins < kSpins && !is_new; ++spins) {
-    is_new = region_.load(std::memory_order_acquire) != *seen;
-    if (!is_new) pause();
-  }
-  if (!is_new) {
+  const auto is_new = [&] { return region_.load(std::memory_order_acquire) != *seen; };
+  if (!spin_until(is_new, kPatience)) {
     n_asleep_.fetch_add(1);
     while (region_.load() == *seen) futex_wait(region_, *seen);
     n_asleep_.fetch_sub(1);

@@ -19,12 +19,12 @@ namespace pythia_rt {
 // run(n, task) calls task(i, worker) once for each i in [0, n) and returns when all are done.
 // The calling thread works too, so a pool of 1 has no thread of its own. Tasks are handed out one
 // by one from a counter: a thread that was held up takes fewer, and one that comes when all have
-// been taken is not waited for. After a region the workers spin for some tens of microseconds, so
-// that regions in a row cost no system call, and then sleep. Where another process takes a worker's
-// processor in the middle of a task, the caller, once it has nothing else to do, lets it finish on
-// its own (Linux); a worker that the system puts on the caller's processor leaves it. In a child
-// made by fork() the pool works alone, and may be destroyed. One region at a time: calls from
-// several threads must be serialised by the owner.
+// been taken is not waited for. After a region the workers spin for a tenth of a millisecond, so
+// that regions in a row, and tokens, cost no system call, and then sleep. Where another process
+// takes a worker's processor in the middle of a task, the caller, once it has nothing else to do,
+// lets it finish on its own (Linux); a worker that the system puts on the caller's processor leaves
+// it. In a child made by fork() the pool works alone, and may be destroyed. One region at a time:
+// calls from several threads must be serialised by the owner.
 class ThreadPool {
  public:
   using Task = FunctionRef<void(int64_t index, int worker)>;

@@ -186,10 +186,7 @@ class TestBackend {
       first += counts[i];
     }
     check(first == qkv.count, "counts and rows differ");
-    backend_->pass(batch, [&] {
-      backend_->rotate_and_append(heads, layer, qkv);
-      backend_->attention(heads, layer, qkv, out);
-    });
+    backend_->pass(batch, [&] { backend_->attention(heads, layer, qkv, out); });
     return {array_of(out), array_of(qkv)};
   }
 

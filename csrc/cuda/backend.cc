@@ -146,14 +146,11 @@ class CudaBackend : public Backend {
     multiply(products, 2);
   }
 
-  void rotate_and_append(const HeadLayout& heads, int64_t layer, Rows qkv) override {
-    for (const KvFormat format : tables_.formats()) {
-      cuda::rotate_and_append(stream_, heads, layer, qkv, format, tables_.places());
-    }
-  }
-
   void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) override {
     const Places& places = tables_.places();
+    for (const KvFormat format : tables_.formats()) {
+      rotate_and_append(stream_, heads, layer, qkv, format, places);
+    }
     if (batch_rows_ > kFewRows * n_sequences_) {
       for (const KvFormat format : tables_.formats()) {
         attention_by_tiles(stream_, heads, layer, qkv, format, places, out);

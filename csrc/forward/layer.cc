@@ -34,22 +34,18 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
     observe(*second.matrix, second.in);
     backend.linear_pair(first, second);
   };
-  const auto attend = [&] {
-    backend.rotate_and_append(heads, index, qkv);
-    backend.attention(heads, index, qkv, attended);
-  };
 
   if (spec.residual == Residual::parallel) {
     // x + attention(norm1(x)) + mlp(norm2(x)): neither waits for the other.
     backend.layer_norm_pair(x, attn_norm, mlp_norm);
     linear_pair(project, mlp_up);
-    attend();
+    backend.attention(heads, index, qkv, attended);
     linear_pair(attn_out, mlp_down);
   } else {
     // h = x + attention(norm1(x)), then h + mlp(norm2(h)).
     backend.layer_norm(attn_norm.parameters, x, attn_in);
     linear(project);
-    attend();
+    backend.attention(heads, index, qkv, attended);
     linear(attn_out);
     backend.layer_norm(mlp_norm.parameters, x, mlp_in);
     linear(mlp_up);

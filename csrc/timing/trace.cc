@@ -130,9 +130,6 @@ class TracedBackend : public Backend {
   void linear_pair(const Product& first, const Product& second) override {
     timed("linear_pair", [&] { backend_->linear_pair(first, second); });
   }
-  void rotate_and_append(const HeadLayout& heads, int64_t layer, Rows qkv) override {
-    timed("rotate_and_append", [&] { backend_->rotate_and_append(heads, layer, qkv); });
-  }
   void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) override {
     timed("attention", [&] { backend_->attention(heads, layer, qkv, out); });
   }
