@@ -43,6 +43,14 @@ def token_ids(prompt: Prompt, tokenizer: Tokenizer | None, vocab_size: int) -> N
     return np.asarray(ids, dtype=np.int32)
 
 
+def whole_number(token: object) -> int:
+    """The token id as an int. Raises ValueError for what is no whole number."""
+    # bool is an int to Python; True as an id is a slip.
+    if isinstance(token, bool) or not isinstance(token, numbers.Integral):
+        raise ValueError(f"token ids must be whole numbers, not {token!r}")
+    return int(token)
+
+
 def no_tokenizer(advice: str) -> ValueError:
     """The error of text given to a model without a tokenizer; `advice` is for Python."""
     return ValueError(
@@ -73,8 +81,4 @@ def _whole_numbers(prompt: object) -> list[int]:
         raise ValueError(
             f"the prompt must be a str or a sequence of token ids, not {type(prompt).__name__}"
         )
-    ids = list(prompt)
-    for token in ids:
-        if isinstance(token, bool) or not isinstance(token, numbers.Integral):
-            raise ValueError(f"token ids must be whole numbers, not {token!r}")
-    return [int(token) for token in ids]
+    return [whole_number(token) for token in prompt]

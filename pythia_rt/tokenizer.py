@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import numbers
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import tokenizers
 
 from pythia_rt.convert.text.tokenizer import build_tokenizer, encode, facts_of_tokenizer
+from pythia_rt.prompt import whole_number
 
 if TYPE_CHECKING:
     from pythia_rt.convert.flatfile.text_facts import TextFacts
@@ -84,7 +84,7 @@ class Tokenizer:
         """
         if self._is_byte_level:
             return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")
-        ids = [token for token in map(_whole_number, tokens) if 0 <= token <= _MAX_ID]
+        ids = [token for token in map(whole_number, tokens) if 0 <= token <= _MAX_ID]
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
@@ -94,7 +94,7 @@ class Tokenizer:
         For a tokenizer that is not byte-level they are what the token adds to a text that it does
         not start. Raises ValueError for what is no whole number.
         """
-        token = _whole_number(token)
+        token = whole_number(token)
         known = self._bytes.get(token)
         if known is None:
             known = self._bytes[token] = self._find_bytes(token)
@@ -106,7 +106,7 @@ class Tokenizer:
 
     def name(self, token: int) -> str:
         """The token as the vocabulary spells it; empty for an id of no token."""
-        token = _whole_number(token)
+        token = whole_number(token)
         named = self._tokenizer.id_to_token(token) if 0 <= token <= _MAX_ID else None
         return named or ""
 
@@ -120,13 +120,6 @@ class Tokenizer:
             return bytes.fromhex(name[3:5])
         once, twice = self.decode([token]), self.decode([token, token])
         return twice[len(once) :].encode()
-
-
-def _whole_number(token: object) -> int:
-    # bool is an int to Python; True as an id is a slip.
-    if isinstance(token, bool) or not isinstance(token, numbers.Integral):
-        raise ValueError(f"token ids must be whole numbers, not {token!r}")
-    return int(token)
 
 
 def _decoder_types(decoder: tokenizers.decoders.Decoder | None) -> set[str]:

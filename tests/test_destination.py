@@ -52,13 +52,6 @@ def write(request: pytest.FixtureRequest) -> Write:
     return convert_to
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """An empty folder."""
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out"
-
-
 @pytest.fixture(autouse=True)
 def nothing_else_is_left(out: Path) -> Iterator[None]:
     """Whatever happens, no hidden file stays."""

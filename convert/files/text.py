@@ -8,6 +8,7 @@ Strings that a caller passes are never changed.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Callable
 from pathlib import Path
 
 from .lfs import refuse_pointer
@@ -44,6 +45,17 @@ def decode_prompt(content: bytes, where: str) -> str:
     Editors and `echo` write one that nobody means; of several, the others stay.
     """
     return decode_text(content, where).removesuffix("\n")
+
+
+def read_text_file(path: Path, decode: Callable[[bytes, str], str] = decode_text) -> str:
+    """The text in the file at `path`, a leading "~" in it expanded; `decode` is one of the above.
+
+    Raises OSError for a folder, for what is not there and what cannot be read, and ValueError as
+    `decode` does.
+    """
+    path = path.expanduser()
+    check_text_file(path)
+    return decode(path.read_bytes(), str(path))
 
 
 def check_text_file(path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CheckpointError, Sentence
-from ..files.text import check_text_file, decode_text
+from ..files.text import read_text_file
 from ..flatfile.layout import TOKENIZER_FILE
 from ..flatfile.spec import Spec
 
@@ -96,7 +96,7 @@ def read_calibration(text: Text, tokens: int | None) -> CalibrationText:
         raise ValueError(f"a calibration needs at least 2 tokens, not {tokens}: ask for more")
     if isinstance(text, str | Path):
         where = f"{text}" if isinstance(text, Path) else "the calibration text"
-        content = _read(text) if isinstance(text, Path) else text
+        content = read_text_file(text) if isinstance(text, Path) else text
         if not content:
             raise ValueError(f"{where} is empty: give a text of at least two tokens")
         try:
@@ -108,9 +108,3 @@ def read_calibration(text: Text, tokens: int | None) -> CalibrationText:
     if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
         raise ValueError("the calibration's token ids must be a flat sequence of whole numbers")
     return CalibrationText(ids.astype(np.int64), tokens)
-
-
-def _read(path: Path) -> str:
-    file = path.expanduser()
-    check_text_file(file)
-    return decode_text(file.read_bytes(), str(path))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pythia_rt.convert.files.text import check_text_file, decode_prompt, decode_text
+from pythia_rt.convert.files.text import decode_prompt, decode_text, read_text_file
 
 
 def read_prompt(prompt: str | None, file: str | None) -> str:
@@ -18,9 +18,7 @@ def read_prompt(prompt: str | None, file: str | None) -> str:
     where nobody gave one.
     """
     if file not in (None, "-"):
-        path = Path(str(file)).expanduser()
-        check_text_file(path)
-        return decode_prompt(path.read_bytes(), str(path))
+        return read_text_file(Path(str(file)), decode_prompt)
     if prompt in (None, "-"):
         if sys.stdin is None or sys.stdin.isatty():
             raise click.UsageError("Give a PROMPT, or pipe one into standard input.")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.convert.files.text import check_text_file, decode_text
+from pythia_rt.convert.files.text import check_text_file, decode_text, read_text_file
 from pythia_rt.prompt import no_tokenizer, token_ids
 from pythia_rt.tokenizer import Tokenizer
 
@@ -56,9 +56,8 @@ def read_text(path: Path, *, can_cut: bool = True) -> str:
     `can_cut` says that the caller has max_tokens to take its start with.
     """
     check_text_file(path)
-    with path.open("rb") as file:
-        _check_memory(path, os.fstat(file.fileno()).st_size, can_cut=can_cut)
-        return _not_empty(path, decode_text(file.read(), str(path)))
+    _check_memory(path, path.stat().st_size, can_cut=can_cut)
+    return _not_empty(path, read_text_file(path))
 
 
 def available_memory() -> int:
