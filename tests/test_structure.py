@@ -34,7 +34,7 @@ ALL = frozenset(
         "kernels",
         "model",
         "sampling",
-        "session",
+        "engine",
     }
 )
 ALLOWED_INCLUDES: dict[str, frozenset[str]] = {
@@ -50,7 +50,7 @@ ALLOWED_INCLUDES: dict[str, frozenset[str]] = {
     "forward": frozenset({"base", "formats", "backend/backend.h", "model"}),
     "sampling": frozenset({"base"}),
     "calibration": frozenset({"base", "formats"}),
-    "session": ALL,
+    "engine": ALL,
     "bindings": ALL,
     # Only in the test extension; nothing that ships may include them.
     "limits": frozenset({"base", "simd", "formats", "kernels"}),
@@ -124,9 +124,9 @@ def text_files() -> Iterator[tuple[str, str]]:
 
 
 def component_of(name: str) -> str:
-    """The component of a path below csrc/; the files directly in it are the session's."""
+    """The component of a path below csrc/; the files directly in it are the engine's."""
     if "/" not in name:
-        return "session"
+        return "engine"
     matching = [c for c in ALLOWED_INCLUDES if name == c or name.startswith(c + "/")]
     assert matching, f"csrc/{name} belongs to no component: add its folder to ALLOWED_INCLUDES"
     return max(matching, key=len)

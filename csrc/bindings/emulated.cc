@@ -31,6 +31,7 @@ PYBIND11_MODULE(_emulated, module) {
   bind_formats(module);
   bind_sampling(module);
   bind_model(module);
+  bind_session(module);
   bind_calibration(module);
   bind_backends(module);
   module.def(

@@ -3,26 +3,21 @@
 #include <algorithm>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "backend/cpu.h"
 #include "base/cpu_count.h"
-#include "base/mapped_range.h"
 #include "bindings/arrays.h"
+#include "bindings/bound_model.h"
 #include "bindings/gil.h"
-#include "bindings/held_buffers.h"
 #include "bindings/module.h"
 #include "cuda/cuda.h"
 #include "formats/formats.h"
-#include "formats/kv_formats.h"
 #include "kernels/dispatch.h"
 #include "layer.h"
-#include "session.h"
 
 namespace pythia_rt {
 
@@ -93,24 +88,6 @@ std::map<std::string, Blob> blobs_of(const Buffers& tensors, HeldBuffers& held) 
   return blobs;
 }
 
-// A model and the Python buffers that hold its weights.
-struct BoundModel {
-  // Throws std::runtime_error where weights could not be read: what was computed is wrong.
-  void check_memory() const {
-    for (const Blob& blob : buffers.blobs()) {
-      if (is_damaged(blob.data, blob.size)) {
-        throw_failed(
-            "the model's file was cut short while it was in use, or its disk failed: load "
-            "it again");
-      }
-    }
-  }
-
-  HeldBuffers buffers;
-  py::dict spec;
-  std::unique_ptr<Model> model;
-};
-
 std::unique_ptr<Backend> device_named(const std::string& name) {
   if (name == "cpu") return nullptr;
   if (name == "cuda") return make_cuda_backend();
@@ -177,87 +154,6 @@ class BoundLayer {
   ForkSafeMutex mutex_;
 };
 
-// A session that two Python threads cannot run at the same time.
-class BoundSession {
- public:
-  BoundSession(const std::shared_ptr<BoundModel>& model, int64_t capacity, KvFormat kv_format)
-      : model_(model),
-        session_(std::shared_ptr<Model>(model, model->model.get()), capacity, kv_format) {}
-
-  // Calls function(session, interrupt) without the GIL.
-  template <typename Function>
-  auto run(const Function& function) {
-    const GilRelease release;
-    const auto lock = claim(mutex_, "session");
-    const auto interrupt = [&] { release.check_signals(); };
-    if constexpr (std::is_void_v<decltype(function(session_, interrupt))>) {
-      function(session_, interrupt);
-      model_->check_memory();
-    } else {
-      const auto result = function(session_, interrupt);
-      model_->check_memory();
-      return result;
-    }
-  }
-
-  const BoundModel& model() const { return *model_; }
-  Session& session() { return session_; }
-  ForkSafeMutex& mutex() { return mutex_; }
-
- private:
-  std::shared_ptr<BoundModel> model_;
-  Session session_;
-  ForkSafeMutex mutex_;
-};
-
-FloatArray logits_array(const Session& session, int64_t count) {
-  return FloatArray({count, session.model().spec().vocab_size});
-}
-
-// Runs tokens on sessions; bind(input) makes the array for what a sequence asks for.
-template <typename Bind>
-std::vector<FloatArray> run_batch(const std::vector<BoundSession*>& sessions,
-                                  const std::vector<TokenArray>& tokens, const Bind& bind) {
-  if (sessions.size() != tokens.size()) {
-    throw_invalid("there are ", sessions.size(), " sessions for ", tokens.size(), " token arrays");
-  }
-  std::vector<FloatArray> results;
-  std::vector<SequenceInput> inputs;
-  for (size_t i = 0; i < sessions.size(); ++i) {
-    inputs.push_back({&sessions[i]->session(), tokens[i].data(), count_tokens(tokens[i])});
-    results.push_back(bind(inputs.back()));
-  }
-  const GilRelease release;
-  std::vector<std::unique_lock<ForkSafeMutex>> locks;
-  for (size_t i = 0; i < sessions.size(); ++i) {
-    for (size_t j = 0; j < i; ++j) {
-      if (sessions[i] == sessions[j]) throw_invalid("a batch names the same session twice");
-    }
-    locks.push_back(claim(sessions[i]->mutex(), "session"));
-  }
-  forward(inputs, [&] { release.check_signals(); });
-  if (!sessions.empty()) sessions.front()->model().check_memory();
-  return results;
-}
-
-std::vector<FloatArray> forward_batch(const std::vector<BoundSession*>& sessions,
-                                      const std::vector<TokenArray>& tokens) {
-  return run_batch(sessions, tokens, [](SequenceInput& input) {
-    FloatArray logits = logits_array(*input.session, input.count);
-    input.logits = logits.mutable_data();
-    return logits;
-  });
-}
-
-std::vector<FloatArray> score_batch(const std::vector<BoundSession*>& sessions,
-                                    const std::vector<TokenArray>& tokens) {
-  return run_batch(sessions, tokens, [](SequenceInput& input) {
-    FloatArray scores(std::max<int64_t>(input.count - 1, 0));
-    input.log_probabilities = scores.mutable_data();
-    return scores;
-  });
-}
-
 }  // namespace
 
 std::unique_ptr<Backend> make_cpu(int threads) {
@@ -312,77 +208,6 @@ void bind_model(py::module_& module, std::unique_ptr<Backend> (*make)(int)) {
       .def("run", &BoundLayer::run, py::arg("hidden"), py::kw_only(), py::arg("capture") = false,
            "What the layer makes of the residual stream [n, hidden_size] of a whole sequence.\n\n"
            "Second, when `capture`: the input [n, columns] of each matrix, by its name.");
-
-  py::class_<BoundSession>(module, "Session",
-                           "One sequence: its cache, and the logits after its last token.")
-      .def(py::init([](const std::shared_ptr<BoundModel>& model, int64_t capacity,
-                       const std::string& kv_format) {
-             return std::make_unique<BoundSession>(model, capacity, kv_format_from_name(kv_format));
-           }),
-           py::arg("model"), py::kw_only(), py::arg("capacity") = 0, py::arg("kv_format") = "f16",
-           "Room for `capacity` tokens (0: the model's context), cached in one "
-           "of\nkv_format_names().")
-      .def_property_readonly(
-          "position", [](BoundSession& self) { return self.session().position(); },
-          "Tokens so far.")
-      .def_property_readonly(
-          "capacity", [](BoundSession& self) { return self.session().capacity(); },
-          "Tokens that it has room for.")
-      .def(
-          "prefill",
-          [](BoundSession& self, const TokenArray& tokens) {
-            const int64_t count = count_tokens(tokens);
-            self.run([&](Session& session, const auto& interrupt) {
-              session.prefill(tokens.data(), count, interrupt);
-            });
-          },
-          py::arg("tokens"), "Appends tokens [n]; the logits after the last one are kept.")
-      .def(
-          "logits",
-          [](BoundSession& self, const TokenArray& tokens) {
-            const int64_t count = count_tokens(tokens);
-            FloatArray out = logits_array(self.session(), count);
-            float* data = out.mutable_data();
-            self.run([&](Session& session, const auto& interrupt) {
-              session.logits(tokens.data(), count, data, interrupt);
-            });
-            return out;
-          },
-          py::arg("tokens"), "Appends tokens [n]; returns the logits [n, vocab_size] after each.")
-      .def_property_readonly(
-          "last_logits",
-          [](BoundSession& self) {
-            const std::vector<float>& logits = self.session().last_logits();
-            return FloatArray(static_cast<py::ssize_t>(logits.size()), logits.data());
-          },
-          "A copy of the kept logits [vocab_size].")
-      .def(
-          "step",
-          [](BoundSession& self, GuardedSampler& sampler) {
-            const SampledToken sampled = self.run([&](Session& session, const auto&) {
-              const auto lock = sampler.lock();
-              return session.step(sampler.sampler);
-            });
-            return std::pair(sampled.token, sampled.log_probability);
-          },
-          py::arg("sampler"),
-          "Samples the next token: (id, log-probability under the model's raw distribution).\n\n"
-          "Raises ValueError when there are no logits yet or no room is left.")
-      .def(
-          "rewind",
-          [](BoundSession& self, int64_t position) {
-            self.run([&](Session& session, const auto&) { session.rewind(position); });
-          },
-          py::arg("position"), "Forgets everything after the first `position` tokens.");
-
-  module.def("forward", &forward_batch, py::arg("sessions"), py::arg("tokens"),
-             "Appends tokens [n_i] to each session in shared passes; returns each one's logits\n"
-             "[n_i, vocab_size]. Raises ValueError before anything is appended.");
-
-  module.def("score", &score_batch, py::arg("sessions"), py::arg("tokens"),
-             "Appends tokens [n_i] to each session in shared passes; returns the log-probability\n"
-             "[n_i - 1] of each one's tokens but the first, under the model's raw distribution.\n\n"
-             "The logits are not kept. Raises ValueError before anything is appended.");
 }
 
 }  // namespace pythia_rt

@@ -34,6 +34,9 @@ std::unique_ptr<Backend> make_cpu(int threads);
 // The models' CPU is made by `make`.
 void bind_model(pybind11::module_& module, std::unique_ptr<Backend> (*make)(int) = make_cpu);
 
+// Sequences of these models.
+void bind_session(pybind11::module_& module);
+
 void bind_calibration(pybind11::module_& module);
 
 }  // namespace pythia_rt

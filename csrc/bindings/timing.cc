@@ -67,6 +67,7 @@ auto take_regions() {
 // What _core has to write text with, where the CPU is traced.
 void bind_traced(py::module_ module) {
   bind_model(module, make_traced_cpu);
+  bind_session(module);
   bind_sampling(module);
   module.def("take", &take_regions);
 }

@@ -8,15 +8,16 @@
 
 namespace pythia_rt {
 
-// Tokens to append to one sequence, and where its logits go.
+// A pass appends them to the sequence's cache; of those from first_wanted on something may be
+// wanted. All memory is the host's.
 struct Chunk {
   KvCache* cache;
   const int32_t* tokens;
   int64_t count;
-  float* logits;                 // null for none, else [count or 1][vocab_size] on the host
-  bool all_logits;               // of every token, not of the last alone
-  SoftmaxTerm* terms = nullptr;  // [n_terms] on the host: of tokens[1 ..], each after those before
-  int64_t n_terms = 0;           // count or less; tokens[n_terms] must be there
+  int64_t first_wanted = 0;
+  float* logits = nullptr;       // after each: [count - first_wanted][vocab_size]; null for none
+  SoftmaxTerm* terms = nullptr;  // after each, of the next token: [n_terms]
+  int64_t n_terms = 0;           // at most count - first_wanted; their next tokens must be there
 };
 
 }  // namespace pythia_rt

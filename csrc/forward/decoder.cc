@@ -87,7 +87,7 @@ void Decoder::run_layer_alone(int64_t index, KvCache& cache, float* hidden, int6
                               InputObserver observe) {
   Stage& stage = *stages_.front();
   Backend& backend = *stage.part.backend;
-  begin(0, {{&cache, nullptr, count, nullptr, false}}, -1);
+  begin(0, {{&cache, nullptr, count}}, -1);
   const Rows x = stage.activations.x.first(count);
   const LayerWeights& weights = weights_.layers[static_cast<size_t>(index)];
   backend.write(hidden, x);

@@ -12,10 +12,9 @@ void Logits::plan(const std::vector<Chunk>& chunks) {
   int64_t first_row = 0;
   for (const Chunk& chunk : chunks) {
     if (chunk.logits != nullptr) {
-      const int64_t first = chunk.all_logits ? 0 : chunk.count - 1;
-      for (int64_t i = first; i < chunk.count; ++i) {
+      for (int64_t i = chunk.first_wanted; i < chunk.count; ++i) {
         wanted_rows_.push_back(first_row + i);
-        wanted_outs_.push_back(chunk.logits + (i - first) * spec_.vocab_size);
+        wanted_outs_.push_back(chunk.logits + (i - chunk.first_wanted) * spec_.vocab_size);
       }
     }
     first_row += chunk.count;
@@ -57,7 +56,7 @@ void Logits::compute_terms(const Stage& last, const std::vector<Chunk>& chunks) 
   targets_.clear();
   int64_t first_row = 0;
   for (const Chunk& chunk : chunks) {
-    for (int64_t i = 0; i < chunk.n_terms; ++i) {
+    for (int64_t i = chunk.first_wanted; i < chunk.first_wanted + chunk.n_terms; ++i) {
       wanted_rows_.push_back(first_row + i);
       targets_.push_back(chunk.tokens[i + 1]);
     }

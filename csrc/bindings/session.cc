@@ -1,0 +1,247 @@
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "bindings/bound_model.h"
+#include "bindings/gil.h"
+#include "bindings/module.h"
+#include "engine/step.h"
+#include "formats/kv_formats.h"
+
+namespace pythia_rt {
+
+namespace {
+
+// A session that two Python threads cannot run at the same time.
+class BoundSession {
+ public:
+  BoundSession(const std::shared_ptr<BoundModel>& model, int64_t capacity, KvFormat kv_format)
+      : model_(model),
+        sequence_(std::shared_ptr<Model>(model, model->model.get()), capacity, kv_format) {}
+
+  // Calls function(sequence, interrupt) without the GIL.
+  template <typename Function>
+  auto run(const Function& function) {
+    const GilRelease release;
+    const auto lock = claim(mutex_, "session");
+    const auto interrupt = [&] { release.check_signals(); };
+    if constexpr (std::is_void_v<decltype(function(sequence_, interrupt))>) {
+      function(sequence_, interrupt);
+      model_->check_memory();
+    } else {
+      const auto result = function(sequence_, interrupt);
+      model_->check_memory();
+      return result;
+    }
+  }
+
+  const BoundModel& model() const { return *model_; }
+  Sequence& sequence() { return sequence_; }
+  ForkSafeMutex& mutex() { return mutex_; }
+
+ private:
+  std::shared_ptr<BoundModel> model_;
+  Sequence sequence_;
+  ForkSafeMutex mutex_;
+};
+
+FloatArray logits_array(const Sequence& sequence, int64_t count) {
+  return FloatArray({count, sequence.model().spec().vocab_size});
+}
+
+// Locks all sessions of a batch.
+std::vector<std::unique_lock<ForkSafeMutex>> claim_all(const std::vector<BoundSession*>& sessions) {
+  std::vector<std::unique_lock<ForkSafeMutex>> locks;
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      if (sessions[i] == sessions[j]) throw_invalid("a batch names the same session twice");
+    }
+    locks.push_back(claim(sessions[i]->mutex(), "session"));
+  }
+  return locks;
+}
+
+// Appends tokens and runs them; bind(work) makes the array for what is asked of a sequence.
+template <typename Bind>
+std::vector<FloatArray> run_batch(const std::vector<BoundSession*>& sessions,
+                                  const std::vector<TokenArray>& tokens, const Bind& bind) {
+  if (sessions.size() != tokens.size()) {
+    throw_invalid("there are ", sessions.size(), " sessions for ", tokens.size(), " token arrays");
+  }
+  std::vector<FloatArray> results;
+  std::vector<Work> works;
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    works.push_back({&sessions[i]->sequence(), count_tokens(tokens[i])});
+    results.push_back(bind(works.back()));
+  }
+  const GilRelease release;
+  const auto locks = claim_all(sessions);
+  check_sequences(works);
+  for (size_t i = 0; i < works.size(); ++i) {
+    works[i].sequence->check(tokens[i].data(), works[i].count);
+  }
+  for (size_t i = 0; i < works.size(); ++i) {
+    works[i].sequence->append(tokens[i].data(), works[i].count);
+  }
+  run_to_end(works, [&] { release.check_signals(); });
+  if (!sessions.empty()) sessions.front()->model().check_memory();
+  return results;
+}
+
+std::vector<FloatArray> forward_batch(const std::vector<BoundSession*>& sessions,
+                                      const std::vector<TokenArray>& tokens) {
+  return run_batch(sessions, tokens, [](Work& work) {
+    FloatArray logits = logits_array(*work.sequence, work.count);
+    work.logits = logits.mutable_data();
+    return logits;
+  });
+}
+
+std::vector<FloatArray> score_batch(const std::vector<BoundSession*>& sessions,
+                                    const std::vector<TokenArray>& tokens) {
+  return run_batch(sessions, tokens, [](Work& work) {
+    FloatArray scores(std::max<int64_t>(work.count - 1, 0));
+    work.log_probabilities = scores.mutable_data();
+    return scores;
+  });
+}
+
+// Of each writer that was ready: its index, token and log-probability; or its index and why not.
+using Steps = std::pair<std::vector<std::tuple<size_t, int32_t, float>>,
+                        std::vector<std::pair<size_t, std::string>>>;
+
+Steps step_batch(const std::vector<BoundSession*>& sessions,
+                 const std::vector<GuardedSampler*>& samplers, int64_t max_rows) {
+  if (sessions.size() != samplers.size()) {
+    throw_invalid("there are ", sessions.size(), " sessions for ", samplers.size(), " samplers");
+  }
+  const GilRelease release;
+  const auto locks = claim_all(sessions);
+  std::vector<std::unique_lock<ForkSafeMutex>> sampler_locks;
+  std::vector<Writer> writers;
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      if (samplers[i] == samplers[j]) throw_invalid("a batch names the same sampler twice");
+    }
+    sampler_locks.push_back(samplers[i]->lock());
+    writers.push_back({&sessions[i]->sequence(), &samplers[i]->sampler});
+  }
+  const std::vector<Outcome> outcomes =
+      step(writers, max_rows == 0 ? kMaxRows : max_rows, [&] { release.check_signals(); });
+  if (!sessions.empty()) sessions.front()->model().check_memory();
+  Steps steps;
+  for (const Outcome& outcome : outcomes) {
+    if (outcome.error.empty()) {
+      steps.first.emplace_back(outcome.writer, outcome.sampled.token,
+                               outcome.sampled.log_probability);
+    } else {
+      steps.second.emplace_back(outcome.writer, outcome.error);
+    }
+  }
+  return steps;
+}
+
+}  // namespace
+
+void bind_session(py::module_& module) {
+  py::class_<BoundSession>(module, "Session",
+                           "One sequence: its cache, and the logits after its last token.")
+      .def(py::init([](const std::shared_ptr<BoundModel>& model, int64_t capacity,
+                       const std::string& kv_format) {
+             return std::make_unique<BoundSession>(model, capacity, kv_format_from_name(kv_format));
+           }),
+           py::arg("model"), py::kw_only(), py::arg("capacity") = 0, py::arg("kv_format") = "f16",
+           "Room for `capacity` tokens (0: the model's context), cached in one "
+           "of\nkv_format_names().")
+      .def_property_readonly(
+          "position", [](BoundSession& self) { return self.sequence().position(); },
+          "Tokens so far, those that wait for a pass included.")
+      .def_property_readonly(
+          "capacity", [](BoundSession& self) { return self.sequence().capacity(); },
+          "Tokens that it has room for.")
+      .def(
+          "prefill",
+          [](BoundSession& self, const TokenArray& tokens) {
+            const int64_t count = count_tokens(tokens);
+            self.run([&](Sequence& sequence, const auto& interrupt) {
+              sequence.append(tokens.data(), count);
+              run_to_end({{&sequence}}, interrupt);
+            });
+          },
+          py::arg("tokens"), "Appends tokens [n]; the logits after the last one are kept.")
+      .def(
+          "append",
+          [](BoundSession& self, const TokenArray& tokens) {
+            const int64_t count = count_tokens(tokens);
+            self.run(
+                [&](Sequence& sequence, const auto&) { sequence.append(tokens.data(), count); });
+          },
+          py::arg("tokens"), "Appends tokens [n], which wait for a pass: see step() of the module.")
+      .def(
+          "logits",
+          [](BoundSession& self, const TokenArray& tokens) {
+            const int64_t count = count_tokens(tokens);
+            FloatArray out = logits_array(self.sequence(), count);
+            float* data = out.mutable_data();
+            self.run([&](Sequence& sequence, const auto& interrupt) {
+              sequence.append(tokens.data(), count);
+              run_to_end({{&sequence, count, data}}, interrupt);
+            });
+            return out;
+          },
+          py::arg("tokens"), "Appends tokens [n]; returns the logits [n, vocab_size] after each.")
+      .def_property_readonly(
+          "last_logits",
+          [](BoundSession& self) {
+            const std::vector<float>& logits = self.sequence().last_logits();
+            return FloatArray(static_cast<py::ssize_t>(logits.size()), logits.data());
+          },
+          "A copy of the kept logits [vocab_size].")
+      .def(
+          "step",
+          [](BoundSession& self, GuardedSampler& sampler) {
+            const SampledToken sampled = self.run([&](Sequence& sequence, const auto& interrupt) {
+              const auto lock = sampler.lock();
+              run_to_end({{&sequence}}, interrupt);
+              return sequence.sample(sampler.sampler);
+            });
+            return std::pair(sampled.token, sampled.log_probability);
+          },
+          py::arg("sampler"),
+          "Samples the next token: (id, log-probability under the model's raw distribution).\n\n"
+          "Raises ValueError when there are no logits yet or no room is left.")
+      .def(
+          "rewind",
+          [](BoundSession& self, int64_t position) {
+            self.run([&](Sequence& sequence, const auto&) { sequence.rewind(position); });
+          },
+          py::arg("position"), "Forgets everything after the first `position` tokens.");
+
+  module.def("forward", &forward_batch, py::arg("sessions"), py::arg("tokens"),
+             "Appends tokens [n_i] to each session in shared passes; returns each one's logits\n"
+             "[n_i, vocab_size]. Raises ValueError before anything is appended.");
+
+  module.def("score", &score_batch, py::arg("sessions"), py::arg("tokens"),
+             "Appends tokens [n_i] to each session in shared passes; returns the log-probability\n"
+             "[n_i - 1] of each one's tokens but the first, under the model's raw distribution.\n\n"
+             "The logits are not kept. Raises ValueError before anything is appended.");
+
+  module.def(
+      "step", &step_batch, py::arg("sessions"), py::arg("samplers"), py::kw_only(),
+      py::arg("max_rows") = 0,
+      "One pass over the tokens that wait in the sessions, of at most `max_rows` rows (0: as many\n"
+      "as a pass takes), and a sampled token, which waits, for each session that is ready then.\n\n"
+      "Those that wait for one token take part first, then the others in order. Returns a list of\n"
+      "(index, id, log-probability under the model's raw distribution) and one of (index, what\n"
+      "kept it from being sampled). Raises ValueError before anything is run.");
+}
+
+}  // namespace pythia_rt

@@ -1,0 +1,42 @@
+#include "engine/model.h"
+
+#include <mutex>
+#include <utility>
+
+#include "backend/cpu.h"
+#include "forward/activations.h"
+#include "kernels/dispatch.h"
+
+namespace pythia_rt {
+
+Model::Model(const Spec& spec, const std::map<std::string, Format>& formats,
+             const std::map<std::string, Blob>& tensors, std::unique_ptr<Backend> cpu,
+             std::unique_ptr<Backend> device, std::optional<int64_t> device_layers)
+    : spec_(spec), cpu_(std::move(cpu)), device_(std::move(device)) {
+  validate(spec_);
+  weights_ = bind_weights(spec_, formats, tensors);
+  parts_ = divide_layers(spec_, device_.get(), *cpu_, device_layers);
+  place_weights(spec_, parts_, weights_, Activations::bytes(spec_));
+  decoder_ = std::make_unique<Decoder>(spec_, weights_, parts_);
+}
+
+void Model::run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt) {
+  const bool is_orphaned = mutex_.is_orphaned();
+  const std::lock_guard lock(mutex_);
+  if (is_orphaned) renew_scratch();
+  decoder_->run(chunks, interrupt);
+}
+
+// In a child of fork() that cut a pass short: a thread that is not here may have been changing
+// whatever a pass needs, so all of it is made anew, and the old is never touched again.
+void Model::renew_scratch() {
+  Backend* const lost = cpu_.release();
+  static_cast<void>(decoder_.release());
+  cpu_ = make_cpu_backend(kernels_for(lost->isa()), lost->n_threads());
+  for (Part& part : parts_) {
+    if (part.backend == lost) part.backend = cpu_.get();
+  }
+  decoder_ = std::make_unique<Decoder>(spec_, weights_, parts_);
+}
+
+}  // namespace pythia_rt

@@ -1,0 +1,104 @@
+#include "engine/sequence.h"
+
+#include <utility>
+
+#include "base/error.h"
+#include "kernels/dispatch.h"
+#include "kernels/softmax.h"
+#include "sampling/portable_math.h"
+
+namespace pythia_rt {
+
+namespace {
+
+int64_t checked_capacity(const Model& model, int64_t capacity) {
+  const int64_t most = model.spec().max_positions;
+  if (capacity < 0 || capacity > most) {
+    throw_invalid("a session holds between 1 and ", most, " positions with this model, not ",
+                  capacity);
+  }
+  return capacity == 0 ? most : capacity;
+}
+
+void check_tokens(const Spec& spec, const int32_t* tokens, int64_t count) {
+  if (count < 1) throw_invalid("there are no tokens to run: give at least one");
+  for (int64_t i = 0; i < count; ++i) {
+    if (tokens[i] < 0 || tokens[i] >= spec.vocab_size) {
+      throw_invalid("token ", tokens[i], " (at index ", i, ") is not in the vocabulary of ",
+                    spec.vocab_size);
+    }
+  }
+}
+
+}  // namespace
+
+float log_softmax(const SoftmaxTerm& term) {
+  const double centred = static_cast<double>(term.logit) - term.largest;
+  return static_cast<float>(centred - portable_log(term.sum));
+}
+
+Sequence::Sequence(std::shared_ptr<Model> model, int64_t capacity, KvFormat kv_format)
+    : model_(std::move(model)),
+      capacity_(checked_capacity(*model_, capacity)),
+      cache_(model_->spec(), model_->parts(), kv_format, capacity_) {}
+
+void Sequence::check(const int32_t* tokens, int64_t count) const {
+  check_tokens(model_->spec(), tokens, count);
+  const int64_t room = capacity_ - position();
+  if (count > room) {
+    throw_invalid("the session has room for ", room, " more tokens of ", capacity_, ", not for ",
+                  count);
+  }
+}
+
+void Sequence::append(const int32_t* tokens, int64_t count) {
+  check(tokens, count);
+  waiting_.erase(waiting_.begin(), waiting_.begin() + std::exchange(n_taken_, 0));
+  waiting_.insert(waiting_.end(), tokens, tokens + count);
+}
+
+SampledToken Sequence::sample(Sampler& sampler) {
+  const std::vector<float>& logits = last_logits();
+  if (position() >= capacity_) {
+    throw_invalid("the session's ", capacity_, " positions are used up: rewind it, or make one of ",
+                  "larger capacity");
+  }
+  const int32_t token = sampler.sample(logits.data(), logits.size());
+  const SoftmaxTerm term = softmax(kernels_for(model_->cpu().isa()), logits.data(),
+                                   static_cast<int64_t>(logits.size()), token);
+  append(&token, 1);
+  return {token, log_softmax(term)};
+}
+
+void Sequence::rewind(int64_t position) {
+  if (position < 0 || position > this->position()) {
+    throw_invalid("a session of ", this->position(), " tokens cannot be rewound to ", position);
+  }
+  if (position == this->position()) return;
+  has_logits_ = false;
+  if (position > cache_.length()) {
+    waiting_.resize(static_cast<size_t>(n_taken_ + position - cache_.length()));
+    return;
+  }
+  drop_waiting();
+  cache_.set_length(position);
+}
+
+const std::vector<float>& Sequence::last_logits() const {
+  if (!has_logits_) {
+    throw_invalid("the session has no logits to continue from: run at least one token first");
+  }
+  return logits_;
+}
+
+void Sequence::drop_waiting() {
+  waiting_.clear();
+  n_taken_ = 0;
+}
+
+float* Sequence::room_for_logits() {
+  logits_.resize(static_cast<size_t>(model_->spec().vocab_size));
+  return logits_.data();
+}
+
+}  // namespace pythia_rt

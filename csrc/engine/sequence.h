@@ -1,0 +1,78 @@
+// One sequence: its tokens, as far as they are known to its cache or wait for a pass.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/softmax_term.h"
+#include "engine/model.h"
+#include "model/kv_cache.h"
+#include "sampling/sampler.h"
+
+namespace pythia_rt {
+
+// ln of what a softmax makes of a logit, all raw logits counted.
+float log_softmax(const SoftmaxTerm& term);
+
+// A sampled token and its log-probability under the model, before any sampling step.
+struct SampledToken {
+  int32_t token;
+  float log_probability;
+};
+
+// Tokens are appended, wait, and are taken by passes (engine/step.h), which keep the logits after
+// the last one. One thread at a time.
+class Sequence {
+ public:
+  // `capacity` positions at most; 0 for as many as the model has.
+  Sequence(std::shared_ptr<Model> model, int64_t capacity, KvFormat kv_format);
+
+  Model& model() const { return *model_; }
+  int64_t capacity() const { return capacity_; }
+  // Tokens so far, those that wait included.
+  int64_t position() const { return cache_.length() + n_waiting(); }
+  int64_t n_waiting() const { return static_cast<int64_t>(waiting_.size()) - n_taken_; }
+
+  // Throws std::invalid_argument for no tokens, tokens out of the vocabulary or more than there is
+  // room for.
+  void check(const int32_t* tokens, int64_t count) const;
+
+  // Appends tokens, which wait. Throws as check() does, before anything is appended.
+  void append(const int32_t* tokens, int64_t count);
+
+  // Samples the next token from the kept logits, nothing waiting, and appends it: it waits for the
+  // next pass, so that a last token costs none. Throws std::invalid_argument without logits or
+  // without room, and what the sampler throws.
+  SampledToken sample(Sampler& sampler);
+
+  // Forgets everything after the first `position` tokens. There are no kept logits afterwards.
+  void rewind(int64_t position);
+
+  // Whether the next token can be sampled.
+  bool is_ready() const { return n_waiting() == 0 && has_logits_; }
+  // The kept logits [vocab_size], after the last token that was run; throws std::invalid_argument
+  // where there are none.
+  const std::vector<float>& last_logits() const;
+
+  // For passes: the cache; the tokens that wait for it; that the first `count` of them are in it
+  // now; that the others never will be; where logits are kept [vocab_size], and whether they are
+  // those after the last token that was run.
+  KvCache& cache() { return cache_; }
+  const int32_t* waiting() const { return waiting_.data() + n_taken_; }
+  void take(int64_t count) { n_taken_ += count; }
+  void drop_waiting();
+  float* room_for_logits();
+  void keep_logits(bool kept) { has_logits_ = kept; }
+
+ private:
+  std::shared_ptr<Model> model_;
+  int64_t capacity_;
+  KvCache cache_;
+  std::vector<int32_t> waiting_;  // from n_taken_ on
+  int64_t n_taken_ = 0;
+  std::vector<float> logits_;  // [vocab_size], or empty where there never were any
+  bool has_logits_ = false;
+};
+
+}  // namespace pythia_rt

@@ -1,0 +1,51 @@
+// Passes over the tokens that wait in any number of sequences of one model.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/function_ref.h"
+#include "engine/sequence.h"
+
+namespace pythia_rt {
+
+// A sequence whose waiting tokens are to be run, and what is asked about the last `count` of them.
+struct Work {
+  Sequence* sequence;
+  int64_t count = 0;
+  float* logits = nullptr;             // after each of them: [count][vocab_size], or null
+  float* log_probabilities = nullptr;  // or of all but the first of them: [count - 1]
+};
+
+// Throws std::invalid_argument for sequences of different models, or one that is named twice.
+void check_sequences(const std::vector<Work>& works);
+
+// Runs passes until nothing waits. Afterwards every sequence has kept logits, but for those that
+// were asked for log-probabilities. `interrupt` is called often during long work and may throw to
+// stop it: what was run until then stays, what waits is dropped. Throws std::invalid_argument,
+// before anything is run, for sequences of different models or one that is named twice.
+void run_to_end(const std::vector<Work>& works, FunctionRef<void()> interrupt);
+
+// A sequence that is being written.
+struct Writer {
+  Sequence* sequence;
+  Sampler* sampler;
+};
+
+// What a step has sampled, or why it could not: then `error` says it, and the sequence and its
+// sampler are as they were.
+struct Outcome {
+  size_t writer;  // its index
+  SampledToken sampled{};
+  std::string error;
+};
+
+// One pass of at most `max_rows` rows, if anything waits, and a token for every writer that is
+// ready afterwards. Writers that wait for a single token take part first, then prompts, in the
+// order given, so a long prompt does not hold up those that write. Throws as run_to_end does; then
+// nothing was run, and what waits still does.
+std::vector<Outcome> step(const std::vector<Writer>& writers, int64_t max_rows,
+                          FunctionRef<void()> interrupt);
+
+}  // namespace pythia_rt
