@@ -34,6 +34,7 @@ __all__: list[str] = [
     "packed_layout",
     "score",
     "selected_isa",
+    "step",
     "unpack",
 ]
 
@@ -176,6 +177,10 @@ class Session:
         Room for `capacity` tokens (0: the model's context), cached in one of
         kv_format_names().
         """
+    def append(self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> None:
+        """
+        Appends tokens [n], which wait for a pass: see step() of the module.
+        """
     def logits(
         self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]
     ) -> numpy.typing.NDArray[numpy.float32]:
@@ -209,7 +214,7 @@ class Session:
     @property
     def position(self) -> int:
         """
-        Tokens so far.
+        Tokens so far, those that wait for a pass included.
         """
 
 def bits_per_weight(format: str) -> float:
@@ -366,6 +371,21 @@ def selected_isa() -> str:
     Name of the instruction set that a new model will use: PYTHIA_RT_ISA, or the best one.
 
     Raises ValueError, listing the names, where PYTHIA_RT_ISA names none that runs here.
+    """
+
+def step(
+    sessions: collections.abc.Sequence[Session],
+    samplers: collections.abc.Sequence[Sampler],
+    *,
+    max_rows: int = 0,
+) -> tuple[list[tuple[int, int, float]], list[tuple[int, str]]]:
+    """
+    One pass over the tokens that wait in the sessions, of at most `max_rows` rows (0: as many
+    as a pass takes), and a sampled token, which waits, for each session that is ready then.
+
+    Those that wait for one token take part first, then the others in order. Returns a list of
+    (index, id, log-probability under the model's raw distribution) and one of (index, what
+    kept it from being sampled). Raises ValueError before anything is run.
     """
 
 def unpack(
