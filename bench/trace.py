@@ -12,8 +12,10 @@ from bench import kinds, table, testing_extension
 from bench.runners.protocol import Tokens
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile
-from pythia_rt.generation import Generation, Stream
+from pythia_rt.generation import Generation
+from pythia_rt.stream import Stream
 from pythia_rt.tokenizer import Tokenizer
+from pythia_rt.writing import Writing
 
 # Around the operations, in the order of a token's time.
 ENTERING = "call, to the first operation"
@@ -91,17 +93,15 @@ class Writer:
     def write(self, session: Clocked, prompt: Tokens, count: int, temperature: float) -> Generation:
         """Go on for `count` tokens after a prompt."""
         n_tokens = int(self._spec["n_tokens"])
-        stream = Stream(
-            cast(Any, session),
-            self._core.Sampler(n_tokens=n_tokens, temperature=temperature, seed=1),
+        writing = Writing(
             prompt,
+            self._core.Sampler(n_tokens=n_tokens, temperature=temperature, seed=1),
             tokenizer=self._tokenizer,
-            stops=(),
-            eos_ids=frozenset(),
             n_tokens=n_tokens,
             max_new_tokens=count,
             seed=1,
         )
+        stream = Stream(cast(Any, session), writing)
         for _ in stream:
             pass
         return stream.result

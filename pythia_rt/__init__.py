@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     import pythia_rt.convert as convert
     from pythia_rt.convert.errors import CheckpointError, FlatFileError
     from pythia_rt.evaluation import Evaluation, evaluate
-    from pythia_rt.generation import Generation, Stream, Timing
+    from pythia_rt.generation import Generation, Timing
     from pythia_rt.model import Model
     from pythia_rt.sampling import Sampling
+    from pythia_rt.stream import Stream
     from pythia_rt.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -46,7 +47,7 @@ _HOMES = {
     "Generation": "pythia_rt.generation",
     "Model": "pythia_rt.model",
     "Sampling": "pythia_rt.sampling",
-    "Stream": "pythia_rt.generation",
+    "Stream": "pythia_rt.stream",
     "Timing": "pythia_rt.generation",
     "Tokenizer": "pythia_rt.tokenizer",
     "evaluate": "pythia_rt.evaluation",

@@ -378,14 +378,14 @@ def step(
     samplers: collections.abc.Sequence[Sampler],
     *,
     max_rows: int = 0,
-) -> tuple[list[tuple[int, int, float]], list[tuple[int, str]]]:
+) -> tuple[list[tuple[int, int, float]], list[tuple[int, typing.Any]]]:
     """
     One pass over the tokens that wait in the sessions, of at most `max_rows` rows (0: as many
     as a pass takes), and a sampled token, which waits, for each session that is ready then.
 
     Those that wait for one token take part first, then the others in order. Returns a list of
-    (index, id, log-probability under the model's raw distribution) and one of (index, what
-    kept it from being sampled). Raises ValueError before anything is run.
+    (index, id, log-probability under the model's raw distribution) and one of (index, exception)
+    where sampling failed, which leaves session and sampler as they were. Raises ValueError before anything is run.
     """
 
 def unpack(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from pythia_rt.tokenizer import Tokenizer
 
 Prompt = str | Iterable[int] | NDArray[np.integer[Any]]
+Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]] | tuple[Prompt, ...]
+
+
+def list_of_prompts(prompt: Prompt | Prompts) -> list[Prompt] | None:
+    """The prompts of a list of them; None for a single prompt, as a list of token ids is."""
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        return None
+    is_text = [isinstance(one, (str, np.ndarray, list, tuple)) for one in prompt]
+    return cast("list[Prompt]", list(prompt)) if any(is_text) else None
 
 
 def token_ids(prompt: Prompt, tokenizer: Tokenizer | None, vocab_size: int) -> NDArray[np.int32]:

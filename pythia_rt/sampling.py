@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from pythia_rt.convert.errors import Sentence
 from pythia_rt.option_names import near_option
@@ -233,3 +233,14 @@ def merged(base: Sampling | None, **options: Unpack[SamplingOptions]) -> Samplin
         raise ValueError(f"sampling must be a pythia_rt.Sampling, not {type(base).__name__}")
     values: dict[str, Any] = dict(options)  # None among them, which the fields' types leave out
     return replace(base or Sampling(), **values)
+
+
+def one_for_each(
+    sampling: Sampling | Sequence[Sampling] | None, count: int
+) -> Sequence[Sampling | None]:
+    """A Sampling for each of `count` prompts, of one for all, one for each, or none."""
+    if not isinstance(sampling, (list, tuple)):
+        return [cast("Sampling | None", sampling)] * count
+    if len(sampling) != count:
+        raise ValueError(f"there are {len(sampling)} Samplings for {count} prompts: give one each")
+    return sampling

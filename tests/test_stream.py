@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pythia_rt.detokenizer import Detokenizer
-from pythia_rt.generation import Stream
 from pythia_rt.model import DEMO_FOLDER
+from pythia_rt.stream import Stream
 from pythia_rt.tokenizer import Tokenizer
+from pythia_rt.writing import Writing
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +83,10 @@ class Script:
         self.tokens = iter(tokens)
         self.prompt: list[int] = []
 
-    def prefill(self, tokens: Any) -> None:
+    def accept_prompt(self, tokens: Any) -> None:
         self.prompt += tokens.tolist()
 
-    def accept_prompt(self, tokens: Any) -> None:
+    def prefill(self, tokens: Any) -> None:
         assert self.prompt == tokens.tolist()
 
     def step(self, sampler: Script) -> tuple[int, float]:
@@ -95,16 +96,16 @@ class Script:
 
 def scripted(tokenizer: Tokenizer, tokens: list[int], *stops: str, eos: int = 4095) -> Stream:
     script: Any = Script(tokens)
-    return Stream(
-        script,
-        script,
+    writing = Writing(
         np.array([5, 6], np.int32),
+        script,
         tokenizer=tokenizer,
         stops=stops,
         eos_ids=frozenset([eos]),
         max_new_tokens=len(tokens),
         seed=7,
     )
+    return Stream(script, writing)
 
 
 @given(

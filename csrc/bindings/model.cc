@@ -161,8 +161,10 @@ std::unique_ptr<Backend> make_cpu(int threads) {
 }
 
 void bind_model(py::module_& module, std::unique_ptr<Backend> (*make)(int)) {
+  // Local: in a process that tests several builds of the core, each has its own.
   py::class_<BoundModel, std::shared_ptr<BoundModel>>(
-      module, "Model", "Weights, bound to a processor. Many threads may share one.")
+      module, "Model", py::module_local(),
+      "Weights, bound to a processor. Many threads may share one.")
       .def(py::init([make](const py::dict& spec, const FormatNames& formats, const Buffers& tensors,
                            int threads, const std::string& device,
                            std::optional<int64_t> gpu_layers) {

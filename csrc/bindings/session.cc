@@ -1,8 +1,10 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <exception>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -114,15 +116,24 @@ std::vector<FloatArray> score_batch(const std::vector<BoundSession*>& sessions,
   });
 }
 
-// Of each writer that was ready: its index, token and log-probability; or its index and why not.
+// Of each writer that was ready: its index, token and log-probability; or its index and an
+// exception that says why not.
 using Steps = std::pair<std::vector<std::tuple<size_t, int32_t, float>>,
-                        std::vector<std::pair<size_t, std::string>>>;
+                        std::vector<std::pair<size_t, py::object>>>;
 
-Steps step_batch(const std::vector<BoundSession*>& sessions,
-                 const std::vector<GuardedSampler*>& samplers, int64_t max_rows) {
-  if (sessions.size() != samplers.size()) {
-    throw_invalid("there are ", sessions.size(), " sessions for ", samplers.size(), " samplers");
+py::object exception_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::invalid_argument& invalid) {
+    return py::handle(PyExc_ValueError)(invalid.what());
+  } catch (const std::exception& failed) {
+    return py::handle(PyExc_RuntimeError)(failed.what());
   }
+}
+
+// Without the GIL.
+std::vector<Outcome> run_step(const std::vector<BoundSession*>& sessions,
+                              const std::vector<GuardedSampler*>& samplers, int64_t max_rows) {
   const GilRelease release;
   const auto locks = claim_all(sessions);
   std::vector<std::unique_lock<ForkSafeMutex>> sampler_locks;
@@ -134,16 +145,24 @@ Steps step_batch(const std::vector<BoundSession*>& sessions,
     sampler_locks.push_back(samplers[i]->lock());
     writers.push_back({&sessions[i]->sequence(), &samplers[i]->sampler});
   }
-  const std::vector<Outcome> outcomes =
+  std::vector<Outcome> outcomes =
       step(writers, max_rows == 0 ? kMaxRows : max_rows, [&] { release.check_signals(); });
   if (!sessions.empty()) sessions.front()->model().check_memory();
+  return outcomes;
+}
+
+Steps step_batch(const std::vector<BoundSession*>& sessions,
+                 const std::vector<GuardedSampler*>& samplers, int64_t max_rows) {
+  if (sessions.size() != samplers.size()) {
+    throw_invalid("there are ", sessions.size(), " sessions for ", samplers.size(), " samplers");
+  }
   Steps steps;
-  for (const Outcome& outcome : outcomes) {
-    if (outcome.error.empty()) {
+  for (const Outcome& outcome : run_step(sessions, samplers, max_rows)) {
+    if (outcome.error == nullptr) {
       steps.first.emplace_back(outcome.writer, outcome.sampled.token,
                                outcome.sampled.log_probability);
     } else {
-      steps.second.emplace_back(outcome.writer, outcome.error);
+      steps.second.emplace_back(outcome.writer, exception_of(outcome.error));
     }
   }
   return steps;
@@ -240,8 +259,10 @@ void bind_session(py::module_& module) {
       "One pass over the tokens that wait in the sessions, of at most `max_rows` rows (0: as many\n"
       "as a pass takes), and a sampled token, which waits, for each session that is ready then.\n\n"
       "Those that wait for one token take part first, then the others in order. Returns a list of\n"
-      "(index, id, log-probability under the model's raw distribution) and one of (index, what\n"
-      "kept it from being sampled). Raises ValueError before anything is run.");
+      "(index, id, log-probability under the model's raw distribution) and one of (index, "
+      "exception)\n"
+      "where sampling failed, which leaves session and sampler as they were. Raises ValueError "
+      "before anything is run.");
 }
 
 }  // namespace pythia_rt

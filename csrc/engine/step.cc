@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <set>
-#include <stdexcept>
+#include <utility>
 
 #include "base/error.h"
 
@@ -138,8 +138,8 @@ std::vector<Outcome> step(const std::vector<Writer>& writers, int64_t max_rows,
     Outcome outcome{i};
     try {
       outcome.sampled = writers[i].sequence->sample(*writers[i].sampler);
-    } catch (const std::exception& error) {
-      outcome.error = error.what();
+    } catch (const std::exception&) {
+      outcome.error = std::current_exception();
     }
     outcomes.push_back(std::move(outcome));
   }

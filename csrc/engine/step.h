@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
+#include <exception>
 #include <vector>
 
 #include "base/function_ref.h"
@@ -33,12 +33,12 @@ struct Writer {
   Sampler* sampler;
 };
 
-// What a step has sampled, or why it could not: then `error` says it, and the sequence and its
-// sampler are as they were.
+// What a step has sampled; or, in `error`, what sampling threw: then the sequence and its sampler
+// are as they were.
 struct Outcome {
   size_t writer;  // its index
   SampledToken sampled{};
-  std::string error;
+  std::exception_ptr error;
 };
 
 // One pass of at most `max_rows` rows, if anything waits, and a token for every writer that is
