@@ -22,8 +22,8 @@ def list_of_prompts(prompt: Prompt | Prompts) -> list[Prompt] | None:
     """The prompts of a list of them; None for a single prompt, as a list of token ids is."""
     if not isinstance(prompt, (list, tuple)) or not prompt:
         return None
-    is_text = [isinstance(one, (str, np.ndarray, list, tuple)) for one in prompt]
-    return cast("list[Prompt]", list(prompt)) if any(is_text) else None
+    is_list = isinstance(prompt[0], (str, np.ndarray, list, tuple))
+    return cast("list[Prompt]", list(prompt)) if is_list else None
 
 
 def token_ids(prompt: Prompt, tokenizer: Tokenizer | None, vocab_size: int) -> NDArray[np.int32]:
