@@ -71,7 +71,7 @@ def test_every_form_of_a_prompt(model: Model) -> None:
         ([1, 2.0], r"must be whole numbers, not 2\.0"),
         ([1, True], "must be whole numbers, not True"),
         ([1, "2"], "must be whole numbers, not '2'"),
-        ([[1, 2]], r"must be whole numbers, not \[1, 2\]"),
+        ([1, [2]], r"must be whole numbers, not \[2\]"),
         (np.array([1.0, 2.0]), "an integer type, not shape .* float64"),
         (np.array([[1, 2]]), "one dimension"),
         (np.array(5), "one dimension"),
@@ -362,9 +362,18 @@ def test_ctrl_c_stops_a_long_generation(model: Model, interrupt: threading.Timer
         for _ in range(1000):
             list(stream)
             stream = model.stream(PROMPT, max_new_tokens=2000, logit_bias={0: -np.inf})
-    assert len(stream._tokens) < 2000
+    assert len(stream._writing.tokens) < 2000
     assert list(stream) == []
     assert model.generate(PROMPT, **GREEDY).text
+
+
+def test_ctrl_c_stops_texts_that_are_written_together(
+    model: Model, interrupt: threading.Timer
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(1000):
+            model.generate([PROMPT] * 8, max_new_tokens=2000, logit_bias={0: -np.inf})
+    assert model.generate([PROMPT], **GREEDY)[0].text
 
 
 def test_ctrl_c_stops_a_long_prompt(model: Model, interrupt: threading.Timer) -> None:
