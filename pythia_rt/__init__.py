@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pythia_rt.convert.errors import CheckpointError, FlatFileError
     from pythia_rt.evaluation import Evaluation, evaluate
     from pythia_rt.generation import Generation, Timing
+    from pythia_rt.loading import Loading
     from pythia_rt.model import Model
     from pythia_rt.sampling import Sampling
     from pythia_rt.stream import Stream
@@ -30,6 +31,7 @@ __all__ = [
     "Evaluation",
     "FlatFileError",
     "Generation",
+    "Loading",
     "Model",
     "Sampling",
     "Stream",
@@ -45,6 +47,7 @@ _HOMES = {
     "Evaluation": "pythia_rt.evaluation",
     "FlatFileError": "pythia_rt.convert.errors",
     "Generation": "pythia_rt.generation",
+    "Loading": "pythia_rt.loading",
     "Model": "pythia_rt.model",
     "Sampling": "pythia_rt.sampling",
     "Stream": "pythia_rt.stream",

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from pythia_rt import _core
 from pythia_rt.convert.flatfile import FlatFile
-from pythia_rt.convert.threads import checked_threads
-from pythia_rt.devices import check_device, make_core_model
+from pythia_rt.devices import check_available, make_core_model
 from pythia_rt.generation import Generation
+from pythia_rt.loading import Loading, LoadingOptions
+from pythia_rt.options import replaced
 from pythia_rt.overflow import first_not_finite, why_not_finite
 from pythia_rt.prompt import Prompt, Prompts, list_of_prompts, no_tokenizer, token_ids
 from pythia_rt.sampling import Sampling, SamplingOptions, merged, one_for_each
@@ -31,7 +32,6 @@ from pythia_rt.writing import Writing, make_sampler
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-KV_FORMATS = tuple(_core.kv_format_names())
 # The largest half is 65504; the bound is that of the weights before they were quantised.
 _LARGEST_IN_F16 = 60000.0
 DEMO_FOLDER = Path(__file__).parent / "demo"
@@ -47,29 +47,22 @@ class Model:
     def __init__(
         self,
         file: FlatFile,
-        *,
-        threads: int | None = None,
-        kv_format: str | None = None,
-        device: str = "cpu",
-        gpu_layers: int | None = None,
+        loading: Loading | None = None,
+        **options: Unpack[LoadingOptions],
     ):
-        """Build the model from an open flat file; the constructors named above call this."""
+        """Build the model from an open flat file; the constructors named above call this.
+
+        `copy` has no effect here: the file is open, as a copy or not.
+        """
+        loading = _available(loading, options)
         self._file = file
         self._read_tokenizer: Tokenizer | None = None
         # Whoever asks for f32 weights wants exact logits: an f16 cache moves them by 5e-4. And some
         # models have keys or values that halves cannot hold.
         fits = file.kv_bound is None or file.kv_bound < _LARGEST_IN_F16
         natural = "f16" if fits and set(file.formats.values()) != {"f32"} else "f32"
-        self._kv_format = _checked_kv_format(kv_format) or natural
-        check_device(device, gpu_layers)
-        self._core = make_core_model(
-            dict(file.spec),
-            file.formats,
-            file.tensors,
-            threads=checked_threads(threads),
-            device=device,
-            gpu_layers=gpu_layers,
-        )
+        self._kv_format = loading.kv_format or natural
+        self._core = make_core_model(file, loading)
 
     # Read when it is first needed: that takes longer than all the rest of loading. Two threads may
     # both do it: the lock of functools.cached_property hangs in a child that is forked meanwhile.
@@ -83,33 +76,23 @@ class Model:
     def from_pretrained(
         cls,
         name_or_folder: str | os.PathLike[str],
+        loading: Loading | None = None,
         *,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         format: str = "q4",
-        threads: int | None = None,
-        kv_format: str | None = None,
         local_files_only: bool = False,
         progress: bool = True,
-        copy: bool = False,
-        device: str = "cpu",
-        gpu_layers: int | None = None,
+        **options: Unpack[LoadingOptions],
     ) -> Model:
         """Load a Hugging Face checkpoint: a hub id or a local folder.
 
         Downloads only the files it needs, converts them to a flat file of `format` and keeps that
         in the cache (`cache_dir`, else $PYTHIA_RT_CACHE, else ~/.cache/pythia_rt), so the next
-        call loads at once. With `local_files_only` nothing is downloaded. `threads` defaults to
-        the number of physical cores this process may use, the fast ones where they differ.
-        `kv_format` is that of the key-value cache, "f16", "f32" or "q8" (8 bits and scales, half
-        the memory of "f16"); by default "f32" for a file of f32 weights and for a model whose keys
-        or values may be too large for "f16", else that. The weights are mapped, so loading takes no
-        time and processes share them; with `copy` they are read into this process's own memory, in
-        large pages where the system has them, which writes text about 10 % faster.
+        call loads at once. With `local_files_only` nothing is downloaded.
 
-        `device` is "cpu", "cuda", or "auto" for the CUDA device if there is one with room for the
-        model. With `gpu_layers` only so many layers, the first ones, run there and the processor
-        runs the rest. Results are the same to the bit (docs/cuda.md).
+        Options are the fields of `Loading` (threads, kv_format, copy, device, gpu_layers), which
+        says what they do; they replace those of `loading`.
 
         Raises CheckpointError for a checkpoint that cannot be converted, ValueError for a bad
         argument, OSError for files that cannot be fetched, read or written, MemoryError where there
@@ -117,22 +100,19 @@ class Model:
         """
         from pythia_rt.cache import open_checkpoint  # a flat file needs none of it
 
-        _checked_kv_format(kv_format)  # both before minutes of conversion
-        checked_threads(threads)
-        check_device(device, gpu_layers)
+        besides = ("revision", "cache_dir", "format", "local_files_only", "progress")
+        loading = _available(loading, options, besides)  # before minutes of conversion
         file = open_checkpoint(
             os.fspath(name_or_folder),
             revision=revision,
             cache_dir=cache_dir,
             format=format,
-            threads=threads,
+            threads=loading.threads,
             local_files_only=local_files_only,
             progress=progress,
-            copy=copy,
+            copy=loading.copy,
         )
-        model = cls(
-            file, threads=threads, kv_format=kv_format, device=device, gpu_layers=gpu_layers
-        )
+        model = cls(file, loading)
         _ = model.tokenizer  # a checkpoint whose tokenizer is damaged is refused here
         return model
 
@@ -140,12 +120,8 @@ class Model:
     def load(
         cls,
         path: str | os.PathLike[str],
-        *,
-        threads: int | None = None,
-        kv_format: str | None = None,
-        copy: bool = False,
-        device: str = "cpu",
-        gpu_layers: int | None = None,
+        loading: Loading | None = None,
+        **options: Unpack[LoadingOptions],
     ) -> Model:
         """Load a flat file; the options are those of `from_pretrained`.
 
@@ -153,39 +129,32 @@ class Model:
         no room for a copy or on the device, RuntimeError where the device cannot be used,
         ValueError for a bad argument.
         """
-        _checked_kv_format(kv_format)  # all of it before gigabytes are copied
-        checked_threads(threads)
-        check_device(device, gpu_layers)
-        file = FlatFile(Path(path).expanduser(), copy=copy)
-        return cls(file, threads=threads, kv_format=kv_format, device=device, gpu_layers=gpu_layers)
+        loading = _available(loading, options)  # before gigabytes are copied
+        return cls(FlatFile(Path(path).expanduser(), copy=loading.copy), loading)
 
     @classmethod
     def demo(
         cls,
+        loading: Loading | None = None,
         *,
         format: str = "q4",
         cache_dir: str | os.PathLike[str] | None = None,
-        threads: int | None = None,
-        kv_format: str | None = None,
-        copy: bool = False,
-        device: str = "cpu",
-        gpu_layers: int | None = None,
+        **options: Unpack[LoadingOptions],
     ) -> Model:
         """Load the bundled demo model, a small GPT-NeoX trained on technical English.
 
         It is converted on first use and cached as in `from_pretrained`. If the cache cannot be
         written, it is converted in a temporary folder, with a warning.
         """
-        options: dict[str, Any] = {
-            "format": format,
-            "threads": threads,
-            "kv_format": kv_format,
-            "copy": copy,
-            "device": device,
-            "gpu_layers": gpu_layers,
-        }
+        loading = _available(loading, options, ("format", "cache_dir"))
+
+        def load(cache: str | os.PathLike[str] | None) -> Model:
+            return cls.from_pretrained(
+                DEMO_FOLDER, loading, format=format, cache_dir=cache, progress=False
+            )
+
         try:
-            return cls.from_pretrained(DEMO_FOLDER, cache_dir=cache_dir, progress=False, **options)
+            return load(cache_dir)
         except OSError as error:
             warnings.warn(
                 f"the demo model is converted anew in a temporary folder, since the cache cannot "
@@ -194,7 +163,7 @@ class Model:
             )
         # The mapping outlives the folder, so nothing is left behind on the disk.
         with tempfile.TemporaryDirectory(prefix="pythia_rt-") as temporary:
-            return cls.from_pretrained(DEMO_FOLDER, cache_dir=temporary, progress=False, **options)
+            return load(temporary)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -437,7 +406,10 @@ class Model:
             )
 
 
-def _checked_kv_format(kv_format: str | None) -> str | None:
-    if kv_format is not None and kv_format not in KV_FORMATS:
-        raise ValueError(f"kv_format must be one of {', '.join(KV_FORMATS)}, not {kv_format!r}")
-    return kv_format
+def _available(
+    loading: Loading | None, options: LoadingOptions, besides: Sequence[str] = ()
+) -> Loading:
+    """How to load, all checked: that there is such a device too."""
+    chosen = replaced(Loading, loading, options, besides=besides)
+    check_available(chosen.device)
+    return chosen

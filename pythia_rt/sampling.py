@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from pythia_rt.convert.errors import Sentence
-from pythia_rt.option_names import near_option
+from pythia_rt.options import Options, integer, option, real, replaced
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -40,39 +40,10 @@ class SamplingOptions(TypedDict, total=False):
     stop_token_ids: int | Iterable[int] | None
 
 
-def _option(default: Any, read: Callable[[str, Any], Any], doc: str) -> Any:
-    """A dataclass field that remembers how to check its value and what to say in --help."""
-    factory: dict[str, Any] = {"default_factory": dict} if default == {} else {"default": default}
-    return field(**factory, metadata={"read": read, "doc": doc})
-
-
-def _integer(accepts: Callable[[int], bool], what: str) -> Callable[[str, Any], int]:
-    def read(name: str, value: Any) -> int:
-        # bool is an int to Python; True as a count is a slip, not a wish.
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise ValueError(f"{name} must be {what}, not {value!r}")
-        if not accepts(int(value)):
-            raise ValueError(f"{name} must be {what}, not {value}")
-        return int(value)
-
-    return read
-
-
-def _real(accepts: Callable[[float], bool], what: str) -> Callable[[str, Any], float]:
-    def read(name: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise ValueError(f"{name} must be {what}, not {value!r}")
-        if not accepts(float(value)):  # every comparison with NaN is false, so NaN ends here
-            raise ValueError(f"{name} must be {what}, not {value}")
-        return float(value)
-
-    return read
-
-
 def _read_bias(name: str, value: Any) -> dict[int, float]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} must map token ids to numbers, not {value!r}")
-    read_bias = _real(lambda x: x < math.inf, "a number (minus infinity forbids the token)")
+    read_bias = real(lambda x: x < math.inf, "a number (minus infinity forbids the token)")
     return {
         _TOKEN_ID(f"each key of {name}", token): read_bias(f"{name}[{token}]", bias)
         for token, bias in value.items()
@@ -109,17 +80,17 @@ def _read_new_tokens(name: str, value: Any) -> int:
                 "pythia-rt evaluate",
             )
         )
-    return _integer(lambda n: n >= 1, "a whole number of at least 1")(name, value)
+    return integer(lambda n: n >= 1, "a whole number of at least 1")(name, value)
 
 
-_TOKEN_ID = _integer(lambda n: n >= 0, "a token id")
-_SEED = _integer(lambda n: 0 <= n < 2**64, "a whole number from 0 to 2**64 - 1")
-_SHARE = _real(lambda x: 0 < x <= 1, "a number above 0 and at most 1 (1 switches it off)")
-_PENALTY = _real(lambda x: -100 <= x <= 100, "a number from -100 to 100 (0 switches it off)")
+_TOKEN_ID = integer(lambda n: n >= 0, "a token id")
+_SEED = integer(lambda n: 0 <= n < 2**64, "a whole number from 0 to 2**64 - 1")
+_SHARE = real(lambda x: 0 < x <= 1, "a number above 0 and at most 1 (1 switches it off)")
+_PENALTY = real(lambda x: -100 <= x <= 100, "a number from -100 to 100 (0 switches it off)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Options):
     """How to choose tokens. Every field is checked: a bad one is a ValueError of one sentence.
 
     None stands for the default in every field, so a client may pass on what it was not given. The
@@ -130,70 +101,60 @@ class Sampling:
     machine.
     """
 
-    max_new_tokens: int = _option(
+    max_new_tokens: int = option(
         128,
         _read_new_tokens,
         "Write at most this many tokens.",
     )
-    temperature: float = _option(
+    temperature: float = option(
         0.8,
-        _real(lambda x: 0 <= x < math.inf, "a finite number of at least 0 (0 is greedy)"),
+        real(lambda x: 0 <= x < math.inf, "a finite number of at least 0 (0 is greedy)"),
         "Divide the logits by this; 0 always takes the likeliest token.",
     )
-    top_k: int = _option(
+    top_k: int = option(
         0,
-        _integer(lambda n: n >= 0, "a whole number of at least 0 (0 switches it off)"),
+        integer(lambda n: n >= 0, "a whole number of at least 0 (0 switches it off)"),
         "Choose among the k likeliest tokens only; 0 switches it off.",
     )
-    top_p: float = _option(
+    top_p: float = option(
         0.95,
         _SHARE,
         "Choose among the likeliest tokens that reach this probability; 1 switches it off.",
     )
-    min_p: float = _option(
+    min_p: float = option(
         0.0,
-        _real(lambda x: 0 <= x <= 1, "a number from 0 to 1 (0 switches it off)"),
+        real(lambda x: 0 <= x <= 1, "a number from 0 to 1 (0 switches it off)"),
         "Drop tokens less likely than this share of the likeliest one; 0 switches it off.",
     )
-    typical_p: float = _option(
+    typical_p: float = option(
         1.0,
         _SHARE,
         "Keep the tokens nearest to the expected surprise up to this probability; "
         "1 switches it off.",
     )
-    repetition_penalty: float = _option(
+    repetition_penalty: float = option(
         1.0,
-        _real(lambda x: 0.001 <= x <= 1000, "a number from 0.001 to 1000 (1 switches it off)"),
+        real(lambda x: 0.001 <= x <= 1000, "a number from 0.001 to 1000 (1 switches it off)"),
         "Make tokens of the prompt and the text less likely by this factor; 1 switches it off.",
     )
-    presence_penalty: float = _option(
+    presence_penalty: float = option(
         0.0, _PENALTY, "Take this from the logit of every token already written; 0 switches it off."
     )
-    frequency_penalty: float = _option(
+    frequency_penalty: float = option(
         0.0, _PENALTY, "Take this from a token's logit each time it was written; 0 switches it off."
     )
-    logit_bias: Mapping[int, float] = _option(
+    logit_bias: Mapping[int, float] = option(
         {}, _read_bias, "Add VALUE to the logit of token ID (-inf forbids it); may be repeated."
     )
-    seed: int | None = _option(
+    seed: int | None = option(
         None, _SEED, "Seed of the random numbers; None takes one from the operating system."
     )
-    stop: str | Iterable[str] = _option(
+    stop: str | Iterable[str] = option(
         (), _read_stop, "End the text before this string; may be repeated."
     )
-    stop_token_ids: int | Iterable[int] = _option(
+    stop_token_ids: int | Iterable[int] = option(
         (), _read_stop_ids, "End the text at token ID, as at the end token; may be repeated."
     )
-
-    def __post_init__(self) -> None:
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if value is None:
-                made = option.default_factory
-                value = option.default if made is MISSING else made()
-            if value is not None:  # as the default seed is
-                value = option.metadata["read"](option.name, value)
-            object.__setattr__(self, option.name, value)  # frozen: set only here
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -221,18 +182,7 @@ class Sampling:
 
 def merged(base: Sampling | None, **options: Unpack[SamplingOptions]) -> Sampling:
     """`base` (or the defaults) with some fields replaced, all checked."""
-    names = [option.name for option in fields(Sampling)]
-    for name in options:
-        if name not in names:
-            hint = near_option(name, names)
-            raise ValueError(
-                f"there is no option {name!r}: {hint + '; ' if hint else ''}the options are "
-                f"{', '.join(names)}"
-            )
-    if base is not None and not isinstance(base, Sampling):
-        raise ValueError(f"sampling must be a pythia_rt.Sampling, not {type(base).__name__}")
-    values: dict[str, Any] = dict(options)  # None among them, which the fields' types leave out
-    return replace(base or Sampling(), **values)
+    return replaced(Sampling, base, options)
 
 
 def one_for_each(

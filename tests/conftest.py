@@ -25,7 +25,7 @@ from convert_sources import write_checkpoint  # noqa: E402
 
 from pythia_rt import Model, _core  # noqa: E402
 from pythia_rt.convert import convert  # noqa: E402
-from pythia_rt.model import DEMO_FOLDER, KV_FORMATS  # noqa: E402
+from pythia_rt.model import DEMO_FOLDER  # noqa: E402
 
 drawn.load_profile()
 
@@ -63,7 +63,7 @@ def weight_format(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture(params=KV_FORMATS)
+@pytest.fixture(params=_core.kv_format_names())
 def kv_format(request: pytest.FixtureRequest) -> str:
     """Each number format of the key-value cache in turn."""
     name: str = request.param

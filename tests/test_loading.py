@@ -12,7 +12,7 @@ import pytest
 from demo import GREEDY, PROMPT, ids_of
 
 import pythia_rt
-from pythia_rt import FlatFileError, Model
+from pythia_rt import FlatFileError, Loading, Model
 from pythia_rt.convert.threads import usable_processors
 from pythia_rt.model import DEMO_FOLDER
 
@@ -53,6 +53,31 @@ def test_format_threads_and_cache_format_take_effect(cache: Path, model: Model) 
     f32 = Model.demo(cache_dir=cache, format="f32")
     assert set(f32.formats.values()) == {"f32"}
     assert not np.array_equal(f32.logits(ids), q4)
+
+
+def test_options_come_as_an_object_as_keywords_or_both(cache: Path) -> None:
+    loading = Loading(threads=1, kv_format="f32")
+    model = Model.demo(loading, cache_dir=cache)
+    assert (model.threads, model.kv_format) == (1, "f32")
+    other = Model.from_pretrained(DEMO_FOLDER, loading, cache_dir=cache, kv_format="q8")
+    assert (other.threads, other.kv_format) == (1, "q8")
+    assert Model.load(model.file.path, loading, kv_format=None).kv_format == "f16"
+    assert Model(model.file, loading).kv_format == "f32"
+    assert Loading(threads=None, kv_format=None, copy=None, device=None) == Loading()  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        loading.threads = 2  # type: ignore[misc]
+    with pytest.raises(ValueError, match=r"loading must be a pythia_rt\.Loading, not dict"):
+        Model.load(model.file.path, {"threads": 1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("load", [Model.demo, Model.load, Model.from_pretrained])
+def test_an_option_that_there_is_not(load: Any, cache: Path) -> None:
+    arguments = [] if load == Model.demo else [cache / "nothing"]
+    with pytest.raises(ValueError, match="there is no option 'thread': use threads; the options"):
+        load(*arguments, thread=1)
+    if load != Model.load:
+        with pytest.raises(ValueError, match="there is no option 'formt': use format;"):
+            load(*arguments, formt="q8")
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.0, True, "2"])

@@ -171,9 +171,9 @@ def test_calibrating_without_a_tokenizer(tmp_path: Path) -> None:
 def test_notes_are_worded_too(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     load = Model.demo
 
-    def warned(**options: Any) -> Model:
+    def warned(*arguments: Any, **options: Any) -> Model:
         warnings.warn(Sentence("kv_format=x in Python", "kv_format is small"), stacklevel=2)  # type: ignore[arg-type]
-        return load(**options)
+        return load(*arguments, **options)
 
     monkeypatch.setattr(Model, "demo", warned)
     result = CliRunner().invoke(main, ["generate", "x", "--quiet", "--cache-dir", str(cache)])

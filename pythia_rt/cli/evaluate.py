@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pythia_rt.cli.command import Command
+from pythia_rt.cli.loading_options import loading_options
 from pythia_rt.cli.prompt import parse_ids
 
 
@@ -24,11 +25,8 @@ from pythia_rt.cli.prompt import parse_ids
 @click.option("--stride", type=int, help="Tokens from window to window.  [default: the window]")
 @click.option("--max-tokens", type=int, help="Read no more than this of the text.")
 @click.option("--weights/--no-weights", default=True, help="Compare the weights too, or not.")
-@click.option(
-    "--kv-format", help="Of the KV cache: f16, f32, q8.  [default: f16, or f32 where needed]"
-)
+@loading_options("threads", "kv_format")
 @click.option("--reference-kv-format", help="The same for the reference.  [default: f32]")
-@click.option("--threads", type=int, help="Threads to compute with.  [default: performance cores]")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")
 @click.option("--plot", type=click.Path(), help="Draw a PNG too (needs matplotlib).")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")

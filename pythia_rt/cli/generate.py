@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pythia_rt.cli.command import PromptCommand
+from pythia_rt.cli.loading_options import NAMES as LOADING
+from pythia_rt.cli.loading_options import loading_options
 from pythia_rt.cli.prompt import parse_ids, read_prompt
 from pythia_rt.cli.sampling_options import given_options, sampling_options
+from pythia_rt.loading import Loading
 from pythia_rt.sampling import Sampling, merged
 
 if TYPE_CHECKING:
@@ -25,15 +28,9 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="MODEL", help="Hub id, folder or flat file.  [default: demo]")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--format", "format", help="Weight format to convert to.  [default: q4]")
-@click.option("--threads", type=int, help="Threads to compute with.  [default: performance cores]")
-@click.option(
-    "--kv-format", help="Of the KV cache: f16, f32, q8.  [default: f16, or f32 where needed]"
-)
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep flat files.")
 @click.option("--local-files-only", is_flag=True, help="Download nothing.")
-@click.option("--copy", is_flag=True, help="Copy the weights into memory first.")
-@click.option("--device", default="cpu", show_default=True, help="Where to run: cpu, cuda, auto.")
-@click.option("--gpu-layers", type=int, help="Run so many layers there, the CPU the rest.")
+@loading_options(*LOADING)
 @click.option("--quiet", is_flag=True, help="Show no progress and no speed.")
 @click.option("--verbose", is_flag=True, help="Show the model, what runs it and the seed too.")
 @click.option(
@@ -49,17 +46,12 @@ def generate_text(
     model: str | None,
     revision: str | None,
     format: str | None,
-    threads: int | None,
-    kv_format: str | None,
     cache_dir: Path | None,
     local_files_only: bool,
-    copy: bool,
-    device: str,
-    gpu_layers: int | None,
     quiet: bool,
     verbose: bool,
     suggested_sampling: bool,
-    **sampling: Any,
+    **options: Any,
 ) -> None:
     """Continue PROMPT and write the new text to standard output.
 
@@ -73,21 +65,18 @@ def generate_text(
         raise click.UsageError("Give --quiet or --verbose, not both.")
     if prompt is not None and prompt_file is not None:
         raise click.UsageError("Give a PROMPT or --prompt-file, not both.")
-    given = given_options(sampling)
+    loading = Loading(**{name: options.pop(name) for name in LOADING})
+    given = given_options(options)
     chosen = merged(None, **given)
     text = read_prompt(prompt, prompt_file)
     ids = parse_ids(text) if token_ids else None
     loaded = _load_model(
         model,
+        loading,
         revision=revision,
         format=format,
-        threads=threads,
-        kv_format=kv_format,
         cache_dir=cache_dir,
         local_files_only=local_files_only,
-        copy=copy,
-        device=device,
-        gpu_layers=gpu_layers,
         progress=not quiet,
     )
     if suggested_sampling:
@@ -141,20 +130,18 @@ def _show_facts(model: Model, seed: int) -> None:
         click.echo(f"{name:<9}{value}", err=True)
 
 
-def _load_model(model: str | None, **options: Any) -> Model:
+def _load_model(model: str | None, loading: Loading, **options: Any) -> Model:
     from pythia_rt.model import Model
 
     is_file = model is not None and Path(model).is_file()
     is_local = model is None or Path(model).exists()
     _refuse_unused(options, flat_file=is_file, local=is_local)
     options["format"] = options["format"] or "q4"
-    keys = ("threads", "kv_format", "copy", "device", "gpu_layers")
-    running = {key: options[key] for key in keys}
     if model is None:
-        return Model.demo(format=options["format"], cache_dir=options["cache_dir"], **running)
+        return Model.demo(loading, format=options["format"], cache_dir=options["cache_dir"])
     if is_file:
-        return Model.load(model, **running)
-    return Model.from_pretrained(model, **options)
+        return Model.load(model, loading)
+    return Model.from_pretrained(model, loading, **options)
 
 
 def _refuse_unused(options: dict[str, Any], *, flat_file: bool, local: bool) -> None:

@@ -1,0 +1,109 @@
+"""Lists of options as frozen dataclasses, whose fields carry their checks and their help texts.
+
+The command line makes its options from them.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from pythia_rt.option_names import near_option
+
+Read = Callable[[str, Any], Any]  # checks a value, given its option's name, and may convert it
+
+
+def option(default: Any, read: Read, doc: str, **more: Any) -> Any:
+    """A dataclass field that remembers how to check its value and what to say in --help.
+
+    `more` is what the command line needs besides.
+    """
+    factory: dict[str, Any] = {"default_factory": dict} if default == {} else {"default": default}
+    return field(**factory, metadata={"read": read, "doc": doc, **more})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A list of options. Every field is checked: a bad one is a ValueError of one sentence.
+
+    None stands for the default in every field, so a client may pass on what it was not given.
+    """
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is None:
+                made = each.default_factory
+                value = each.default if made is MISSING else made()
+            if value is not None:  # as some defaults are
+                value = each.metadata["read"](each.name, value)
+            object.__setattr__(self, each.name, value)  # frozen: set only here
+
+
+Made = TypeVar("Made", bound=Options)
+
+
+def replaced(
+    kind: type[Made],
+    base: Made | None,
+    values: Mapping[str, Any],
+    *,
+    besides: Sequence[str] = (),
+) -> Made:
+    """`base` (or the defaults of `kind`) with some fields replaced, all checked.
+
+    Raises ValueError for a name that is none of its fields, with a hint; `besides` are the names of
+    what the caller takes in other ways.
+    """
+    names = [*besides, *(each.name for each in fields(kind))]
+    for name in values:
+        if name not in names:
+            hint = near_option(name, names)
+            raise ValueError(
+                f"there is no option {name!r}: {hint + '; ' if hint else ''}the options are "
+                f"{', '.join(names)}"
+            )
+    if base is not None and not isinstance(base, kind):
+        what = kind.__name__
+        raise ValueError(f"{what.lower()} must be a pythia_rt.{what}, not {type(base).__name__}")
+    return replace(base or kind(), **values)
+
+
+def integer(accepts: Callable[[int], bool], what: str) -> Callable[[str, Any], int]:
+    """A check for a whole number that `accepts`, in words `what`."""
+
+    def read(name: str, value: Any) -> int:
+        # bool is an int to Python; True as a count is a slip, not a wish.
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise ValueError(f"{name} must be {what}, not {value!r}")
+        if not accepts(int(value)):
+            raise ValueError(f"{name} must be {what}, not {value}")
+        return int(value)
+
+    return read
+
+
+def real(accepts: Callable[[float], bool], what: str) -> Callable[[str, Any], float]:
+    """A check for a number that `accepts`, in words `what`."""
+
+    def read(name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise ValueError(f"{name} must be {what}, not {value!r}")
+        if not accepts(float(value)):  # every comparison with NaN is false, so NaN ends here
+            raise ValueError(f"{name} must be {what}, not {value}")
+        return float(value)
+
+    return read
+
+
+def one_of(choices: Sequence[str]) -> Callable[[str, Any], str]:
+    """A check for one of some names."""
+
+    def read(name: str, value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        return str(value)
+
+    return read
