@@ -350,3 +350,11 @@ def test_the_processor_has_a_name(tmp_path: Path) -> None:
     cpuinfo.write_text("processor\t: 0\nmodel name\t: Fast One\nmodel name\t: Fast One\n")
     assert records.processor(cpuinfo) == "Fast One"
     assert records.processor(tmp_path / "none")
+
+
+def test_together_prints_both_speeds_and_the_paces(flat: Path) -> None:
+    options = ("--prompts", 3, "--lengths", 2, 9, "--new", 2, "--max-rows", 8, "--arriving", 20)
+    _, speeds, pace = run("together", flat, *options, "--threads", 1).splitlines()
+    assert speeds.startswith("3 prompts of 2 to 9 tokens, 6 written: ")
+    assert speeds.endswith(" times as fast, the same tokens")
+    assert "while a prompt of 20 is read" in pace
