@@ -161,6 +161,19 @@ def test_a_full_vocabulary_equals_the_oracle(name: str, spread: float) -> None:
     assert [ours.sample(row) for row in rows] == [oracle.sample(row.tolist()) for row in rows]
 
 
+@pytest.mark.parametrize("share", [1 - 2.0**-20, 1 - 2.0**-30, 1 - 2.0**-53])
+@pytest.mark.parametrize("spread", [0.001, 1.0, 30.0])
+@pytest.mark.parametrize("name", ["top_p", "typical_p"])
+def test_shares_that_leave_hardly_anything_out(name: str, spread: float, share: float) -> None:
+    """Where it takes every candidate that counts, and what counts for nothing beside them."""
+    n_tokens = 3001
+    ours = sampler(n_tokens, seed=7, **{name: share})
+    oracle = Oracle(n_tokens, Options(seed=7, **{name: share}))
+    rows = f32(np.random.default_rng(2).normal(0, spread, (3, n_tokens)))
+    rows[:, ::7] = -INF
+    assert [ours.sample(row) for row in rows] == [oracle.sample(row.tolist()) for row in rows]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_option_changes_the_tokens(name: str) -> None:
     rows = f32(np.random.default_rng(2).normal(0, 2, (200, 50)))

@@ -4,17 +4,13 @@
 #include <limits>
 
 #include "base/error.h"
+#include "sampling/keep_mass.h"
 #include "sampling/portable_math.h"
 
 namespace pythia_rt {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-double largest_logit(const Candidates& candidates) {
-  const Candidate* entries = candidates.entries.data();
-  return largest_of(candidates.size, [=](std::size_t i) { return entries[i].logit; });
-}
 
 bool more_likely(const Candidate& a, const Candidate& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
@@ -31,27 +27,6 @@ void sort_first(Candidate* first, Candidate* middle, Candidate* last, Before bef
   } else {
     if (middle != last) std::nth_element(first, middle, last, before);
     std::sort(first, middle, before);
-  }
-}
-
-// Keeps the shortest prefix in the order of `before` whose probability reaches `mass`. Sorts in
-// growing pieces, as the prefix is short for most distributions.
-template <class Before>
-void keep_mass(Candidates& candidates, double mass, Before before) {
-  const double largest = largest_logit(candidates);
-  const double target = mass * weigh(candidates);
-  double reached = 0.0;
-  std::ptrdiff_t piece = 128;
-  for (Candidate* next = candidates.begin(); next != candidates.end(); piece *= 8) {
-    Candidate* piece_end = next + std::min(piece, candidates.end() - next);
-    sort_first(next, piece_end, candidates.end(), before);
-    while (next != piece_end) {
-      reached += portable_exp((next++)->logit - largest);
-      if (reached >= target) {
-        candidates.size = static_cast<std::size_t>(next - candidates.begin());
-        return;
-      }
-    }
   }
 }
 
@@ -121,7 +96,9 @@ void top_k(const SamplingOptions& options, const History&, Candidates& candidate
 // Holtzman et al. 2019, arXiv:1904.09751, section 3.1: the smallest set of the likeliest whose
 // probability reaches p, the candidate that crosses p included.
 void top_p(const SamplingOptions& options, const History&, Candidates& candidates) {
-  keep_mass(candidates, options.top_p, more_likely);
+  const double largest = largest_logit(candidates);
+  const auto distance = [=](const Candidate& c) { return largest - c.logit; };
+  keep_mass(candidates, options.top_p, distance, more_likely);
 }
 
 // Nguyen et al. 2024, arXiv:2407.01082: those at least min_p times as likely as the likeliest.
@@ -150,13 +127,19 @@ void typical_p(const SamplingOptions& options, const History&, Candidates& candi
   const auto distance = [=](const Candidate& c) {
     return c.logit > expected ? c.logit - expected : expected - c.logit;
   };
-  keep_mass(candidates, options.typical_p, [=](const Candidate& a, const Candidate& b) {
+  const auto closer = [=](const Candidate& a, const Candidate& b) {
     const double distance_a = distance(a), distance_b = distance(b);
     return distance_a != distance_b ? distance_a < distance_b : a.id < b.id;
-  });
+  };
+  keep_mass(candidates, options.typical_p, distance, closer);
 }
 
 }  // namespace
+
+double largest_logit(const Candidates& candidates) {
+  const Candidate* entries = candidates.entries.data();
+  return largest_of(candidates.size, [=](std::size_t i) { return entries[i].logit; });
+}
 
 double weigh(Candidates& candidates) {
   const double largest = largest_logit(candidates);

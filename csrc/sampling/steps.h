@@ -23,6 +23,10 @@ struct Candidates {
   std::vector<double> weights;     // [n_tokens], filled by weigh()
   std::size_t size = 0;
 
+  // Room for keep_mass(), taken when it is first called.
+  std::vector<std::uint64_t> places, half_sorted;
+  std::vector<Candidate> sorted;
+
   Candidate* begin() { return entries.data(); }
   Candidate* end() { return entries.data() + size; }
 };
@@ -33,6 +37,8 @@ struct History {
   std::vector<bool> is_seen;            // [n_tokens]
   std::vector<std::int32_t> generated;  // [n_tokens], how often each id was generated
 };
+
+double largest_logit(const Candidates& candidates);
 
 // Fills weights[i] = e^(logit_i - largest logit), the softmax before its division, and returns
 // their sum, added up in the order of the candidates.
