@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pythia_rt.loading import Loading
     from pythia_rt.model import Model
     from pythia_rt.sampling import Sampling
+    from pythia_rt.scoring import Score
     from pythia_rt.stream import Stream
     from pythia_rt.tokenizer import Tokenizer
 
@@ -34,6 +35,7 @@ __all__ = [
     "Loading",
     "Model",
     "Sampling",
+    "Score",
     "Stream",
     "Timing",
     "Tokenizer",
@@ -50,6 +52,7 @@ _HOMES = {
     "Loading": "pythia_rt.loading",
     "Model": "pythia_rt.model",
     "Sampling": "pythia_rt.sampling",
+    "Score": "pythia_rt.scoring",
     "Stream": "pythia_rt.stream",
     "Timing": "pythia_rt.generation",
     "Tokenizer": "pythia_rt.tokenizer",

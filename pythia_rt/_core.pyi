@@ -35,6 +35,7 @@ __all__: list[str] = [
     "score",
     "selected_isa",
     "step",
+    "top",
     "unpack",
 ]
 
@@ -358,10 +359,11 @@ def packed_layout(format: str, rows: int, columns: int) -> list[tuple[str, str, 
 def score(
     sessions: collections.abc.Sequence[Session],
     tokens: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]],
-) -> list[numpy.typing.NDArray[numpy.float32]]:
+) -> list[tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.bool]]]:
     """
     Appends tokens [n_i] to each session in shared passes; returns the log-probability
-    [n_i - 1] of each one's tokens but the first, under the model's raw distribution.
+    [n_i - 1] of each one's tokens but the first, under the model's raw distribution, and
+    whether no other was likelier, bool [n_i - 1].
 
     The logits are not kept. Raises ValueError before anything is appended.
     """
@@ -386,6 +388,14 @@ def step(
     Those that wait for one token take part first, then the others in order. Returns a list of
     (index, id, log-probability under the model's raw distribution) and one of (index, exception)
     where sampling failed, which leaves session and sampler as they were. Raises ValueError before anything is run.
+    """
+
+def top(
+    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], count: int
+) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.float32]]:
+    """
+    The `count` likeliest ids of every row of logits [n, vocab_size], int32 [n, count],
+    the likeliest first and of equals the lower id, and their log-probabilities.
     """
 
 def unpack(

@@ -22,7 +22,7 @@ from pythia_rt.options import replaced
 from pythia_rt.overflow import first_not_finite, why_not_finite
 from pythia_rt.prompt import Prompt, Prompts, list_of_prompts, no_tokenizer, token_ids
 from pythia_rt.sampling import Sampling, SamplingOptions, merged, one_for_each
-from pythia_rt.scoring import score
+from pythia_rt.scoring import Score, score, with_top
 from pythia_rt.stream import Stream
 from pythia_rt.suggested import suggested_sampling
 from pythia_rt.together import write_together
@@ -316,27 +316,35 @@ class Model:
             raise self._not_finite(ids[: row + 1])
         return logits
 
-    def score(self, texts: Iterable[Prompt]) -> list[NDArray[np.float32]]:
-        """Judge texts (each a str, or token ids): log-probabilities, float32 [n - 1] of each.
+    def score(self, texts: Iterable[Prompt], *, top: int = 0) -> list[Score]:
+        """Judge texts (each a str, or token ids): the log-probabilities of their tokens.
 
         They are ln of the probability of every token but the first, which has nothing before it,
         given those before it, over all raw logits, as `Generation.logprobs` are. Short texts share
         passes through the model, and the logits are not kept: faster than `logits`, in little
-        memory, and with the same result for a text whatever the others are.
+        memory, and with the same result for a text whatever the others are. For the `top`
+        likeliest tokens at each place every text is read once more, by itself.
         Raises ValueError as `generate` does, before any text is read, and RuntimeError as it does.
         """
         if isinstance(texts, (str, bytes, np.ndarray)):
             raise ValueError("score takes a list of texts: for a single one, a list of that one")
+        if not 0 <= top <= self._vocab_size:
+            raise ValueError(f"top must be from 0 to {self._vocab_size} tokens, not {top}")
         ids = [self._ids(text) for text in texts]
         for text in ids:
             self._check_length(len(text))
         self._file.check_unchanged()
         scores = score(self._core, ids, self._kv_format)
         for text, found in zip(ids, scores, strict=True):
-            row = first_not_finite(found)
+            row = first_not_finite(found.log_probabilities)
             if row is not None:
                 raise self._not_finite(text[: row + 1])
-        return scores
+        if top == 0:
+            return scores
+        return [
+            with_top(found, self.new_session(len(text)), text, top)
+            for text, found in zip(ids, scores, strict=True)
+        ]
 
     def _stream(self, prompt: Prompt, sampling: Sampling) -> Stream:
         writing = self._write(prompt, sampling)

@@ -37,9 +37,64 @@ def test_scores_are_those_of_the_logits(
 ) -> None:
     model = Model.load(demo_file(weight_format))
     texts = texts_of(LENGTHS)
-    for text, scores in zip(texts, model.score(texts), strict=True):
-        assert scores.dtype == np.float32
-        np.testing.assert_allclose(scores, truth(model.logits(text), text), rtol=2e-6, atol=1e-5)
+    for text, score in zip(texts, model.score(texts), strict=True):
+        logits = model.logits(text)
+        found = score.log_probabilities
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, truth(logits, text), rtol=2e-6, atol=1e-5)
+        assert score.total == pytest.approx(found.sum(dtype=np.float64))
+        likeliest = logits[:-1].max(axis=1) == logits[np.arange(len(text) - 1), text[1:]]
+        np.testing.assert_array_equal(score.is_likeliest, likeliest)
+
+
+def test_greedy_text_is_the_likeliest(demo_file: Callable[[str], Path]) -> None:
+    model = Model.load(demo_file("q8"))
+    tokens = model.generate([5, 6], temperature=0, max_new_tokens=20).tokens
+    greedy, other = model.score([[5, 6, *tokens], [5, 6, *tokens[:9], (tokens[9] + 1) % 4096]])
+    assert greedy.is_likeliest[1:].all()
+    assert not other.is_likeliest[10]
+    assert not other.is_greedy
+
+
+@settings(max_examples=examples(10), deadline=None)
+@given(lengths=st.lists(st.integers(1, 150), min_size=1, max_size=3), count=st.integers(1, 9))
+def test_the_top_is_that_of_the_logits(
+    demo_file: Callable[[str], Path], lengths: list[int], count: int
+) -> None:
+    model = Model.load(demo_file("q4"))
+    texts = texts_of(lengths)
+    for text, score in zip(texts, model.score(texts, top=count), strict=True):
+        logits = model.logits(text)[:-1]
+        expected = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+        assert score.top_ids is not None
+        assert score.top_log_probabilities is not None
+        np.testing.assert_array_equal(score.top_ids, expected)
+        # One token has one log-probability, whoever asks for it.
+        rows, columns = np.nonzero(score.top_ids == text[1:, None])
+        np.testing.assert_array_equal(
+            score.top_log_probabilities[rows, columns], score.log_probabilities[rows]
+        )
+        np.testing.assert_array_equal(score.top_ids[:, 0] == text[1:], score.is_likeliest)
+
+
+def test_of_equals_the_lower_id_comes_first() -> None:
+    logits = np.array([[1.0, 3.0, 3.0, -np.inf, 2.0]], np.float32)
+    ids, log_probabilities = _core.top(logits, 5)
+    assert ids.tolist() == [[1, 2, 4, 0, 3]]
+    weights = np.exp(np.array([3.0, 3.0, 2.0, 1.0]))
+    np.testing.assert_allclose(log_probabilities[0, :4], np.log(weights / weights.sum()), 1e-6)
+    assert log_probabilities[0, 4] == -np.inf
+
+
+@pytest.mark.parametrize("count", [0, 6, -1])
+def test_a_top_of_no_tokens_or_too_many(count: int) -> None:
+    with pytest.raises(ValueError, match="between 1 and 5 likeliest tokens"):
+        _core.top(np.zeros((1, 5), np.float32), count)
+
+
+def test_a_top_of_what_is_no_number() -> None:
+    with pytest.raises(RuntimeError, match="not a number"):
+        _core.top(np.array([[1.0, np.nan]], np.float32), 1)
 
 
 def test_scores_are_those_of_generation(demo_file: Callable[[str], Path]) -> None:
@@ -49,7 +104,7 @@ def test_scores_are_those_of_generation(demo_file: Callable[[str], Path]) -> Non
     assert model.tokenizer is not None
     prompt = model.tokenizer.encode("The kernel")
     (scores,) = model.score([[*prompt, *result.tokens]])
-    assert scores[len(prompt) - 1 :].tolist() == result.logprobs
+    assert scores.log_probabilities[len(prompt) - 1 :].tolist() == result.logprobs
 
 
 @settings(max_examples=examples(15), deadline=None)
@@ -63,8 +118,10 @@ def test_company_and_threads_change_no_bit(
     sessions = [_core.Session(core, capacity=max(lengths)) for _ in texts]
     together = _core.score(sessions, texts)
     alone = Model.load(demo_file("q4"), threads=1)
-    for text, scores in zip(texts, together, strict=True):
-        np.testing.assert_array_equal(scores, alone.score([text])[0])
+    for text, (scores, is_likeliest) in zip(texts, together, strict=True):
+        (expected,) = alone.score([text])
+        np.testing.assert_array_equal(scores, expected.log_probabilities)
+        np.testing.assert_array_equal(is_likeliest, expected.is_likeliest)
 
 
 def test_instruction_sets_change_no_bit(
@@ -74,7 +131,9 @@ def test_instruction_sets_change_no_bit(
     found = Model.load(demo_file("q4")).score(texts)
     monkeypatch.setenv("PYTHIA_RT_ISA", "scalar")
     for scores, expected in zip(found, Model.load(demo_file("q4")).score(texts), strict=True):
-        np.testing.assert_array_equal(scores, expected, err_msg=isa)
+        np.testing.assert_array_equal(
+            scores.log_probabilities, expected.log_probabilities, err_msg=isa
+        )
 
 
 def test_a_vocabulary_that_is_no_multiple_of_anything(tmp_path: Path) -> None:
@@ -83,7 +142,10 @@ def test_a_vocabulary_that_is_no_multiple_of_anything(tmp_path: Path) -> None:
     (text,) = texts_of([60], 1043)
     text[1], text[2], text[3] = 0, 1042, 511
     np.testing.assert_allclose(
-        model.score([text])[0], truth(model.logits(text), text), rtol=2e-6, atol=1e-5
+        model.score([text])[0].log_probabilities,
+        truth(model.logits(text), text),
+        rtol=2e-6,
+        atol=1e-5,
     )
 
 
@@ -95,9 +157,9 @@ def test_a_session_goes_on_after_scoring(demo_file: Callable[[str], Path]) -> No
     text = texts_of([20])[0]
     session.prefill(text[:5])
     pending, _ = session.step(_core.Sampler(n_tokens=4096, temperature=0))
-    (scores,) = _core.score([session], [text[5:]])
+    ((scores, _),) = _core.score([session], [text[5:]])
     whole = np.concatenate([text[:5], np.array([pending], np.int32), text[5:]])
-    (expected,) = _core.score([other], [whole])
+    ((expected, _),) = _core.score([other], [whole])
     np.testing.assert_array_equal(scores, expected[6:])
     assert session.position == 21
     with pytest.raises(ValueError, match="no logits to continue from"):
@@ -108,7 +170,9 @@ def test_a_session_goes_on_after_scoring(demo_file: Callable[[str], Path]) -> No
 def test_nothing_to_score(demo_file: Callable[[str], Path]) -> None:
     model = Model.load(demo_file("q4"))
     assert model.score([]) == []
-    assert [scores.shape for scores in model.score(["a", [3]])] == [(0,), (0,)]
+    assert [len(score) for score in model.score(["a", [3]], top=2)] == [0, 0]
+    with pytest.raises(ValueError, match="top must be from 0 to 4096 tokens, not 4097"):
+        model.score(["a b"], top=4097)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ class PythiaRt:
 
     def score(self, texts: Sequence[Tokens]) -> list[NDArray[np.float32]]:
         """See Scorer."""
-        return score(self.model, texts, self._kv_format)
+        return [text.log_probabilities for text in score(self.model, texts, self._kv_format)]
 
     def _sessions(self, count: int) -> list[_core.Session]:
         if count not in self._made:

@@ -16,6 +16,7 @@
 #include "bindings/gil.h"
 #include "bindings/module.h"
 #include "engine/step.h"
+#include "engine/top_tokens.h"
 #include "formats/kv_formats.h"
 
 namespace pythia_rt {
@@ -71,14 +72,14 @@ std::vector<std::unique_lock<ForkSafeMutex>> claim_all(const std::vector<BoundSe
   return locks;
 }
 
-// Appends tokens and runs them; bind(work) makes the array for what is asked of a sequence.
+// Appends tokens and runs them; bind(work) makes the arrays for what is asked of a sequence.
 template <typename Bind>
-std::vector<FloatArray> run_batch(const std::vector<BoundSession*>& sessions,
-                                  const std::vector<TokenArray>& tokens, const Bind& bind) {
+auto run_batch(const std::vector<BoundSession*>& sessions, const std::vector<TokenArray>& tokens,
+               const Bind& bind) {
   if (sessions.size() != tokens.size()) {
     throw_invalid("there are ", sessions.size(), " sessions for ", tokens.size(), " token arrays");
   }
-  std::vector<FloatArray> results;
+  std::vector<decltype(bind(std::declval<Work&>()))> results;
   std::vector<Work> works;
   for (size_t i = 0; i < sessions.size(); ++i) {
     works.push_back({&sessions[i]->sequence(), count_tokens(tokens[i])});
@@ -107,13 +108,38 @@ std::vector<FloatArray> forward_batch(const std::vector<BoundSession*>& sessions
   });
 }
 
-std::vector<FloatArray> score_batch(const std::vector<BoundSession*>& sessions,
-                                    const std::vector<TokenArray>& tokens) {
+using Scores = std::pair<FloatArray, py::array_t<bool>>;
+
+std::vector<Scores> score_batch(const std::vector<BoundSession*>& sessions,
+                                const std::vector<TokenArray>& tokens) {
   return run_batch(sessions, tokens, [](Work& work) {
-    FloatArray scores(std::max<int64_t>(work.count - 1, 0));
-    work.log_probabilities = scores.mutable_data();
+    const auto n = static_cast<py::ssize_t>(std::max<int64_t>(work.count - 1, 0));
+    Scores scores{FloatArray(n), py::array_t<bool>(n)};
+    work.log_probabilities = scores.first.mutable_data();
+    work.is_likeliest = scores.second.mutable_data();
     return scores;
   });
+}
+
+// The `count` likeliest ids of each row and their log-probabilities [n, count].
+std::pair<py::array_t<int32_t>, FloatArray> top_of(const FloatArray& logits, int64_t count) {
+  if (logits.ndim() != 2) throw_invalid("logits must be an array [n, vocab_size]");
+  const int64_t n = logits.shape(0), vocab_size = logits.shape(1);
+  if (count < 1 || count > vocab_size) {
+    throw_invalid("there are between 1 and ", vocab_size, " likeliest tokens, not ", count);
+  }
+  py::array_t<int32_t> ids({n, count});
+  FloatArray log_probabilities({n, count});
+  const float* in = logits.data();
+  int32_t* out_ids = ids.mutable_data();
+  float* out = log_probabilities.mutable_data();
+  {
+    const GilRelease release;
+    for (int64_t i = 0; i < n; ++i) {
+      top_tokens(in + i * vocab_size, vocab_size, count, out_ids + i * count, out + i * count);
+    }
+  }
+  return {ids, log_probabilities};
 }
 
 // Of each writer that was ready: its index, token and log-probability; or its index and an
@@ -248,10 +274,16 @@ void bind_session(py::module_& module) {
              "Appends tokens [n_i] to each session in shared passes; returns each one's logits\n"
              "[n_i, vocab_size]. Raises ValueError before anything is appended.");
 
-  module.def("score", &score_batch, py::arg("sessions"), py::arg("tokens"),
-             "Appends tokens [n_i] to each session in shared passes; returns the log-probability\n"
-             "[n_i - 1] of each one's tokens but the first, under the model's raw distribution.\n\n"
-             "The logits are not kept. Raises ValueError before anything is appended.");
+  module.def(
+      "score", &score_batch, py::arg("sessions"), py::arg("tokens"),
+      "Appends tokens [n_i] to each session in shared passes; returns the log-probability\n"
+      "[n_i - 1] of each one's tokens but the first, under the model's raw distribution, and\n"
+      "whether no other was likelier, bool [n_i - 1].\n\n"
+      "The logits are not kept. Raises ValueError before anything is appended.");
+
+  module.def("top", &top_of, py::arg("logits"), py::arg("count"),
+             "The `count` likeliest ids of every row of logits [n, vocab_size], int32 [n, count],\n"
+             "the likeliest first and of equals the lower id, and their log-probabilities.");
 
   module.def(
       "step", &step_batch, py::arg("sessions"), py::arg("samplers"), py::kw_only(),

@@ -3,9 +3,9 @@
 #include <utility>
 
 #include "base/error.h"
+#include "engine/log_softmax.h"
 #include "kernels/dispatch.h"
 #include "kernels/softmax.h"
-#include "sampling/portable_math.h"
 
 namespace pythia_rt {
 
@@ -31,11 +31,6 @@ void check_tokens(const Spec& spec, const int32_t* tokens, int64_t count) {
 }
 
 }  // namespace
-
-float log_softmax(const SoftmaxTerm& term) {
-  const double centred = static_cast<double>(term.logit) - term.largest;
-  return static_cast<float>(centred - portable_log(term.sum));
-}
 
 Sequence::Sequence(std::shared_ptr<Model> model, int64_t capacity, KvFormat kv_format)
     : model_(std::move(model)),

@@ -5,15 +5,11 @@
 #include <memory>
 #include <vector>
 
-#include "base/softmax_term.h"
 #include "engine/model.h"
 #include "model/kv_cache.h"
 #include "sampling/sampler.h"
 
 namespace pythia_rt {
-
-// ln of what a softmax makes of a logit, all raw logits counted.
-float log_softmax(const SoftmaxTerm& term);
 
 // A sampled token and its log-probability under the model, before any sampling step.
 struct SampledToken {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "engine/log_softmax.h"
 
 namespace pythia_rt {
 
@@ -76,8 +77,11 @@ class Pass {
     Sequence& sequence = *work.sequence;
     sequence.take(chunk.count);
     if (work.log_probabilities != nullptr) {
-      std::transform(chunk.terms, chunk.terms + chunk.n_terms,
-                     work.log_probabilities + entry.n_answered, log_softmax);
+      for (int64_t i = 0; i < chunk.n_terms; ++i) {
+        const SoftmaxTerm& term = chunk.terms[i];
+        work.log_probabilities[entry.n_answered + i] = log_softmax(term);
+        work.is_likeliest[entry.n_answered + i] = term.logit >= term.largest;
+      }
       return;
     }
     if (!entry.is_last) return;

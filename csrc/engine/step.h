@@ -16,6 +16,7 @@ struct Work {
   int64_t count = 0;
   float* logits = nullptr;             // after each of them: [count][vocab_size], or null
   float* log_probabilities = nullptr;  // or of all but the first of them: [count - 1]
+  bool* is_likeliest = nullptr;  // of these, whether none has a larger one; if those are given
 };
 
 // Throws std::invalid_argument for sequences of different models, or one that is named twice.

@@ -1,0 +1,14 @@
+// The likeliest tokens after a row of logits.
+#pragma once
+
+#include <cstdint>
+
+namespace pythia_rt {
+
+// The `count` likeliest of logits [n], the likeliest first and of equals the lower id: their ids
+// [count] and log-probabilities [count], all raw logits counted. Throws std::runtime_error for a
+// logit that is not a number.
+void top_tokens(const float* logits, int64_t n, int64_t count, int32_t* ids,
+                float* log_probabilities);
+
+}  // namespace pythia_rt
