@@ -212,21 +212,23 @@ void ThreadPool::send_back_workers() {
 
 // The scheduler likes to put a worker that it wakes, or that has to share its processor with
 // another process, into the caller's queue, where it takes from the caller what it gives.
-void ThreadPool::make_way(int worker) {
+int ThreadPool::make_way(int worker) {
   Member& member = members_[static_cast<size_t>(worker) - 1];
   const int here = current_processor();
   if (here != caller_processor_.load(std::memory_order_relaxed)) {
     member.home = here;
   } else if (member.home != kOutside && member.home != here) {
     move_to_processor(threads_[static_cast<size_t>(worker) - 1], member.home);
+    return current_processor();
   }
+  return here;
 }
 
-bool ThreadPool::enter(Member& member) {
+bool ThreadPool::enter(Member& member, int here) {
   uint32_t door = door_.load(std::memory_order_relaxed);
   while ((door & kOpen) != 0) {
     if (!door_.compare_exchange_weak(door, door + 1, std::memory_order_acquire)) continue;
-    member.processor.store(current_processor(), std::memory_order_relaxed);
+    member.processor.store(here, std::memory_order_relaxed);
     return true;
   }
   return false;
@@ -254,8 +256,8 @@ void ThreadPool::work(int worker) {
   uint32_t seen = 0;
   while (wait_for_region(&seen)) {
     Member& member = members_[static_cast<size_t>(worker) - 1];
-    make_way(worker);
-    if (!enter(member)) continue;  // too late
+    const int here = make_way(worker);
+    if (!enter(member, here)) continue;  // too late
     take_part(worker);
     leave(member);
   }

@@ -67,8 +67,8 @@ class ThreadPool {
   void wait_for_workers();
   void fetch_displaced_workers();
   void send_back_workers();
-  void make_way(int worker);
-  bool enter(Member& member);  // false: the region is over
+  int make_way(int worker);              // returns the processor that it is on then
+  bool enter(Member& member, int here);  // false: the region is over
   void leave(Member& member);
   bool wait_for_region(uint32_t* seen);  // false: the pool stops
 
