@@ -15,20 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import (
-    checkpoint,
-    device_records,
-    devices,
-    kinds,
-    limits,
-    measure,
-    records,
-    torch_device,
-)
-from bench.runners import registry
-from bench.runners.isolated import Isolated, Subject, reason
-from bench.runners.ours import PythiaRt
-from bench.runners.protocol import Runner, Source
+from bench import checkpoint, kinds, limits, measure
+from bench.peers import devices, registry, torch_device
+from bench.peers.isolated import Isolated, Subject, reason
+from bench.peers.ours import PythiaRt
+from bench.peers.protocol import Runner, Source
+from bench.records import device_records, measured
 from pythia_rt import _core
 from pythia_rt.convert import convert
 
@@ -77,8 +69,8 @@ def main() -> None:
     work = kinds.Work.of(options)
     config = json.loads((options.checkpoint / "config.json").read_text())
     _check_context(parser, config, work, options.kinds)
-    facts = records.machine()
-    print(records.headline(facts))
+    facts = measured.machine()
+    print(measured.headline(facts))
     if device is not None:
         facts["device"] = asdict(device)
         print(device.headline())
@@ -182,7 +174,7 @@ def _measure(
     options: argparse.Namespace,
     about: About,
     on_device: OnDevice | None = None,
-) -> dict[str, records.Record | None]:
+) -> dict[str, measured.Record | None]:
     """A record of each subject; None for one that cannot do this kind of work."""
     vocab_size = min(subject.vocab_size for subject in subjects.values())
     measurements = {
@@ -202,9 +194,9 @@ def _measure(
         device_limits = device_records.DeviceLimits.of(medians)
         bandwidth = device_limits.read
         print(f"  {kind:8} {'limits':22} {device_limits.line()}")
-    found: dict[str, records.Record | None] = dict.fromkeys(subjects)
+    found: dict[str, measured.Record | None] = dict.fromkeys(subjects)
     for name, rate in rates.items():
-        record = records.of_rates(
+        record = measured.of_rates(
             rate,
             benchmark="compare",
             runner=name,
@@ -232,7 +224,7 @@ def _failure(kind: str, limited: Collection[str] = ()) -> Callable[[str, Excepti
     return tell
 
 
-def _report(kind: str, found: Mapping[str, records.Record | None], lines: Path | None) -> None:
+def _report(kind: str, found: Mapping[str, measured.Record | None], lines: Path | None) -> None:
     """Print a kind's table, with how many times as fast as each the first runner is."""
     first = next(iter(found.values()))
     for name, record in found.items():

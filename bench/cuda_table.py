@@ -26,8 +26,8 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from bench import table
 from bench.cuda_occupancy import occupancy
+from bench.records import table
 from pythia_rt.convert.files.atomic import write_file
 
 ROOT = Path(__file__).resolve().parent.parent

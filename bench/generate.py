@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import fresh, kinds, limits, measure, records, trace
-from bench.runners.ours import PythiaRt
+from bench import fresh, kinds, limits, measure, trace
+from bench.peers.ours import PythiaRt
+from bench.records import measured
 from pythia_rt import Model, _core
 from pythia_rt.convert import FlatFile
 from pythia_rt.info import describe
@@ -39,9 +40,9 @@ def main() -> None:
         if kind in options.kinds and needed > (room := about["spec"]["max_positions"]):
             parser.error(f"{kind} needs {needed} tokens, the model has a context of {room}")
 
-    machine = records.machine()
+    machine = measured.machine()
     measure.append_line(options.json, machine)
-    print(records.headline(machine))
+    print(measured.headline(machine))
     common = {
         "benchmark": "generate",
         "model": options.file.name,
@@ -83,7 +84,7 @@ def _trace(options: argparse.Namespace, threads: int) -> None:
 
 def _rates(
     options: argparse.Namespace, work: kinds.Work, common: Mapping[str, Any]
-) -> list[records.Record]:
+) -> list[measured.Record]:
     chosen = [kind for kind in RATES if kind in options.kinds]
     if not chosen:
         return []
@@ -96,7 +97,7 @@ def _rates(
     }
     rates, bandwidth = limits.alternate(measurements, options.repetitions, threads)
     return [
-        records.of_rates(
+        measured.of_rates(
             rate,
             kind=kind,
             reads=runner.reads,
@@ -110,7 +111,7 @@ def _rates(
 
 def _load(
     options: argparse.Namespace, about: Mapping[str, Any], common: Mapping[str, Any]
-) -> list[records.Record]:
+) -> list[measured.Record]:
     """Seconds until a model is ready, the file being in the system's cache."""
 
     def loading(copy: bool) -> Callable[[], float]:
@@ -127,7 +128,7 @@ def _load(
 
 def _first_token(
     options: argparse.Namespace, about: Mapping[str, Any], common: Mapping[str, Any]
-) -> list[records.Record]:
+) -> list[measured.Record]:
     """Seconds from the start of a process to the first token after a short prompt."""
     file, threads = options.file, common["threads"]
     starts = {"Python": lambda: fresh.first_token_seconds(file, threads, kinds.SHORT)}
@@ -141,7 +142,7 @@ def _first_token(
 
 def _memory(
     options: argparse.Namespace, about: Mapping[str, Any], common: Mapping[str, Any]
-) -> list[records.Record]:
+) -> list[measured.Record]:
     """MB resident at most; beside it what the file, its cache and Python alone account for."""
     length, count = options.prefill, options.decode
     peak, imported = fresh.peak_bytes(
@@ -162,7 +163,7 @@ def _memory(
 
 def _seconds(
     kind: str, times: Mapping[str, measure.Rates], common: Mapping[str, Any], *, tokens: int
-) -> list[records.Record]:
+) -> list[measured.Record]:
     context = kinds.SHORT if tokens else 0
     fields: dict[str, Any] = {"tokens": tokens, "context": context, "sequences": 1}
     return [
@@ -173,13 +174,13 @@ def _seconds(
 
 def _one(
     common: Mapping[str, Any], way: str, *, values: list[float], **fields: Any
-) -> records.Record:
+) -> measured.Record:
     runner = f"{common['runner']}, {way}" if way else common["runner"]
     median = measure.Rates(values).median
-    return records.Record(**{**common, "runner": runner}, median=median, values=values, **fields)
+    return measured.Record(**{**common, "runner": runner}, median=median, values=values, **fields)
 
 
-def _report(record: records.Record, lines: Path | None) -> None:
+def _report(record: measured.Record, lines: Path | None) -> None:
     print(f"  {record.kind:12} {record.runner:32} {record.line()}", flush=True)
     measure.append_line(lines, record.to_dict())
 

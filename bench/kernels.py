@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from bench import measure, roofline, table, testing_extension, workloads
+from bench import measure, roofline, testing_extension, workloads
+from bench.records import table
 from bench.workloads import Case, Shape
 from pythia_rt import _core
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.runners.protocol import Room, Runner, Scorer, Stepper, Tokens, Writer
+from bench.peers.protocol import Room, Runner, Scorer, Stepper, Tokens, Writer
 
 SHORT = 32  # tokens of a short prompt: writing after it is mostly reading the weights
 KINDS = ("prefill", "decode", "long", "batch", "score")

@@ -26,8 +26,8 @@ from pathlib import Path
 
 import click
 
-from bench import table
 from bench.cuda_table import shortened
+from bench.records import table
 from bench.testing_extension import VARIABLE
 from pythia_rt.convert.files.atomic import write_file
 

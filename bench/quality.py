@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import llama, measure
-from bench.lockstep import Logits, PythiaRt, tally_all
-from bench.quality_files import WITH_IMPORTANCE, complete, our_files, their_files
-from bench.quality_table import Row, table
-from bench.weight_bits import WeightBits, flat_tensors, gguf_tensors, weight_bits
+from bench import measure
+from bench.peers import llama
+from bench.studies.lockstep import Logits, PythiaRt, tally_all
+from bench.studies.quality_files import WITH_IMPORTANCE, complete, our_files, their_files
+from bench.studies.quality_table import Row, table
+from bench.studies.weight_bits import WeightBits, flat_tensors, gguf_tensors, weight_bits
 from pythia_rt import _core
 from pythia_rt.convert import CheckpointError, FlatFile, FlatFileError
 from pythia_rt.evaluation.result import Side

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import measure, plots, recorded, table
-from bench.recorded import Record
+from bench import measure
+from bench.records import plots, recorded, table
+from bench.records.recorded import Record
 from pythia_rt.convert.files.atomic import write_file
 
 _KERNEL_HEADINGS = ("kernel", "format", "rows", "µs", "GB/s", "read limit", "Gop/s",

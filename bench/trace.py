@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from bench import kinds, table, testing_extension
-from bench.runners.protocol import Tokens
+from bench import kinds, testing_extension
+from bench.peers.protocol import Tokens
+from bench.records import table
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile
 from pythia_rt.generation import Generation

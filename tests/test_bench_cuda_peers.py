@@ -13,11 +13,11 @@ import torch
 import transformers
 from conftest import ROOT
 
-from bench import compare, kinds, torch_device
-from bench.runners import cuda_peers, llama_peer, registry
-from bench.runners.ours import PythiaRt
-from bench.runners.protocol import Room, Source
-from bench.runners.torch_peer import _bytes
+from bench import compare, kinds
+from bench.peers import cuda_peers, llama_peer, registry, torch_device
+from bench.peers.ours import PythiaRt
+from bench.peers.protocol import Room, Source
+from bench.peers.torch_peer import _bytes
 from pythia_rt import _core
 from pythia_rt.convert import convert
 

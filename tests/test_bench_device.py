@@ -15,23 +15,14 @@ import pytest
 import torch
 from conftest import ROOT
 
-from bench import (
-    compare,
-    device_records,
-    devices,
-    kinds,
-    measure,
-    plots,
-    recorded,
-    records,
-    torch_device,
-)
+from bench import compare, kinds, measure
 from bench import report as bench_report
 from bench.checkpoint import layer_weights
-from bench.runners import registry
-from bench.runners.isolated import Local
-from bench.runners.ours import PythiaRt
-from bench.runners.protocol import Reads, Runner, Source, Tokens
+from bench.peers import devices, registry, torch_device
+from bench.peers.isolated import Local
+from bench.peers.ours import PythiaRt
+from bench.peers.protocol import Reads, Runner, Source, Tokens
+from bench.records import device_records, measured, plots, recorded
 from pythia_rt import _core
 from pythia_rt.convert import convert
 
@@ -211,7 +202,7 @@ def test_parts_of_the_limits_stand_in_the_records(capsys: pytest.CaptureFixture[
 
 
 def prefilled(limits: device_records.DeviceLimits) -> device_records.DeviceRecord:
-    record = records.of_rates(
+    record = measured.of_rates(
         measure.Rates([20_000.0]), kind="prefill", tokens=512, context=0, bandwidth=limits.read,
         reads=Reads(10**9, None), benchmark="compare", runner="pythia_rt q4", sequences=1,
         **about()._asdict(),

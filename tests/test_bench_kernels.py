@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from bench import recorded, testing_extension
+from bench import testing_extension
+from bench.records import recorded
 from bench.workloads import PAGES, Shape
 from pythia_rt import _core
 

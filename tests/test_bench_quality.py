@@ -14,9 +14,9 @@ from checkpoints import make_config
 from conftest import ROOT
 
 from bench import checkpoint
-from bench.quality_table import Row, table
+from bench.studies.quality_table import Row, table
+from bench.studies.weight_bits import Tensor, WeightBits, flat_tensors, weight_bits
 from bench.texts import gather
-from bench.weight_bits import Tensor, WeightBits, flat_tensors, weight_bits
 from pythia_rt.convert import FlatFile, convert
 from pythia_rt.evaluation import evaluate
 from pythia_rt.evaluation.result import Comparison, Estimate, Side
@@ -111,8 +111,8 @@ def test_divergences_are_given_in_multiples_of_the_unit() -> None:
 
 def test_gguf_file(tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
-    from bench.gguf_file import gguf_name, write_gguf
-    from bench.weight_bits import gguf_tensors
+    from bench.peers.gguf_file import gguf_name, write_gguf
+    from bench.studies.weight_bits import gguf_tensors
 
     config = make_config()
     folder = checkpoint.write(tmp_path / "tiny", config, dtype="float32", shards=2)

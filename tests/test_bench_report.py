@@ -14,7 +14,8 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import plot_lines, recorded, report, roofline, table
+from bench import report, roofline
+from bench.records import plot_lines, recorded, table
 
 Record = dict[str, Any]
 

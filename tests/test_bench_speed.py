@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from bench import compare, fresh, generate, kinds, limits, measure, records, testing_extension
-from bench.runners import registry
-from bench.runners.isolated import Isolated, Local
-from bench.runners.likelihood import log_likelihoods
-from bench.runners.ours import PythiaRt
-from bench.runners.protocol import Reads, Room, Runner, Scorer, Source, Stepper, Tokens, Writer
+from bench import compare, fresh, generate, kinds, limits, measure, testing_extension
+from bench.peers import registry
+from bench.peers.isolated import Isolated, Local
+from bench.peers.likelihood import log_likelihoods
+from bench.peers.ours import PythiaRt
+from bench.peers.protocol import Reads, Room, Runner, Scorer, Source, Stepper, Tokens, Writer
+from bench.records import measured
 from pythia_rt import Model, _core
 from pythia_rt.convert import convert
 
@@ -226,20 +227,22 @@ def test_decoding_has_its_part_of_the_bandwidth() -> None:
     counts = {"parameters": 1, "tokens": 4, "context": 10, "sequences": 1, "threads": 1}
     facts: dict[str, Any] = {**texts, **counts}
     rates = measure.Rates([90.0, 100.0, 120.0])
-    record = records.of_rates(
+    record = measured.of_rates(
         rates, kind="decode", reads=Reads(10**8, 10**6), bandwidth=20.0, **facts
     )
     assert (record.median, record.gigabytes_per_s, record.fraction) == (100.0, 10.0, 0.5)
     assert " ".join(record.line().split()) == (
         "100.0 ± 15% tokens/s, 10.0 GB/s read, 50% of the memory's"
     )
-    unknown = records.of_rates(rates, kind="decode", reads=Reads(None, 1), bandwidth=1.0, **facts)
+    unknown = measured.of_rates(rates, kind="decode", reads=Reads(None, 1), bandwidth=1.0, **facts)
     assert (unknown.gigabytes_per_s, unknown.fraction) == (None, None)
-    after = records.of_rates(rates, kind="long", reads=Reads(10**8, 10**7), bandwidth=20.0, **facts)
+    after = measured.of_rates(
+        rates, kind="long", reads=Reads(10**8, 10**7), bandwidth=20.0, **facts
+    )
     assert (after.bytes_per_token, after.gigabytes_per_s) == (10**8 + 12 * 10**7, 22.0)
-    unknown = records.of_rates(rates, kind="long", reads=Reads(10, None), bandwidth=1.0, **facts)
+    unknown = measured.of_rates(rates, kind="long", reads=Reads(10, None), bandwidth=1.0, **facts)
     assert (unknown.bytes_per_token, unknown.fraction) == (None, None)
-    batch = records.of_rates(rates, kind="batch", reads=Reads(10, 1), bandwidth=1.0, **facts)
+    batch = measured.of_rates(rates, kind="batch", reads=Reads(10, 1), bandwidth=1.0, **facts)
     assert (batch.gigabytes_per_s, batch.fraction) == (None, None)
 
 
@@ -348,8 +351,8 @@ def test_size_of_the_cache(kv_format: str, expected: int) -> None:
 def test_the_processor_has_a_name(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor\t: 0\nmodel name\t: Fast One\nmodel name\t: Fast One\n")
-    assert records.processor(cpuinfo) == "Fast One"
-    assert records.processor(tmp_path / "none")
+    assert measured.processor(cpuinfo) == "Fast One"
+    assert measured.processor(tmp_path / "none")
 
 
 def test_together_prints_both_speeds_and_the_paces(flat: Path) -> None:

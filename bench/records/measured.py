@@ -13,8 +13,8 @@ import numpy
 
 import pythia_rt
 from bench.measure import Rates
-from bench.runners import registry
-from bench.runners.protocol import Reads
+from bench.peers import registry
+from bench.peers.protocol import Reads
 from pythia_rt import _core
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.gguf_file import gguf_name
+from bench.peers.gguf_file import gguf_name
 from pythia_rt.evaluation.windows import cut
 
 

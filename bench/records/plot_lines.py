@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench import recorded
-from bench.recorded import Record
+from bench.records import recorded
+from bench.records.recorded import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.fresh import kv_bytes
-from bench.runners.protocol import Reads, Room, Tokens
+from bench.peers.protocol import Reads, Room, Tokens
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile
 from pythia_rt.scoring import score

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from bench.records import Record
-from bench.torch_device import MEMORY
+from bench.peers.torch_device import MEMORY
+from bench.records.measured import Record
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.runners.likelihood import log_likelihoods
-from bench.runners.protocol import Reads, Source, Tokens
+from bench.peers.likelihood import log_likelihoods
+from bench.peers.protocol import Reads, Source, Tokens
 
 PACKAGES = ("openvino", "openvino_genai")
 FORMATS = ("int8", "int4")

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench import torch_device
-from bench.runners import torch_peer
+from bench.peers import torch_device, torch_peer
 
 PACKAGES = ("torch", "transformers", "accelerate")
 FORMATS = ("float16-eager", "float16-sdpa")

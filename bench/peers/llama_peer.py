@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import llama
-from bench.runners.likelihood import log_likelihoods
-from bench.runners.protocol import Reads, Source, Tokens
-from bench.weight_bits import gguf_tensors
+from bench.peers import llama
+from bench.peers.likelihood import log_likelihoods
+from bench.peers.protocol import Reads, Source, Tokens
+from bench.studies.weight_bits import gguf_tensors
 
 PACKAGES = ("llama_cpp", "gguf")
 FORMATS = ("Q4_0", "Q4_K_M", "Q8_0")
@@ -122,7 +122,7 @@ class LlamaCpp:
 
 def _convert(checkpoint: Path, folder: Path, form: str) -> Path:
     """A GGUF file of `form`; the one of 32-bit floats behind it is written once."""
-    from bench.gguf_file import write_gguf
+    from bench.peers.gguf_file import write_gguf
 
     whole = folder / "f32.gguf"
     if not whole.exists():

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import torch_device
+from bench.peers import torch_device
 from pythia_rt import _core
 
 CPU, CUDA = "cpu", "cuda"

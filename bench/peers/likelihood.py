@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.runners.protocol import Tokens
+from bench.peers.protocol import Tokens
 
 Floats = NDArray[np.float32]
 

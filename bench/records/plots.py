@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import plot_lines, recorded
-from bench.recorded import Record
-from bench.table import count
+from bench.records import plot_lines, recorded
+from bench.records.recorded import Record
+from bench.records.table import count
 from pythia_rt.convert.files.atomic import write_file
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""Quantises a GGUF file with llama.cpp: python -m bench.llama_quantize SOURCE DESTINATION FORMAT.
+"""Quantises a GGUF file with llama.cpp: python -m bench.peers.llama_quantize SOURCE TARGET FORMAT.
 
-A fourth argument is a file of importances (bench.importance), which weight the errors. The program
-of llama.cpp that does the same is not in llama-cpp-python, the call behind it is.
+A fourth argument is a file of importances (bench.studies.importance), which weight the errors. The
+program of llama.cpp that does the same is not in llama-cpp-python, the call behind it is.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def quantise(
 
 
 def main() -> None:
-    """Take the arguments as they come: bench.llama gives them."""
+    """Take the arguments as they come: bench.peers.llama gives them."""
     source, destination, form, *rest = sys.argv[1:]
     importance = {}
     for path in rest:

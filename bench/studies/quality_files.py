@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import llama
+from bench.peers import llama
 from pythia_rt.convert import FlatFile, convert
 from pythia_rt.convert.flatfile.layout import TEXT_FILES
 
@@ -83,13 +83,13 @@ def their_files(
         forms, weighted = [name for name in forms if name not in weighted], []
     if not forms:
         return {}
-    from bench.gguf_file import write_gguf
+    from bench.peers.gguf_file import write_gguf
 
     files = {"f32": temporary / "f32.gguf"}
     write_gguf(checkpoint, files["f32"])
     importance = temporary / "importance.npz"
     if weighted and calibration is not None:
-        from bench.importance import write_importance
+        from bench.studies.importance import write_importance
 
         write_importance(checkpoint, importance, calibration, window, threads)
     for name in forms:

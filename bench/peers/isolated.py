@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from bench.kinds import Measurement, Work
-from bench.runners.protocol import Reads, Runner
+from bench.peers.protocol import Reads, Runner
 
 
 class Subject(Protocol):

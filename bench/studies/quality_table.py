@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.table import lines
-from bench.weight_bits import WeightBits
+from bench.records.table import lines
+from bench.studies.weight_bits import WeightBits
 from pythia_rt.evaluation.result import Comparison, Estimate
 
 HEADINGS = (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.runners.protocol import Reads, Source, Tokens
+from bench.peers.protocol import Reads, Source, Tokens
 
 PACKAGES = ("ctranslate2", "torch", "transformers")
 FORMATS = ("int8",)

@@ -6,15 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
-from bench import llama
-from bench.runners import (
-    ctranslate_peer,
-    cuda_peers,
-    llama_peer,
-    openvino_peer,
-    torch_peer,
-)
-from bench.runners.protocol import Runner, Source
+from bench.peers import ctranslate_peer, cuda_peers, llama, llama_peer, openvino_peer, torch_peer
+from bench.peers.protocol import Runner, Source
 
 
 class Kind(NamedTuple):
@@ -71,7 +64,7 @@ CUDA_PEERS: dict[str, Kind] = {
 
 
 def peers(device: str) -> Mapping[str, Kind]:
-    """Those that run on a device of bench.devices.NAMES."""
+    """Those that run on a device of bench.peers.devices.NAMES."""
     return CUDA_PEERS if device == "cuda" else PEERS
 
 

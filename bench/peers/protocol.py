@@ -34,7 +34,7 @@ class Source:
     folder: Path
     threads: int
     room: Room
-    device: str = "cpu"  # one of bench.devices.NAMES
+    device: str = "cpu"  # one of bench.peers.devices.NAMES
 
 
 class Reads(NamedTuple):

@@ -56,12 +56,12 @@ class LlamaCpp:
 
 
 def quantise(source: Path, destination: Path, form: str, importance: Path | None = None) -> None:
-    """Quantise a GGUF file into `form`, such as "Q4_K_M", with a file of `bench.importance` if any.
+    """Quantise a GGUF file into `form`, such as "Q4_K_M", by a file of `studies.importance` if any.
 
     In a process of its own: after a model was loaded in the same one, llama.cpp's quantisation
     crashes. Raises RuntimeError with what it printed.
     """
-    command = [sys.executable, "-m", "bench.llama_quantize", source, destination, form]
+    command = [sys.executable, "-m", "bench.peers.llama_quantize", source, destination, form]
     command += [importance] if importance is not None else []
     done = subprocess.run(
         list(map(str, command)), cwd=ROOT, capture_output=True, text=True, errors="replace"

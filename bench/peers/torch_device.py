@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from bench import llama
+from bench.peers import llama
 
 DEVICE = "cuda:0"  # the first one, as for pythia_rt
 READ_BYTES = 2 << 30

@@ -1,0 +1,1 @@
+"""How much quantising costs: formats and importance studied, files run in lockstep and compared."""
