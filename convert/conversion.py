@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt import _core
+from pythia_rt import __version__, _core
 
 from . import architectures
 from .errors import CheckpointError, Sentence, quote
@@ -45,7 +45,7 @@ from .text.text_files import read_text_files, resolve_end_ids, resolve_facts
 from .text.tokenizer import Vocabulary, build_tokenizer, encode
 from .threads import checked_threads
 
-PRODUCER = "pythia_rt 0.1.0"
+PRODUCER = f"pythia_rt {__version__}"
 _NO_DIGEST = "0" * 64  # as long as any, so the header keeps its length
 
 # Measures a new file; is given the file, its source's folder and the activation that was asked for.

@@ -66,7 +66,7 @@ GENERATED = {"isas.inc"}  # by CMake, from its list of ISAs; "@" marks a templat
 
 # Python component -> the components it may import.
 ALLOWED_IMPORTS: dict[str, frozenset[str]] = {
-    "pythia_rt.convert": frozenset({"pythia_rt._core"}),
+    "pythia_rt.convert": frozenset({"pythia_rt._core", "pythia_rt.__version__"}),
     "pythia_rt": frozenset({"pythia_rt._core", "pythia_rt.convert"}),
     "bench": frozenset({"pythia_rt._core", "pythia_rt.convert", "pythia_rt"}),
     "tests": frozenset({"pythia_rt._core", "pythia_rt.convert", "pythia_rt", "bench"}),
@@ -227,7 +227,8 @@ def imported_modules(path: Path, component: str, *, at_run_time: bool = False) -
 
 def python_component(module: str) -> str | None:
     """The component a module belongs to; None for one that is not of this repository."""
-    for component in ("pythia_rt._core", "pythia_rt.convert", "pythia_rt", "bench", "tests"):
+    parts = ("_core", "convert", "__version__")
+    for component in (*(f"pythia_rt.{part}" for part in parts), "pythia_rt", "bench", "tests"):
         if module == component or module.startswith(component + "."):
             return component
     return None
