@@ -111,22 +111,21 @@ AARCH64 = Target(
 TARGETS = {target.name: target for target in (X86_64, AARCH64)}
 
 # The functions of which hot loops are shown. What the compiler has put into its caller is found
-# there: a whole register tile in linear_..., and scoring in attend.
-_TILES = {"avx512": "2, 6", "amx": "2, 6"}  # kRowTile, kTokenTile; elsewhere 1, 4
+# there: scoring in attend.
+_ROWS = {"avx512": "1|8|12", "amx": "1|8|12"}  # of multiply_stored
 # Tiles of kHalves and kHalfRows, and of few rows: there a tile takes two registers.
 _HALVES = {"avx2": "1, 8|2, 3|2, 4", "avxvnni": "2, 6"}
 _PANEL_ROWS = {"neon": 4, "i8mm": 6}  # Panel::kRows
-_CALLERS = re.compile(r"(?:Entry<&)?(linear_(?:q\d|packed\w*<\d>)).*")
 _ATTENTION = re.compile(r"(?:attend|mix_run)<\w+, 4(?:, \d)?>")
 
 
 def _hot(isa: str) -> re.Pattern[str]:
-    names = rf"multiply_(?:row|block)<.*>|IntegerWork<.*>::run<{_TILES.get(isa, '1, 4')}>"
+    names = rf"multiply_(?:row|block)<.*>|multiply_stored<.*, (?:{_ROWS.get(isa, '1|4')})>"
     if isa in _HALVES:
-        return re.compile(rf"{names}|add_halves<.*, (?:{_HALVES[isa]})>")
+        names += rf"|add_halves<.*, (?:{_HALVES[isa]})>"
     if isa in _PANEL_ROWS:
         names += rf"|add_panel<.*, {_PANEL_ROWS[isa]}>"
-    return re.compile(rf"{names}|IntegerWork<(?:Wide|Packed)Group\b.*>::run<1, 1>")
+    return re.compile(names)
 
 
 class UnavailableError(Exception):
@@ -215,8 +214,8 @@ def products_of_group(kernel: str, isa: str) -> int | None:
         return tiles * vectors * int(found[1]) // (2 if isa == "i8mm" else 1)
     if kernel.startswith("multiply_row"):
         return tiles * vectors
-    if found := re.search(r"\brun<(\d+), (\d+)>", kernel):
-        return tiles * vectors * int(found[1]) * int(found[2])
+    if found := re.match(r"multiply_stored<.*, (\d+)>", kernel):
+        return tiles * vectors * int(found[1])
     return None
 
 
@@ -235,17 +234,14 @@ def read_loops(listing: str, isa: str, target: Target = X86_64) -> Iterator[Loop
     """The hot loops of an ISA's object: of each function the one with the densest products."""
     for name, instructions in read_functions(listing):
         kernel = shortened(name.replace(f"{isa}::", "")).replace("> >", ">>")
-        caller = _CALLERS.fullmatch(kernel)
-        if caller:
-            kernel = f"run<{_TILES.get(isa, '1, 4')}> in {caller[1]}"
-        elif not (_hot(isa).fullmatch(kernel) or _ATTENTION.fullmatch(kernel)):
+        if not (_hot(isa).fullmatch(kernel) or _ATTENTION.fullmatch(kernel)):
             continue
         of_group = products_of_group(kernel, isa)
         multiplies = target.integer if of_group else target.float
         found = []
         for loop in innermost_loops(instructions, target):
             products = sum(multiplies.match(text) is not None for text in loop)
-            if products == of_group or (products and not caller):
+            if products:
                 found.append((products / len(loop), products, loop))
         if found:
             _, products, loop = max(found)

@@ -209,17 +209,17 @@ def test_columns_that_no_pointer_moves_on_by_are_unknown() -> None:
     assert next(machine_code.read_loops(twice, "avx2")).columns == 0
 
 
-def test_a_register_tile_is_found_in_its_caller() -> None:
-    name = "pythia_rt::avx512::Entry<&pythia_rt::avx512::linear_q8>::call(long)"
-    products = "\n".join(f"  {64 + i:x}:\tvpdpbusd %zmm0,%zmm1,%zmm2" for i in range(192))
+def test_a_register_tile_of_stored_weights_is_found() -> None:
+    name = "void pythia_rt::avx512::multiply_stored<pythia_rt::avx512::WideGroup, 8>(long)"
+    products = "\n".join(f"  {64 + i:x}:\tvpdpbusd %zmm0,%zmm1,%zmm2" for i in range(128))
     listing = (
-        f"0000000000000000 <{name}>:\n"
-        f"   0:\tvpdpbusd %zmm0,%zmm1,%zmm2\n   8:\tjne    0 <{name}>\n"
-        f"{products}\n 200:\tadd    $0x40,%rax\n 208:\tjne    40 <{name}+0x40>\n"
+        f"0000000000000000 <{name}>:\n{products}\n"
+        f" 200:\tadd    $0x40,%rax\n 208:\tjne    40 <{name}+0x40>\n"
     )
     assert list(machine_code.read_loops(listing, "avx512")) == [
-        Loop("avx512", "run<2, 6> in linear_q8", 194, products=192, spills=0, columns=64)
+        Loop("avx512", "multiply_stored<WideGroup, 8>", 130, 128, spills=0, columns=64)
     ]
+    assert not list(machine_code.read_loops(listing.replace(", 8>", ", 7>"), "avx512"))
 
 
 def test_the_prefix_of_avxvnni_is_no_name() -> None:

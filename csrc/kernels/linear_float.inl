@@ -4,6 +4,7 @@
 // rounding error grows with groups + 64 instead of with the number of columns.
 #pragma once
 
+#include "kernels/finish.inl"
 #include "kernels/register_tiles.inl"
 
 namespace pythia_rt::PYTHIA_RT_ISA {

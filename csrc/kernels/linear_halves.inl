@@ -367,9 +367,13 @@ inline void linear_packed_halves(const LinearArguments& arguments) {
   using Group = PackedGroup<kBits>;
   const int64_t groups = count_groups(arguments);
   const Table table = table_of(arguments);
+  const auto store_tiles = [](uint8_t* out, Tile first, Tile second) {
+    store_tile(out, first);
+    store_tile(out + 64, second);
+  };
   for (int64_t block = arguments.block_begin; block < arguments.block_end; ++block) {
     unpack_groups<Group>(block_weights(arguments, block, groups * Group::kBytes), groups, table,
-                         arguments.panel, StoreTiles(), kPrefetchBytes);
+                         arguments.panel, store_tiles, kPrefetchBytes);
     multiply_halves<NarrowHalf<kBits>>(arguments, arguments.panel, block, 0);
   }
 }

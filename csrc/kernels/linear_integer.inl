@@ -5,8 +5,8 @@
 // (formats/square_scales.h) the block's unit is multiplied in at the end.
 #pragma once
 
+#include "kernels/finish.inl"
 #include "kernels/in_caller.h"
-#include "kernels/register_tiles.inl"
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
@@ -29,31 +29,24 @@ struct SquareScaleCodes {
   }
 };
 
-// How far ahead the first of few rows ask for their weights: hardware prefetching alone keeps too
-// few reads under way where memory is slow to answer, and stops at the end of every page. They come
+// How far ahead the first rows ask for their weights: hardware prefetching alone keeps too few
+// reads under way where memory is slow to answer, and stops at the end of every page. They come
 // into the second-level cache, which waits for more reads at a time than the first.
 constexpr int64_t kPrefetchBytes = 8192;
 
 // How one group of a block of 16 rows is read: q8 as stored, fewer bits unpacked on the way
-// (formats/narrow.h has the layout), and fewer bits from a panel that was unpacked before (many
-// rows share one unpacking). kAhead is kPrefetchBytes, or 0 for not asking ahead.
+// (formats/narrow.h has the layout).
 struct WideGroup {
   using Scales = HalfScales;
-  static constexpr int64_t kAhead = kPrefetchBytes;
-  static constexpr int kBits = 8;
   static constexpr int kOffset = 128;
   static constexpr bool kUnpacked = true;
   static constexpr int64_t kBytes = kUnpackedGroup;
   static IntVec begin(int32_t sum) { return wide_begin(sum); }
   static IntVec dot(IntVec acc, Tile tile, const int8_t* a) { return wide_dot(acc, tile, a); }
 };
-struct WideGroupOfManyRows : WideGroup {
-  static constexpr int64_t kAhead = 0;
-};
 template <int kBitsPerCode>
 struct PackedGroup {
   using Scales = SquareScaleCodes;
-  static constexpr int64_t kAhead = kPrefetchBytes;
   static constexpr int kBits = kBitsPerCode;
   static constexpr int kHighBits = kBits - 4;
   static constexpr int kOffset = kBits == 4 ? 64 : 1 << (kBits - 1);
@@ -107,130 +100,6 @@ struct PackedGroup {
     return tile;
   }
 };
-template <int kBitsPerCode>
-struct PanelGroup : PackedGroup<kBitsPerCode> {
-  static constexpr int64_t kAhead = 0;
-  static constexpr bool kUnpacked = true;
-  static constexpr int64_t kBytes = kUnpackedGroup;
-};
-
-template <typename Group>
-struct IntegerWork {
-  using Scales = typename Group::Scales;
-
-  // Decoding waits for the weights: one block at a time reads memory strictly forward, which
-  // hardware prefetching follows twice as fast as four streams.
-  static constexpr int kSingleRowTile = 1;
-
-  const LinearArguments& arguments;
-  int64_t groups;
-  const uint8_t* weights;  // of first_block
-  int64_t first_block;
-  Table table;
-
-  // An addition to an accumulator waits for the one before: with few outputs, each has several
-  // accumulators that take turns. Integers add up to the same.
-  template <int kBlocks, int kRows>
-  static constexpr int kChains = kBlocks * kRows >= 4 ? 1 : 4 / (kBlocks * kRows);
-
-  template <int kBlocks, int kRows>
-  void run(int64_t block, int64_t row) const {
-    constexpr int kTurns = kChains<kBlocks, kRows>;
-    const QuantisedRows& in = arguments.quantised;
-    const int64_t block_bytes = groups * Group::kBytes;
-    const uint8_t* tiles = weights + (block - first_block) * block_bytes;
-    const int8_t* codes = in.codes + row * in.stride;
-    const uint8_t* weight_scales = static_cast<const uint8_t*>(arguments.matrix->scales) +
-                                   block * groups * kRowBlock * Scales::kBytes;
-    // Later rows find the weights in a cache.
-    const int64_t ahead = row == arguments.row_begin ? Group::kAhead : 0;
-    Vec sum[kBlocks][kRows];
-    for (auto& rows : sum) {
-      for (Vec& lanes : rows) lanes = zero();
-    }
-    for (int64_t group = 0; group < groups; ++group) {
-      IntVec dot[kBlocks][kRows][kTurns];
-      for (int r = 0; r < kRows; ++r) {
-        const IntVec begin = Group::begin(in.sums[(row + r) * groups + group]);
-        for (int b = 0; b < kBlocks; ++b) {
-          dot[b][r][0] = begin;
-          for (int turn = 1; turn < kTurns; ++turn) dot[b][r][turn] = int_zero();
-        }
-      }
-      add_group(dot, tiles + group * Group::kBytes, block_bytes, codes + group * kColumnGroup,
-                ahead);
-      for (int b = 0; b < kBlocks; ++b) {
-        const Vec weight_scale =
-            Scales::load(weight_scales + (b * groups + group) * kRowBlock * Scales::kBytes);
-        for (int r = 0; r < kRows; ++r) {
-          const Vec scale = weight_scale * broadcast(in.scales[(row + r) * groups + group]);
-          IntVec total = dot[b][r][0];
-          for (int turn = 1; turn < kTurns; ++turn) total = total + dot[b][r][turn];
-          sum[b][r] = fma(to_float(total), scale, sum[b][r]);
-        }
-      }
-    }
-    for (int b = 0; b < kBlocks; ++b) {
-      for (int r = 0; r < kRows; ++r) {
-        const Vec y = Scales::finish(*arguments.matrix, block + b, sum[b][r]);
-        finish(arguments, block + b, row + r, y);
-      }
-    }
-  }
-
-  static Tile load_ahead(const uint8_t* place, [[maybe_unused]] int64_t ahead) {
-    if constexpr (Group::kAhead > 0) __builtin_prefetch(place + ahead, 0, 2);
-    return load_tile(place);
-  }
-
-  template <int kBlocks, int kRows, int kTurns>
-  PYTHIA_RT_IN_CALLER void add_group(IntVec (&dot)[kBlocks][kRows][kTurns], const uint8_t* tiles,
-                                     int64_t block_bytes, const int8_t* codes,
-                                     int64_t ahead) const {
-    const int64_t stride = arguments.quantised.stride;
-    // Unrolled: accumulators stay in registers only while every index is a constant.
-    if constexpr (Group::kUnpacked) {
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < kTilesPerGroup; ++i) {
-        for (int b = 0; b < kBlocks; ++b) {
-          const Tile tile = load_ahead(tiles + b * block_bytes + i * 64, ahead);
-          for (int r = 0; r < kRows; ++r) {
-            IntVec& acc = dot[b][r][i % kTurns];
-            acc = Group::dot(acc, tile, codes + r * stride + 4 * i);
-            pin(acc);
-          }
-        }
-      }
-    } else {
-      constexpr int64_t kHalves = kTilesPerGroup / 2 / Group::kPieces;
-#pragma GCC unroll 8
-      for (int64_t half = 0; half < kHalves; ++half) {
-        Tile high[kBlocks];
-        for (int b = 0; b < kBlocks; ++b) {
-          high[b] = Group::load_high(tiles + b * block_bytes, half, ahead);
-        }
-#pragma GCC unroll 8
-        for (int64_t p = half * Group::kPieces; p < (half + 1) * Group::kPieces; ++p) {
-          for (int b = 0; b < kBlocks; ++b) {
-            Tile first, second;
-            Group::unpack(load_ahead(tiles + b * block_bytes + p * 64, ahead), high[b], table,
-                          first, second);
-            for (int r = 0; r < kRows; ++r) {
-              const int8_t* row_codes = codes + r * stride + 8 * p;
-              IntVec& even = dot[b][r][2 * p % kTurns];
-              even = Group::dot(even, first, row_codes);
-              IntVec& odd = dot[b][r][(2 * p + 1) % kTurns];
-              odd = Group::dot(odd, second, row_codes + 4);
-              pin(even);
-              pin(odd);
-            }
-          }
-        }
-      }
-    }
-  }
-};
-
 // Unpacks whole groups to `out`: store(out, first, second) puts two neighbouring tiles there. Asks
 // for packed ones `ahead` bytes later, unless that is 0.
 template <typename Group, typename Store>
@@ -254,12 +123,6 @@ inline void unpack_groups(const uint8_t* in, int64_t groups, [[maybe_unused]] Ta
     }
   }
 }
-struct StoreTiles {
-  void operator()(uint8_t* out, Tile first, Tile second) const {
-    store_tile(out, first);
-    store_tile(out + 64, second);
-  }
-};
 
 inline const uint8_t* block_weights(const LinearArguments& arguments, int64_t block,
                                     int64_t block_bytes) {
@@ -276,55 +139,129 @@ inline Table table_of(const LinearArguments& arguments) {
   return load_table(arguments.matrix->table != nullptr ? arguments.matrix->table : kNone);
 }
 
-// From this many rows on, nobody waits for weights, and unpacking a panel of them first costs less
-// than unpacking them anew in every register tile. Halves have a kPanelRows of their own.
-constexpr int kManyRows = 3 * kTokenTile;
-#ifndef PYTHIA_RT_HALVES
-constexpr int kPanelRows = kManyRows;
-#endif
+// Rows of a register tile: of one block, with as many outputs as several blocks have of fewer rows.
+constexpr int kTileRows = kRowTile * kTokenTile;
 
-inline bool is_many_rows(const LinearArguments& arguments) {
-  return arguments.row_end - arguments.row_begin >= kManyRows;
+// An addition to an accumulator waits for the one before: few rows have several accumulators each,
+// which take turns. Integers add up to the same.
+constexpr int turns_of(int rows) { return rows < 4 ? 4 / rows : 1; }
+
+inline Tile load_ahead(const uint8_t* place, int64_t ahead) {
+  __builtin_prefetch(place + ahead, 0, 2);
+  return load_tile(place);
 }
 
+// Adds one group's products. Unrolled, as all loops over accumulators: they stay in registers only
+// while every index is a constant.
+template <typename Group, int kRows, int kTurns>
+PYTHIA_RT_IN_CALLER inline void add_group(IntVec (&dots)[kRows][kTurns], const uint8_t* tiles,
+                                          const int8_t* codes, int64_t stride,
+                                          [[maybe_unused]] Table table, int64_t ahead) {
+  if constexpr (Group::kUnpacked) {
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kTilesPerGroup; ++i) {
+      const Tile tile = load_ahead(tiles + i * 64, ahead);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        IntVec& acc = dots[r][i % kTurns];
+        acc = Group::dot(acc, tile, codes + r * stride + 4 * i);
+        pin(acc);
+      }
+    }
+  } else {
+    constexpr int64_t kHalves = kTilesPerGroup / 2 / Group::kPieces;
+#pragma GCC unroll 8
+    for (int64_t half = 0; half < kHalves; ++half) {
+      Tile high = Group::load_high(tiles, half, ahead);
+#pragma GCC unroll 8
+      for (int64_t p = half * Group::kPieces; p < (half + 1) * Group::kPieces; ++p) {
+        Tile first, second;
+        Group::unpack(load_ahead(tiles + p * 64, ahead), high, table, first, second);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          const int8_t* row_codes = codes + r * stride + 8 * p;
+          IntVec& even = dots[r][2 * p % kTurns];
+          even = Group::dot(even, first, row_codes);
+          IntVec& odd = dots[r][(2 * p + 1) % kTurns];
+          odd = Group::dot(odd, second, row_codes + 4);
+          pin(even);
+          pin(odd);
+        }
+      }
+    }
+  }
+}
+
+// kRows rows of one block, which asks for weights `ahead` bytes later, if not 0. Not inline: the
+// sums of integers and of floats need the registers.
+template <typename Group, int kRows>
+[[gnu::noinline]] void multiply_stored(const LinearArguments& arguments, int64_t groups,
+                                       int64_t block, int64_t row, int64_t ahead) {
+  using Scales = typename Group::Scales;
+  constexpr int kTurns = turns_of(kRows);
+  const QuantisedRows& in = arguments.quantised;
+  const int64_t stride = in.stride;
+  const int8_t* codes = in.codes + row * stride;
+  const int32_t* code_sums = in.sums + row * groups;
+  const float* scales = in.scales + row * groups;
+  const uint8_t* tiles = block_weights(arguments, block, groups * Group::kBytes);
+  const uint8_t* weight_scales = static_cast<const uint8_t*>(arguments.matrix->scales) +
+                                 block * groups * kRowBlock * Scales::kBytes;
+  const Table table = table_of(arguments);
+  Vec sums[kRows];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) sums[r] = zero();
+  for (int64_t group = 0; group < groups; ++group) {
+    IntVec dots[kRows][kTurns];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      dots[r][0] = Group::begin(code_sums[r * groups + group]);
+#pragma GCC unroll 4
+      for (int turn = 1; turn < kTurns; ++turn) dots[r][turn] = int_zero();
+    }
+    add_group<Group>(dots, tiles + group * Group::kBytes, codes + group * kColumnGroup, stride,
+                     table, ahead);
+    const Vec weight_scale = Scales::load(weight_scales + group * kRowBlock * Scales::kBytes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Vec scale = weight_scale * broadcast(scales[r * groups + group]);
+      IntVec total = dots[r][0];
+#pragma GCC unroll 4
+      for (int turn = 1; turn < kTurns; ++turn) total = total + dots[r][turn];
+      sums[r] = fma(to_float(total), scale, sums[r]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    finish(arguments, block, row + r, Scales::finish(*arguments.matrix, block, sums[r]));
+  }
+}
+
+template <typename Group, int kRows = kTileRows>
+inline void multiply_stored_of(int64_t rows, const LinearArguments& arguments, int64_t groups,
+                               int64_t block, int64_t row, int64_t ahead) {
+  if constexpr (kRows > 0) {
+    if (rows == kRows) {
+      return multiply_stored<Group, kRows>(arguments, groups, block, row, ahead);
+    }
+    multiply_stored_of<Group, kRows - 1>(rows, arguments, groups, block, row, ahead);
+  }
+}
+
+// One block at a time, so that memory is read strictly forward, times all rows, in tiles as alike
+// as can be. Later rows find the weights in a cache.
 template <typename Group>
-inline void run_stored(const LinearArguments& arguments) {
+inline void linear_stored(const LinearArguments& arguments) {
   const int64_t groups = count_groups(arguments);
-  const int64_t begin = arguments.block_begin;
-  run_tiles(
-      IntegerWork<Group>{arguments, groups, block_weights(arguments, begin, groups * Group::kBytes),
-                         begin, table_of(arguments)},
-      arguments);
-}
-
-inline void linear_q8_few(const LinearArguments& arguments) { run_stored<WideGroup>(arguments); }
-inline void linear_q8_many(const LinearArguments& arguments) {
-  run_stored<WideGroupOfManyRows>(arguments);
-}
-
-template <int kBits>
-inline void linear_packed_few(const LinearArguments& arguments) {
-  run_stored<PackedGroup<kBits>>(arguments);
-}
-// The panel of some blocks. Not inline: it is over soon, and the products need the registers.
-template <typename Group>
-[[gnu::noinline]] void unpack_panel(const LinearArguments& arguments, int64_t groups) {
-  const int64_t blocks = arguments.block_end - arguments.block_begin;
-  unpack_groups<Group>(block_weights(arguments, arguments.block_begin, groups * Group::kBytes),
-                       blocks * groups, table_of(arguments), arguments.panel, StoreTiles(),
-                       kPrefetchBytes);
-}
-
-template <int kBits>
-inline void linear_packed_many(const LinearArguments& arguments) {
-  const int64_t groups = count_groups(arguments);
-  LinearArguments part = arguments;
-  for (int64_t block = arguments.block_begin; block < arguments.block_end; block += kRowTile) {
-    part.block_begin = block;
-    part.block_end =
-        block + kRowTile < arguments.block_end ? block + kRowTile : arguments.block_end;
-    unpack_panel<PackedGroup<kBits>>(part, groups);
-    run_tiles(IntegerWork<PanelGroup<kBits>>{part, groups, arguments.panel, block, Table{}}, part);
+  for (int64_t block = arguments.block_begin; block < arguments.block_end; ++block) {
+    int64_t row = arguments.row_begin;
+    int64_t ahead = kPrefetchBytes;
+    for (int64_t left = (arguments.row_end - row + kTileRows - 1) / kTileRows; left > 0; --left) {
+      const int64_t rows = (arguments.row_end - row + left - 1) / left;
+      multiply_stored_of<Group>(rows, arguments, groups, block, row, ahead);
+      row += rows;
+      ahead = 0;
+    }
   }
 }
 

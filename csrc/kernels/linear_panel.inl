@@ -11,6 +11,10 @@ namespace pythia_rt::PYTHIA_RT_ISA {
 
 using Panel = PYTHIA_RT_PANEL;
 
+// From this many rows on, unpacking a panel of weights first costs less than unpacking them anew in
+// every register tile.
+constexpr int64_t kPanelRows = 12;
+
 // The sums of kRows rows over all groups of one block. Not inline: the integers need the registers.
 // Reads the codes of all kRows rows, whether they count or not.
 template <typename Scales, int kRows>

@@ -1,4 +1,5 @@
-// How a matrix product is cut into register tiles: R blocks of 16 output columns x T rows.
+// How a matrix product of floats is cut into register tiles: R blocks of 16 output columns x T
+// rows.
 //
 // `work` offers run<R, T>(block, row), every size needed for the ends, and says as kSingleRowTile
 // which R suits a single row. The cut has no influence on the result: each output is summed by
@@ -51,28 +52,6 @@ inline void run_tiles(const Work& work, const LinearArguments& arguments) {
       run_rows<1>(work, block, arguments.row_begin, arguments.row_end);
     }
   }
-}
-
-// Adds the bias and sends 16 outputs of one row on their way.
-inline void finish(const LinearArguments& arguments, int64_t block, int64_t row, Vec y) {
-  float* out =
-      arguments.out + row * arguments.out_stride + (block - arguments.out_block) * kRowBlock;
-  const float* bias = arguments.matrix->bias;
-  if (bias != nullptr) y = y + load(bias + block * kRowBlock);
-  switch (arguments.epilogue) {
-    case Epilogue::store:
-      break;
-    case Epilogue::add:
-      y = load(out) + y;
-      break;
-    case Epilogue::gelu:
-      y = gelu(y);
-      break;
-    case Epilogue::gelu_tanh:
-      y = gelu_tanh(y);
-      break;
-  }
-  store(out, y);
 }
 
 }  // namespace pythia_rt::PYTHIA_RT_ISA

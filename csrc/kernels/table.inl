@@ -29,32 +29,28 @@ inline void linear_bf16(const LinearArguments& a) { linear_float<LoadBf16>(a); }
 inline bool uses_unit(const LinearArguments& a) { return uses_unit(a.row_end - a.row_begin); }
 
 inline void linear_q8(const LinearArguments& a) {
-  uses_unit(a) ? linear_on_unit<WideGroup>(a) : linear_q8_few(a);
+  uses_unit(a) ? linear_on_unit<WideGroup>(a) : linear_stored<WideGroup>(a);
 }
 template <int kBits>
 inline void linear_packed(const LinearArguments& a) {
-  uses_unit(a) ? linear_on_unit<PackedGroup<kBits>>(a) : linear_packed_few<kBits>(a);
+  uses_unit(a) ? linear_on_unit<PackedGroup<kBits>>(a) : linear_stored<PackedGroup<kBits>>(a);
 }
 inline int64_t panel_blocks(bool, int64_t rows) { return uses_unit(rows) ? kUnitBlocks : 0; }
 
 #elif defined(PYTHIA_RT_PANEL)
 
+inline bool uses_panel(const LinearArguments& a) { return a.row_end - a.row_begin >= kPanelRows; }
+
 inline void linear_q8(const LinearArguments& a) {
-  is_many_rows(a) ? linear_panel<WideGroup>(a) : linear_q8_few(a);
+  uses_panel(a) ? linear_panel<WideGroup>(a) : linear_stored<WideGroup>(a);
 }
 template <int kBits>
 inline void linear_packed(const LinearArguments& a) {
-  is_many_rows(a) ? linear_panel<PackedGroup<kBits>>(a) : linear_packed_few<kBits>(a);
+  uses_panel(a) ? linear_panel<PackedGroup<kBits>>(a) : linear_stored<PackedGroup<kBits>>(a);
 }
 inline int64_t panel_blocks(bool, int64_t rows) { return rows >= kPanelRows ? 1 : 0; }
 
-#else
-
-inline int64_t panel_blocks(bool packed, int64_t rows) {
-  return packed && rows >= kPanelRows ? kRowTile : 0;
-}
-
-#ifdef PYTHIA_RT_HALVES
+#elif defined(PYTHIA_RT_HALVES)
 
 // One row goes through whole blocks, a few, if any, through whole tiles, more through halves.
 enum class Way { row, tiles, halves };
@@ -68,7 +64,7 @@ inline void linear_q8(const LinearArguments& a) {
     case Way::row:
       return linear_row<WideRow>(a);
     case Way::tiles:
-      if constexpr (kHalvesFrom > 2) linear_q8_few(a);
+      if constexpr (kHalvesFrom > 2) linear_stored<WideGroup>(a);
       return;
     case Way::halves:
       return linear_halves<WideHalf>(a);
@@ -80,7 +76,7 @@ inline void linear_packed(const LinearArguments& a) {
     case Way::row:
       return linear_row<NarrowRow<kBits>>(a);
     case Way::tiles:
-      if constexpr (kHalvesFrom > 2) linear_packed_few<kBits>(a);
+      if constexpr (kHalvesFrom > 2) linear_stored<PackedGroup<kBits>>(a);
       return;
     case Way::halves:
       if constexpr (kHalvesFrom < kPanelRows) {
@@ -90,17 +86,19 @@ inline void linear_packed(const LinearArguments& a) {
   }
 }
 
+inline int64_t panel_blocks(bool packed, int64_t rows) {
+  return packed && rows >= kPanelRows ? 1 : 0;
+}
+
 #else
 
-inline void linear_q8(const LinearArguments& a) {
-  is_many_rows(a) ? linear_q8_many(a) : linear_q8_few(a);
-}
+inline void linear_q8(const LinearArguments& a) { linear_stored<WideGroup>(a); }
 template <int kBits>
 inline void linear_packed(const LinearArguments& a) {
-  is_many_rows(a) ? linear_packed_many<kBits>(a) : linear_packed_few<kBits>(a);
+  linear_stored<PackedGroup<kBits>>(a);
 }
+inline int64_t panel_blocks(bool, int64_t) { return 0; }
 
-#endif
 #endif
 
 inline void linear_q6(const LinearArguments& a) { linear_packed<6>(a); }
