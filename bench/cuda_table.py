@@ -11,7 +11,6 @@ nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import re
 import shutil
@@ -20,15 +19,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 from tqdm import tqdm
 
 from bench.cuda_occupancy import occupancy
-from bench.records import table
-from pythia_rt.convert.files.atomic import write_file
+from bench.records import committed, table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "cuda"
@@ -58,7 +56,7 @@ HEADINGS = {
 
 
 @dataclass(frozen=True, order=True)
-class Kernel:
+class Kernel(committed.Row):
     """One kernel for one architecture."""
 
     architecture: int
@@ -278,10 +276,9 @@ def regressions(fresh: Table, baseline: Table) -> list[str]:
     """One sentence for each way in which `fresh` is worse. Registers of two nvcc do not compare."""
     same_nvcc = fresh.nvcc == baseline.nvcc
     compiled = {kernel.architecture for kernel in fresh.kernels}
-    before = {k.place: k for k in baseline.kernels if k.architecture in compiled}
-    now = {k.place: k for k in fresh.kernels}
-    sentences = [f"{place} is not in the table." for place in now if place not in before]
-    sentences += [f"{place} has vanished." for place in before if place not in now]
+    before = committed.by_place(k for k in baseline.kernels if k.architecture in compiled)
+    now = committed.by_place(fresh.kernels)
+    sentences = committed.moved(now, before)
     for place, kernel in now.items():
         sentences += _local_memory(kernel)
         if place in before:
@@ -308,18 +305,12 @@ def _worse(kernel: Kernel, before: Kernel, same_nvcc: bool) -> Iterator[str]:
 
 def written(found: Table) -> str:
     """The table as JSON, one line for each kernel and architecture."""
-    lines = ",\n".join(json.dumps(asdict(kernel)) for kernel in found.kernels)
-    return f'{{"nvcc": {json.dumps(found.nvcc)}, "kernels": [\n{lines}\n]}}\n'
+    return committed.written({"nvcc": found.nvcc}, "kernels", found.kernels)
 
 
 def read(path: Path) -> Table:
     """What `written` wrote."""
-    content = json.loads(path.read_text())
-    known = {field.name for field in fields(Kernel)}
-    for line in content["kernels"]:
-        if line.keys() != known:
-            raise click.ClickException(f"{path} has other fields: write it anew")
-    return Table(content["nvcc"], tuple(Kernel(**line) for line in content["kernels"]))
+    return Table(*committed.read(path, "nvcc", "kernels", Kernel))
 
 
 def markdown(found: Table) -> str:
@@ -360,9 +351,7 @@ def main(check: bool, wanted: tuple[int, ...], jobs: int) -> None:
     except MissingToolError as missing:
         raise click.ClickException(str(missing)) from missing
     if not check:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        write_file(RESULTS / "table.json", written(fresh).encode())
-        write_file(RESULTS / "table.md", markdown(fresh).encode())
+        committed.save(RESULTS / "table.json", written(fresh), markdown(fresh))
         sentences = [sentence for kernel in fresh.kernels for sentence in _local_memory(kernel)]
     else:
         sentences = regressions(fresh, read(RESULTS / "table.json"))

@@ -13,7 +13,6 @@ kernels of aarch64 have a table of their own (--target aarch64), by default of t
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -21,15 +20,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from bench.cuda_table import shortened
-from bench.records import table
+from bench.records import committed, table
 from bench.testing_extension import VARIABLE
-from pythia_rt.convert.files.atomic import write_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "machine-code"
@@ -133,7 +131,7 @@ class UnavailableError(Exception):
 
 
 @dataclass(frozen=True, order=True)
-class Loop:
+class Loop(committed.Row):
     """The innermost loop of a function that does its work."""
 
     isa: str
@@ -291,10 +289,9 @@ def _output(*command: str) -> str:
 def regressions(fresh: Table, baseline: Table) -> list[str]:
     """One sentence for each way in which `fresh` is worse, of the ISAs that it has."""
     built = {loop.isa for loop in fresh.loops}
-    before = {loop.place: loop for loop in baseline.loops if loop.isa in built}
-    now = {loop.place: loop for loop in fresh.loops}
-    sentences = [f"{place} is not in the table." for place in now if place not in before]
-    sentences += [f"{place} has vanished." for place in before if place not in now]
+    before = committed.by_place(loop for loop in baseline.loops if loop.isa in built)
+    now = committed.by_place(fresh.loops)
+    sentences = committed.moved(now, before)
     for place in [place for place in now if place in before]:
         new, old = now[place], before[place]
         if new.spills * old.products > old.spills * new.products:
@@ -313,17 +310,12 @@ def regressions(fresh: Table, baseline: Table) -> list[str]:
 
 def written(found: Table) -> str:
     """The table as JSON, one line for each loop."""
-    lines = ",\n".join(json.dumps(asdict(loop)) for loop in found.loops)
-    return f'{{"compiler": {json.dumps(found.compiler)}, "loops": [\n{lines}\n]}}\n'
+    return committed.written({"compiler": found.compiler}, "loops", found.loops)
 
 
 def read(path: Path) -> Table:
     """What `written` wrote."""
-    content = json.loads(path.read_text())
-    known = {field.name for field in fields(Loop)}
-    if any(line.keys() != known for line in content["loops"]):
-        raise click.ClickException(f"{path} has other fields: write it anew")
-    return Table(content["compiler"], tuple(Loop(**line) for line in content["loops"]))
+    return Table(*committed.read(path, "compiler", "loops", Loop))
 
 
 def markdown(found: Table, target: Target = X86_64) -> str:
@@ -376,9 +368,7 @@ def main(check: bool, name: str, tree: Path | None) -> None:
     place = RESULTS / f"{target.table}.json"
     sentences = regressions(fresh, read(place)) if check else []
     if not check:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        write_file(place, written(fresh).encode())
-        write_file(place.with_suffix(".md"), markdown(fresh, target).encode())
+        committed.save(place, written(fresh), markdown(fresh, target))
     for sentence in sentences:
         click.echo(sentence)
     click.echo(f"{len(fresh.loops)} loops, {fresh.compiler}: {len(sentences)} complaints")

@@ -25,7 +25,8 @@ BUILD = ("CMakeLists.txt", "cmake", "csrc")
 PARTS: dict[str, tuple[str, ...]] = {
     "cuda": (
         *BUILD,
-        *("bench/cuda_occupancy.py", "bench/cuda_table.py", "bench/results/cuda", "tests/cuda"),
+        *("bench/cuda_occupancy.py", "bench/cuda_table.py", "bench/records/committed.py"),
+        *("bench/results/cuda", "tests/cuda"),
         *("tests/backends.py", "tests/test_cuda_cases.py", "tests/test_cuda_compiled.py"),
         *("tests/test_cuda_module.py", "tests/test_cuda_mutations.py"),
     ),
