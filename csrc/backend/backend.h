@@ -129,6 +129,9 @@ class Backend {
   // Epilogue::add, into the same rows, the first one's first.
   virtual void linear_pair(const Product& first, const Product& second) = 0;
 
+  // What a product does with its result, alone: out = epilogue(in). The two may be the same rows.
+  virtual void finish(Epilogue epilogue, Rows in, Rows out) = 0;
+
   // Rotates the queries and keys of each of the batch's rows in place, appends keys and values to
   // the caches of their layer, and attends causally: each row to its own sequence, itself included.
   virtual void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) = 0;
@@ -145,7 +148,7 @@ class Backend {
   // The same, row i to outs[i].
   virtual void read_rows(Rows in, float* const* outs) = 0;
 
-  // The reverse.
+  // The reverse; what is beyond the width stays.
   virtual void write(const float* in, Rows out) = 0;
 };
 

@@ -111,6 +111,12 @@ class CpuBackend : public Backend {
     });
   }
 
+  void finish(Epilogue epilogue, Rows in, Rows out) override {
+    each_row(pool_, in.count, in.width, [&](int64_t begin, int64_t end) {
+      kernels_.finish({in.data, in.stride, out.data, out.stride, in.width, epilogue, begin, end});
+    });
+  }
+
   // A task is one head of keys and the queries that share it, over a few tiles of rows of one
   // sequence. The tasks of a head follow each other, so that its keys and values stay in a cache.
   void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) override {

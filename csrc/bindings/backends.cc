@@ -97,6 +97,15 @@ class TestBackend {
     return results;
   }
 
+  // epilogue(values), added to `before` if that is what it does; in place or not.
+  Floats finish(const std::string& epilogue, const Floats& values,
+                const std::optional<Floats>& before, bool in_place) {
+    const Rows in = rows_of(values);
+    const Rows out = in_place ? in : before ? rows_of(*before) : rows(in.count, in.width);
+    backend_->finish(epilogue_named(epilogue), in, out);
+    return array_of(out);
+  }
+
   Floats embed(const std::string& format, const std::vector<Bytes>& parts, int64_t n_rows,
                int64_t columns, const Tokens& tokens) {
     const Matrix matrix =
@@ -113,6 +122,14 @@ class TestBackend {
     const Rows in = rows_of(values), out = rows(static_cast<int64_t>(wanted.size()), in.width);
     backend_->gather(in, wanted.data(), out);
     return array_of(out);
+  }
+
+  // `values` with the columns from `first` on replaced by `columns`.
+  Floats write_columns(const Floats& values, int64_t first, const Floats& columns) {
+    const Rows all = rows_of(values);
+    check(columns.shape(0) == all.count && first + columns.shape(1) <= all.width, "wrong shapes");
+    backend_->write(columns.data(), {all.data + first, all.count, columns.shape(1), all.stride});
+    return array_of(all);
   }
 
   // Of each row: the logit at its target, the largest logit, the sum.
@@ -298,6 +315,9 @@ void bind_backends(py::module_& module) {
       .def("layer_norm", &TestBackend::layer_norm)
       .def("layer_norm_pair", &TestBackend::layer_norm_pair)
       .def("linear", &TestBackend::linear, py::arg("cases"), py::arg("before") = py::none())
+      .def("finish", &TestBackend::finish, py::arg("epilogue"), py::arg("values"),
+           py::arg("before") = py::none(), py::arg("in_place") = false)
+      .def("write_columns", &TestBackend::write_columns)
       .def("embed", &TestBackend::embed)
       .def("gather", &TestBackend::gather)
       .def("score", &TestBackend::score)

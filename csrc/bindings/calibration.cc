@@ -1,15 +1,30 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <numeric>
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "base/cpu_count.h"
 #include "base/thread_pool.h"
 #include "bindings/arrays.h"
 #include "bindings/gil.h"
+#include "bindings/held_buffers.h"
 #include "bindings/module.h"
+#include "bindings/spec.h"
+#include "bindings/tensors.h"
 #include "calibration/error_feedback.h"
 #include "formats/formats.h"
+#include "forward/activations.h"
+#include "forward/array_probe.h"
+#include "forward/decoder.h"
+#include "model/kv_cache.h"
+#include "model/placement.h"
+#include "model/weights.h"
 
 namespace pythia_rt {
 
@@ -54,9 +69,94 @@ std::tuple<CodeArray, FloatArray, FloatArray> feed_back_block(
   return {codes, scales, errors};
 }
 
+Spec one_layer(Spec spec) {
+  validate(spec);
+  spec.n_layers = 1;
+  return spec;
+}
+
+Weights only(const LayerWeights& layer) {
+  Weights weights;
+  weights.layers.push_back(layer);
+  return weights;
+}
+
+// The points where the inputs of a layer's matrices are.
+constexpr std::pair<const char*, Point> kInputs[] = {{"qkv", Point::attn_norm},
+                                                     {"attn_out", Point::attended},
+                                                     {"mlp_up", Point::mlp_norm},
+                                                     {"mlp_down", Point::mlp_post}};
+
+// A layer as a model that has no other, and the Python buffers that hold its weights; one thread at
+// a time may run it.
+class BoundLayer {
+ public:
+  BoundLayer(const py::dict& spec, const FormatNames& formats, const Buffers& tensors, int threads)
+      : spec_(one_layer(spec_of(spec))),
+        backend_(make_cpu(threads)),
+        weights_(only(bind_layer(spec_, formats_of(formats), blobs_of(tensors, buffers_)))),
+        parts_{{backend_.get(), 0, 1}},
+        decoder_(spec_, weights_, parts_) {}
+
+  std::pair<FloatArray, std::map<std::string, FloatArray>> run(const FloatArray& hidden,
+                                                               bool capture) {
+    if (hidden.ndim() != 2 || hidden.shape(1) != spec_.hidden_size) {
+      throw_invalid("hidden must be an array [n, ", spec_.hidden_size, "] of float32");
+    }
+    const int64_t count = hidden.shape(0);
+    if (count < 1 || count > spec_.max_positions) {
+      throw_invalid("a sequence has between 1 and ", spec_.max_positions, " positions, not ",
+                    count);
+    }
+    ArrayProbe probe(count);
+    std::vector<int64_t> all(static_cast<size_t>(count));
+    std::iota(all.begin(), all.end(), 0);
+    probe.replace({Point::resid_pre, 0}, all, hidden.data());
+    const auto seen = [&](Point point) {
+      const Place place{point, 0};
+      FloatArray array({count, facts_of(spec_, place).width});
+      probe.capture(place, array.mutable_data());
+      return array;
+    };
+    FloatArray out = seen(Point::resid_post);
+    std::map<std::string, FloatArray> inputs;
+    if (capture) {
+      for (const auto& [matrix, point] : kInputs) inputs[matrix] = seen(point);
+    }
+    const GilRelease release;
+    const auto lock = claim(mutex_, "layer");
+    // f32: what is measured is the weights, not the cache.
+    KvCache cache(spec_, parts_, KvFormat::f32, count);
+    for (int64_t begin = 0; begin < count; begin += kMaxRows) {
+      const int64_t n = std::min(kMaxRows, count - begin);
+      probe.begin({all.begin() + begin, all.begin() + begin + n});
+      decoder_.run({{&cache, nullptr, n}}, [&] { release.check_signals(); }, &probe);
+    }
+    return {out, inputs};
+  }
+
+ private:
+  HeldBuffers buffers_;
+  Spec spec_;
+  std::unique_ptr<Backend> backend_;
+  Weights weights_;
+  Parts parts_;
+  Decoder decoder_;
+  ForkSafeMutex mutex_;
+};
+
 }  // namespace
 
 void bind_calibration(py::module_& module) {
+  py::class_<BoundLayer>(module, "Layer", "One layer of a model, to be run alone.")
+      .def(py::init<const py::dict&, const FormatNames&, const Buffers&, int>(), py::arg("spec"),
+           py::arg("formats"), py::arg("tensors"), py::kw_only(), py::arg("threads") = 0,
+           "Takes a model's spec and one layer's tensors, whose names lack 'layers.{i}.'.\n\n"
+           "Keeps the tensors alive. Raises ValueError that names what is wrong.")
+      .def("run", &BoundLayer::run, py::arg("hidden"), py::kw_only(), py::arg("capture") = false,
+           "What the layer makes of the residual stream [n, hidden_size] of a whole sequence.\n\n"
+           "Second, when `capture`: the input [n, columns] of each matrix, by its name.");
+
   module.def("feed_back", &feed_back_block, py::arg("format"), py::arg("values"), py::arg("factor"),
              py::arg("first_scales"), py::arg("units"), py::arg("threads") = 0,
              "Quantises a block of columns [rows, at most 64] with error feedback.\n\n"

@@ -4,6 +4,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -18,6 +19,8 @@
 #include "engine/step.h"
 #include "engine/top_tokens.h"
 #include "formats/kv_formats.h"
+#include "forward/array_probe.h"
+#include "forward/points.h"
 
 namespace pythia_rt {
 
@@ -75,14 +78,17 @@ std::vector<std::unique_lock<ForkSafeMutex>> claim_all(const std::vector<BoundSe
 // Appends tokens and runs them; bind(work) makes the arrays for what is asked of a sequence.
 template <typename Bind>
 auto run_batch(const std::vector<BoundSession*>& sessions, const std::vector<TokenArray>& tokens,
-               const Bind& bind) {
+               const Bind& bind, Probe* probe = nullptr) {
   if (sessions.size() != tokens.size()) {
     throw_invalid("there are ", sessions.size(), " sessions for ", tokens.size(), " token arrays");
   }
   std::vector<decltype(bind(std::declval<Work&>()))> results;
   std::vector<Work> works;
+  int64_t n_tokens = 0;
   for (size_t i = 0; i < sessions.size(); ++i) {
     works.push_back({&sessions[i]->sequence(), count_tokens(tokens[i])});
+    works.back().first_number = n_tokens;
+    n_tokens += works.back().count;
     results.push_back(bind(works.back()));
   }
   const GilRelease release;
@@ -94,18 +100,66 @@ auto run_batch(const std::vector<BoundSession*>& sessions, const std::vector<Tok
   for (size_t i = 0; i < works.size(); ++i) {
     works[i].sequence->append(tokens[i].data(), works[i].count);
   }
-  run_to_end(works, [&] { release.check_signals(); });
+  run_to_end(works, [&] { release.check_signals(); }, probe);
   if (!sessions.empty()) sessions.front()->model().check_memory();
   return results;
 }
 
+FloatArray bind_logits(Work& work) {
+  FloatArray logits = logits_array(*work.sequence, work.count);
+  work.logits = logits.mutable_data();
+  return logits;
+}
+
 std::vector<FloatArray> forward_batch(const std::vector<BoundSession*>& sessions,
                                       const std::vector<TokenArray>& tokens) {
-  return run_batch(sessions, tokens, [](Work& work) {
-    FloatArray logits = logits_array(*work.sequence, work.count);
-    work.logits = logits.mutable_data();
-    return logits;
-  });
+  return run_batch(sessions, tokens, bind_logits);
+}
+
+using NamedPlace = std::pair<std::string, int64_t>;  // a point, and its layer or -1
+// Of a place, the numbers of tokens and what they get: [numbers][width].
+using NamedReplacement = std::tuple<std::string, int64_t, std::vector<int64_t>, FloatArray>;
+
+// A place that the model has, in none of those before; and its width.
+std::pair<Place, int64_t> checked_place(const Spec& spec, const std::string& name, int64_t layer,
+                                        std::set<Place>& before) {
+  const Place place{point_from_name(name), layer};
+  const int64_t width = facts_of(spec, place).width;
+  if (!before.insert(place).second) throw_invalid("the point '", name, "' is named twice");
+  return {place, width};
+}
+
+std::pair<std::vector<FloatArray>, std::vector<FloatArray>> run_probed(
+    const std::vector<BoundSession*>& sessions, const std::vector<TokenArray>& tokens,
+    const std::vector<NamedPlace>& capture, const std::vector<NamedReplacement>& replace) {
+  if (sessions.empty()) throw_invalid("there is no session to run");
+  const Spec& spec = sessions.front()->sequence().model().spec();
+  int64_t n_tokens = 0;
+  for (const TokenArray& array : tokens) n_tokens += count_tokens(array);
+  ArrayProbe probe(n_tokens);
+  std::vector<FloatArray> captured;
+  std::set<Place> captures, replacements;
+  for (const auto& [name, layer] : capture) {
+    const auto [place, width] = checked_place(spec, name, layer, captures);
+    captured.push_back(FloatArray({n_tokens, width}));
+    probe.capture(place, captured.back().mutable_data());
+  }
+  for (const auto& [name, layer, numbers, values] : replace) {
+    const auto [place, width] = checked_place(spec, name, layer, replacements);
+    const auto n = static_cast<int64_t>(numbers.size());
+    if (values.ndim() != 2 || values.shape(0) != n || values.shape(1) != width) {
+      throw_invalid("what replaces '", name, "' must be an array [", n, ", ", width,
+                    "] of float32");
+    }
+    for (const int64_t number : numbers) {
+      if (number < 0 || number >= n_tokens) {
+        throw_invalid("there are ", n_tokens, " tokens, and none of number ", number);
+      }
+    }
+    probe.replace(place, numbers, values.data());
+  }
+  std::vector<FloatArray> logits = run_batch(sessions, tokens, bind_logits, &probe);
+  return {std::move(logits), std::move(captured)};
 }
 
 using Scores = std::pair<FloatArray, py::array_t<bool>>;
@@ -273,6 +327,17 @@ void bind_session(py::module_& module) {
   module.def("forward", &forward_batch, py::arg("sessions"), py::arg("tokens"),
              "Appends tokens [n_i] to each session in shared passes; returns each one's logits\n"
              "[n_i, vocab_size]. Raises ValueError before anything is appended.");
+
+  module.def(
+      "run_probed", &run_probed, py::arg("sessions"), py::arg("tokens"), py::kw_only(),
+      py::arg("capture") = std::vector<NamedPlace>(),
+      py::arg("replace") = std::vector<NamedReplacement>(),
+      "forward(), and a look inside: returns the logits, and what is at each place of\n"
+      "`capture` [tokens of all sessions, width].\n\n"
+      "A place is a point's name (Model.points) and its layer, -1 for a point in none. `replace`\n"
+      "lists (name, layer, numbers of tokens, values [numbers, width]): what the pass goes on "
+      "with\n"
+      "there, and what is captured. Raises ValueError before anything is appended.");
 
   module.def(
       "score", &score_batch, py::arg("sessions"), py::arg("tokens"),

@@ -146,6 +146,10 @@ class CudaBackend : public Backend {
     multiply(products, 2);
   }
 
+  void finish(Epilogue epilogue, Rows in, Rows out) override {
+    cuda::finish(stream_, epilogue, in, out);
+  }
+
   void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) override {
     const Places& places = tables_.places();
     for (const KvFormat format : tables_.formats()) {
@@ -204,14 +208,11 @@ class CudaBackend : public Backend {
   }
 
   void write(const float* in, Rows out) override {
-    bool moved = false;
-    auto* rows = staging_.get<float>(out.count * out.stride, moved);
+    float* rows = read_strides(out);
     for (int64_t i = 0; i < out.count; ++i) {
-      float* row = std::copy_n(in + i * out.width, out.width, rows + i * out.stride);
-      std::fill(row, rows + (i + 1) * out.stride, 0.0f);
+      std::copy_n(in + i * out.width, out.width, rows + i * out.stride);
     }
-    upload(rows, static_cast<size_t>(out.count * out.stride) * sizeof(float),
-           reinterpret_cast<std::byte*>(out.data));
+    upload(rows, bytes_of(out), reinterpret_cast<std::byte*>(out.data));
   }
 
  private:
@@ -275,13 +276,16 @@ class CudaBackend : public Backend {
             get(input.scales, in.count * (stride / kColumnGroup))};
   }
 
+  // Of rows with what lies between them.
+  static size_t bytes_of(Rows rows) {
+    return static_cast<size_t>((rows.count - 1) * rows.stride + rows.width) * sizeof(float);
+  }
+
   // Rows with what lies between them, in memory of the host.
-  const float* read_strides(Rows in) {
-    const int64_t count = (in.count - 1) * in.stride + in.width;
+  float* read_strides(Rows in) {
     bool moved = false;
-    auto* rows = staging_.get<float>(count, moved);
-    copy_to_host(rows, reinterpret_cast<const std::byte*>(in.data),
-                 static_cast<size_t>(count) * sizeof(float), stream_);
+    auto* rows = staging_.get<float>(in.count * in.stride, moved);
+    copy_to_host(rows, reinterpret_cast<const std::byte*>(in.data), bytes_of(in), stream_);
     wait();
     return rows;
   }

@@ -20,11 +20,11 @@ Model::Model(const Spec& spec, const std::map<std::string, Format>& formats,
   decoder_ = std::make_unique<Decoder>(spec_, weights_, parts_);
 }
 
-void Model::run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt) {
+void Model::run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt, Probe* probe) {
   const bool is_orphaned = mutex_.is_orphaned();
   const std::lock_guard lock(mutex_);
   if (is_orphaned) renew_scratch();
-  decoder_->run(chunks, interrupt);
+  decoder_->run(chunks, interrupt, probe);
 }
 
 // In a child of fork() that cut a pass short: a thread that is not here may have been changing

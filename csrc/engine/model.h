@@ -36,7 +36,7 @@ class Model {
   const Backend& cpu() const { return *cpu_; }
 
   // One pass of the decoder; waits for its turn.
-  void run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt);
+  void run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt, Probe* probe = nullptr);
 
  private:
   void renew_scratch();

@@ -29,11 +29,12 @@ class Pass {
 
   bool is_empty() const { return chunks_.empty(); }
 
-  void run(FunctionRef<void()> interrupt) {
+  void run(FunctionRef<void()> interrupt, Probe* probe = nullptr) {
     for (size_t i = 0; i < chunks_.size(); ++i) {
       if (chunks_[i].n_terms > 0) chunks_[i].terms = terms_.data() + entries_[i].first_term;
     }
-    entries_.front().work->sequence->model().run(chunks_, interrupt);
+    if (probe != nullptr) probe->begin(numbers());
+    entries_.front().work->sequence->model().run(chunks_, interrupt, probe);
     for (size_t i = 0; i < chunks_.size(); ++i) settle(entries_[i], chunks_[i]);
   }
 
@@ -41,9 +42,10 @@ class Pass {
   // What a chunk is for.
   struct Entry {
     const Work* work;
-    int64_t n_answered;  // of what the work asks, by earlier passes
-    size_t first_term;   // in terms_
-    bool is_last;        // nothing waits afterwards
+    int64_t n_answered;   // of what the work asks, by earlier passes
+    int64_t first_asked;  // of the chunk's tokens
+    size_t first_term;    // in terms_
+    bool is_last;         // nothing waits afterwards
   };
 
   void add(const Work& work, int64_t count) {
@@ -51,7 +53,7 @@ class Pass {
     const int64_t n_waiting = sequence.n_waiting();
     const int64_t first_asked = std::max<int64_t>(n_waiting - work.count, 0);
     const int64_t n_asked = std::max<int64_t>(count - first_asked, 0);
-    const Entry entry{&work, work.count - (n_waiting - first_asked), terms_.size(),
+    const Entry entry{&work, work.count - (n_waiting - first_asked), first_asked, terms_.size(),
                       count == n_waiting};
     Chunk chunk{&sequence.cache(), sequence.waiting(), count};
     if (work.log_probabilities != nullptr) {
@@ -69,6 +71,19 @@ class Pass {
     sequence.keep_logits(false);
     entries_.push_back(entry);
     chunks_.push_back(chunk);
+  }
+
+  // Of the rows, as a probe wants to know them.
+  std::vector<int64_t> numbers() const {
+    std::vector<int64_t> numbers;
+    for (size_t i = 0; i < chunks_.size(); ++i) {
+      const Entry& entry = entries_[i];
+      for (int64_t j = 0; j < chunks_[i].count; ++j) {
+        const int64_t number = entry.work->first_number + entry.n_answered + j - entry.first_asked;
+        numbers.push_back(j < entry.first_asked ? -1 : number);
+      }
+    }
+    return numbers;
   }
 
   // After the pass: the sequence takes over what was run, the work its answers.
@@ -112,13 +127,13 @@ void check_sequences(const std::vector<Work>& works) {
   }
 }
 
-void run_to_end(const std::vector<Work>& works, FunctionRef<void()> interrupt) {
+void run_to_end(const std::vector<Work>& works, FunctionRef<void()> interrupt, Probe* probe) {
   check_sequences(works);
   try {
     for (;;) {
       Pass pass(works, kMaxRows);
       if (pass.is_empty()) return;
-      pass.run(interrupt);
+      pass.run(interrupt, probe);
     }
   } catch (...) {
     for (const Work& work : works) work.sequence->drop_waiting();

@@ -17,6 +17,7 @@ struct Work {
   float* logits = nullptr;             // after each of them: [count][vocab_size], or null
   float* log_probabilities = nullptr;  // or of all but the first of them: [count - 1]
   bool* is_likeliest = nullptr;  // of these, whether none has a larger one; if those are given
+  int64_t first_number = 0;      // for a probe: of the first of them among those of all works
 };
 
 // Throws std::invalid_argument for sequences of different models, or one that is named twice.
@@ -25,8 +26,10 @@ void check_sequences(const std::vector<Work>& works);
 // Runs passes until nothing waits. Afterwards every sequence has kept logits, but for those that
 // were asked for log-probabilities. `interrupt` is called often during long work and may throw to
 // stop it: what was run until then stays, what waits is dropped. Throws std::invalid_argument,
-// before anything is run, for sequences of different models or one that is named twice.
-void run_to_end(const std::vector<Work>& works, FunctionRef<void()> interrupt);
+// before anything is run, for sequences of different models or one that is named twice. `probe`,
+// if there is one, looks into the passes.
+void run_to_end(const std::vector<Work>& works, FunctionRef<void()> interrupt,
+                Probe* probe = nullptr);
 
 // A sequence that is being written.
 struct Writer {

@@ -1,5 +1,7 @@
 #include "forward/decoder.h"
 
+#include "forward/layer.h"
+
 namespace pythia_rt {
 
 Decoder::Decoder(const Spec& spec, const Weights& weights, const Parts& parts)
@@ -25,8 +27,9 @@ int64_t repeats_of(const std::vector<Chunk>& chunks) {
 
 }  // namespace
 
-void Decoder::run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_layers) {
-  const int64_t repeats = repeats_of(chunks);
+void Decoder::run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_layers,
+                  Probe* probe) {
+  const int64_t repeats = probe == nullptr ? repeats_of(chunks) : -1;
   logits_.plan(chunks);
   for (size_t i = 0; i < stages_.size(); ++i) {
     Stage& stage = *stages_[i];
@@ -38,7 +41,7 @@ void Decoder::run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_
                                          hidden_.data());
       stage.part.backend->write(hidden_.data(), x);
     }
-    stage.part.backend->pass(stage.batch, [&] { run_stage(stage, between_layers); });
+    stage.part.backend->pass(stage.batch, [&] { run_stage(stage, between_layers, probe); });
   }
   for (const Chunk& chunk : chunks) {
     chunk.cache->set_length(chunk.cache->length() + chunk.count);
@@ -68,33 +71,24 @@ void Decoder::begin(size_t stage_index, const std::vector<Chunk>& chunks, int64_
   batch.sines = stage.rope.sines();
 }
 
-void Decoder::run_stage(const Stage& stage, FunctionRef<void()> between_layers) {
+void Decoder::run_stage(const Stage& stage, FunctionRef<void()> between_layers, Probe* probe) {
   const int64_t count = stage.batch.rows();
   const Part& part = stage.part;
-  if (part.first_layer == 0) {
-    part.backend->embed(weights_.embed, stage.activations.x.first(count));
+  if (part.first_layer == 0 && !stage.batch.tokens.empty()) {
+    const Rows x = stage.activations.x.first(count);
+    part.backend->embed(weights_.embed, x);
+    if (probe != nullptr && probe->wants({Point::embed})) {
+      probe->at({Point::embed}, *part.backend, x);
+    }
   }
   for (int64_t i = 0; i < part.n_layers; ++i) {
     const LayerWeights& weights = weights_.layers[static_cast<size_t>(part.first_layer + i)];
-    run_layer(spec_, weights, stage, i, [](const Matrix&, Rows) {});
+    run_layer(spec_, weights, stage, i, probe);
     if (count > kPatientRows) between_layers();
   }
   const bool is_last = part.first_layer + part.n_layers == spec_.n_layers;
   if (is_last && stage.batch.repeats >= 0) logits_.record(stage);
-}
-
-void Decoder::run_layer_alone(int64_t index, KvCache& cache, float* hidden, int64_t count,
-                              InputObserver observe) {
-  Stage& stage = *stages_.front();
-  Backend& backend = *stage.part.backend;
-  begin(0, {{&cache, nullptr, count}}, -1);
-  const Rows x = stage.activations.x.first(count);
-  const LayerWeights& weights = weights_.layers[static_cast<size_t>(index)];
-  backend.write(hidden, x);
-  backend.pass(stage.batch,
-               [&] { run_layer(spec_, weights, stage, index - stage.part.first_layer, observe); });
-  backend.read(x, hidden);
-  cache.set_length(cache.length() + count);
+  if (is_last && probe != nullptr) logits_.watch(stage, *probe);
 }
 
 }  // namespace pythia_rt

@@ -7,8 +7,8 @@
 
 #include "base/function_ref.h"
 #include "forward/chunk.h"
-#include "forward/layer.h"
 #include "forward/logits.h"
+#include "forward/probe.h"
 #include "forward/stage.h"
 #include "model/placement.h"
 #include "model/spec.h"
@@ -24,16 +24,12 @@ class Decoder {
   // One pass over at most kMaxRows tokens of any number of sequences. Appends to their caches.
   // `between_layers` is called by passes long enough for somebody to lose patience; if it throws,
   // nothing has been appended.
-  void run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_layers);
-
-  // Layer `index` alone: hidden [count][hidden_size] on the host, the residual stream of the next
-  // `count` <= kMaxRows positions of one sequence, becomes what the layer makes of it.
-  void run_layer_alone(int64_t index, KvCache& cache, float* hidden, int64_t count,
-                       InputObserver observe);
+  void run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_layers,
+           Probe* probe = nullptr);
 
  private:
   void begin(size_t stage_index, const std::vector<Chunk>& chunks, int64_t repeats);
-  void run_stage(const Stage& stage, FunctionRef<void()> between_layers);
+  void run_stage(const Stage& stage, FunctionRef<void()> between_layers, Probe* probe);
 
   const Spec& spec_;
   const Weights& weights_;

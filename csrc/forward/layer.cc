@@ -4,52 +4,128 @@
 
 namespace pythia_rt {
 
+namespace {
+
+// Nobody looks: nothing of it is left in the layer.
+struct Unwatched {
+  static constexpr bool wants(Point) { return false; }
+  static void at(Point, Rows) {}
+};
+
+// A probe that looks at one layer.
+struct Watched {
+  Probe& probe;
+  Backend& backend;
+  int64_t layer;
+
+  bool wants(Point point) const { return probe.wants({point, layer}); }
+  void at(Point point, Rows rows) const {
+    if (wants(point)) probe.at({point, layer}, backend, rows);
+  }
+};
+
+Rows columns(Rows rows, int64_t first, int64_t width) {
+  return {rows.data + first, rows.count, width, rows.stride};
+}
+
+template <typename Watch>
 void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage, int64_t index,
-               InputObserver observe) {
+               const Watch& watch) {
   Backend& backend = *stage.part.backend;
   const int64_t count = stage.batch.rows();
   const Rows x = stage.activations.x.first(count);
   const Rows attn_in = stage.activations.attn_in.first(count);
   const Rows mlp_in = stage.activations.mlp_in.first(count);
   const Rows qkv = stage.activations.qkv.first(count);
+  const Rows q = columns(qkv, 0, spec.query_size());
+  const Rows k = columns(qkv, q.width, spec.key_value_size());
+  const Rows v = columns(qkv, q.width + k.width, spec.key_value_size());
   const Rows attended = stage.activations.attended.first(count);
   const Rows mlp = stage.activations.mlp.first(count);
+  const Rows added =
+      attn_in;  // what a product adds to x, if watched: attn_in has been used by then
 
   const HeadLayout heads{spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.rotary_dim};
+  const HeadLayout rotated{spec.n_heads, spec.n_kv_heads, spec.head_dim, 0};
   const Epilogue activation =
       spec.activation == Activation::gelu ? Epilogue::gelu : Epilogue::gelu_tanh;
+  const bool activates_later = watch.wants(Point::mlp_pre);
   const Norm attn_norm{norm_parameters(spec, weights.attn_norm), attn_in};
   const Norm mlp_norm{norm_parameters(spec, weights.mlp_norm), mlp_in};
   const Product project{&weights.qkv, attn_in, qkv, Epilogue::store};
   const Product attn_out{&weights.attn_out, attended, x, Epilogue::add};
-  const Product mlp_up{&weights.mlp_up, mlp_in, mlp, activation};
+  const Product mlp_up{&weights.mlp_up, mlp_in, mlp,
+                       activates_later ? Epilogue::store : activation};
   const Product mlp_down{&weights.mlp_down, mlp, x, Epilogue::add};
 
-  const auto linear = [&](const Product& product) {
-    observe(*product.matrix, product.in);
-    backend.linear(product);
+  const auto attend = [&] {
+    watch.at(Point::q, q);
+    watch.at(Point::k, k);
+    watch.at(Point::v, v);
+    backend.attention(heads, index, qkv, attended);
+    if (watch.wants(Point::rot_q) || watch.wants(Point::rot_k)) {
+      watch.at(Point::rot_q, q);
+      watch.at(Point::rot_k, k);
+      backend.attention(rotated, index, qkv, attended);  // anew, with what is there now
+    }
+    watch.at(Point::attended, attended);
   };
-  const auto linear_pair = [&](const Product& first, const Product& second) {
-    observe(*first.matrix, first.in);
-    observe(*second.matrix, second.in);
-    backend.linear_pair(first, second);
+  const auto activate = [&] {
+    watch.at(Point::mlp_pre, mlp);
+    if (activates_later) backend.finish(activation, mlp, mlp);
+    watch.at(Point::mlp_post, mlp);
+  };
+  const auto add = [&](const Product& product, Point point) {
+    if (!watch.wants(point)) {
+      backend.linear(product);
+      return;
+    }
+    backend.linear({product.matrix, product.in, added, Epilogue::store});
+    watch.at(point, added);
+    backend.finish(Epilogue::add, added, x);
   };
 
+  watch.at(Point::resid_pre, x);
   if (spec.residual == Residual::parallel) {
     // x + attention(norm1(x)) + mlp(norm2(x)): neither waits for the other.
     backend.layer_norm_pair(x, attn_norm, mlp_norm);
-    linear_pair(project, mlp_up);
-    backend.attention(heads, index, qkv, attended);
-    linear_pair(attn_out, mlp_down);
+    watch.at(Point::attn_norm, attn_in);
+    watch.at(Point::mlp_norm, mlp_in);
+    backend.linear_pair(project, mlp_up);
+    activate();
+    attend();
+    if (watch.wants(Point::attn_out) || watch.wants(Point::mlp_out)) {
+      add(attn_out, Point::attn_out);
+      add(mlp_down, Point::mlp_out);
+    } else {
+      backend.linear_pair(attn_out, mlp_down);
+    }
   } else {
     // h = x + attention(norm1(x)), then h + mlp(norm2(h)).
     backend.layer_norm(attn_norm.parameters, x, attn_in);
-    linear(project);
-    backend.attention(heads, index, qkv, attended);
-    linear(attn_out);
+    watch.at(Point::attn_norm, attn_in);
+    backend.linear(project);
+    attend();
+    add(attn_out, Point::attn_out);
+    watch.at(Point::resid_mid, x);
     backend.layer_norm(mlp_norm.parameters, x, mlp_in);
-    linear(mlp_up);
-    linear(mlp_down);
+    watch.at(Point::mlp_norm, mlp_in);
+    backend.linear(mlp_up);
+    activate();
+    add(mlp_down, Point::mlp_out);
+  }
+  watch.at(Point::resid_post, x);
+}
+
+}  // namespace
+
+void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage, int64_t index,
+               Probe* probe) {
+  if (probe == nullptr) {
+    run_layer(spec, weights, stage, index, Unwatched{});
+  } else {
+    const int64_t layer = stage.part.first_layer + index;
+    run_layer(spec, weights, stage, index, Watched{*probe, *stage.part.backend, layer});
   }
 }
 

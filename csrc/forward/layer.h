@@ -3,19 +3,16 @@
 
 #include <cstdint>
 
-#include "base/function_ref.h"
+#include "forward/probe.h"
 #include "forward/stage.h"
 #include "model/spec.h"
 #include "model/weights.h"
 
 namespace pythia_rt {
 
-// Is told what a matrix is about to be multiplied with.
-using InputObserver = FunctionRef<void(const Matrix& matrix, Rows input)>;
-
 // The residual stream x of the stage's pass becomes what the layer makes of it. `index` counts the
-// stage's layers: which of its caches is the layer's.
+// stage's layers: which of its caches is the layer's. `probe` may be null.
 void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage, int64_t index,
-               InputObserver observe);
+               Probe* probe);
 
 }  // namespace pythia_rt

@@ -9,6 +9,7 @@ namespace pythia_rt {
 void Logits::plan(const std::vector<Chunk>& chunks) {
   wanted_rows_.clear();
   wanted_outs_.clear();
+  is_normed_ = false;
   int64_t first_row = 0;
   for (const Chunk& chunk : chunks) {
     if (chunk.logits != nullptr) {
@@ -25,12 +26,30 @@ void Logits::record(const Stage& last) const {
   if (!wanted_rows_.empty()) run_head(last, last.activations.x.first(last.batch.rows()));
 }
 
-// The logits of as many rows as `hidden` has.
+void Logits::watch(const Stage& last, Probe& probe) {
+  if (!probe.wants({Point::final_norm})) return;
+  const int64_t count = last.batch.rows();
+  const Rows normed = last.activations.mlp_in.first(count);
+  last.part.backend->layer_norm(norm_parameters(spec_, weights_.final_norm),
+                                last.activations.x.first(count), normed);
+  probe.at({Point::final_norm}, *last.part.backend, normed);
+  is_normed_ = true;
+}
+
+// The logits of as many rows as `hidden` has, which are normed yet or not.
 void Logits::run_head(const Stage& last, Rows hidden) const {
   const Rows normed = last.activations.wanted.first(hidden.count);
   const Rows logits = last.activations.logits.first(hidden.count);
-  last.part.backend->layer_norm(norm_parameters(spec_, weights_.final_norm), hidden, normed);
+  if (!is_normed_) {
+    last.part.backend->layer_norm(norm_parameters(spec_, weights_.final_norm), hidden, normed);
+  }
   last.part.backend->linear({&weights_.head, normed, logits, Epilogue::store});
+}
+
+// Rows after the last layer, normed if watch() has normed them.
+void Logits::gather(const Stage& last, const int64_t* rows, Rows out) const {
+  const Rows& in = is_normed_ ? last.activations.mlp_in : last.activations.x;
+  last.part.backend->gather(in, rows, out);
 }
 
 // The head is the widest matrix of a small model: it runs for the rows that are asked for, a few
@@ -42,7 +61,7 @@ void Logits::compute(const Stage& last) {
     const int64_t count = std::min(kMaxLogitRows, n_wanted - begin);
     if (last.batch.repeats < 0) {
       const Rows hidden = last.activations.wanted.first(count);
-      backend.gather(last.activations.x, wanted_rows_.data() + begin, hidden);
+      gather(last, wanted_rows_.data() + begin, hidden);
       run_head(last, hidden);
     }
     backend.read_rows(last.activations.logits.first(count), wanted_outs_.data() + begin);
@@ -65,8 +84,10 @@ void Logits::compute_terms(const Stage& last, const std::vector<Chunk>& chunks) 
   if (targets_.empty()) return;
   terms_.resize(targets_.size());
   const Rows hidden = last.activations.attn_in.first(static_cast<int64_t>(targets_.size()));
-  backend.gather(last.activations.x, wanted_rows_.data(), hidden);
-  backend.layer_norm(norm_parameters(spec_, weights_.final_norm), hidden, hidden);
+  gather(last, wanted_rows_.data(), hidden);
+  if (!is_normed_) {
+    backend.layer_norm(norm_parameters(spec_, weights_.final_norm), hidden, hidden);
+  }
   backend.score(weights_.head, hidden, targets_.data(), terms_.data());
   const SoftmaxTerm* term = terms_.data();
   for (const Chunk& chunk : chunks) {

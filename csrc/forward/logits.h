@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "forward/chunk.h"
+#include "forward/probe.h"
 #include "forward/stage.h"
 #include "model/spec.h"
 #include "model/weights.h"
@@ -22,11 +23,15 @@ class Logits {
   // of none.
   void record(const Stage& last) const;
 
+  // As part of a pass with a probe: the final norm of all rows, if that is what it wants to see.
+  void watch(const Stage& last, Probe& probe);
+
   // After a pass, of which `last` had the last layers: everything goes where the plan says.
   void compute(const Stage& last);
   void compute_terms(const Stage& last, const std::vector<Chunk>& chunks);
 
  private:
+  void gather(const Stage& last, const int64_t* rows, Rows out) const;
   void run_head(const Stage& last, Rows hidden) const;
 
   const Spec& spec_;
@@ -37,6 +42,7 @@ class Logits {
   std::vector<float*> wanted_outs_;   // where they go
   std::vector<int32_t> targets_;      // tokens whose terms somebody wants
   std::vector<SoftmaxTerm> terms_;    // of the targets
+  bool is_normed_ = false;            // by watch(), into a buffer that the layers are done with
 };
 
 }  // namespace pythia_rt

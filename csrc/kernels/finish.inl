@@ -1,4 +1,4 @@
-// What becomes of the outputs of a matrix product.
+// What becomes of the outputs of a matrix product (base/epilogue.h), on their way out or later.
 #pragma once
 
 #include "kernels/table.h"
@@ -6,13 +6,9 @@
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
-// Adds the bias and sends 16 outputs of one row on their way.
-inline void finish(const LinearArguments& arguments, int64_t block, int64_t row, Vec y) {
-  float* out =
-      arguments.out + row * arguments.out_stride + (block - arguments.out_block) * kRowBlock;
-  const float* bias = arguments.matrix->bias;
-  if (bias != nullptr) y = y + load(bias + block * kRowBlock);
-  switch (arguments.epilogue) {
+// What y becomes that goes to `out`.
+inline Vec finished(Epilogue epilogue, Vec y, const float* out) {
+  switch (epilogue) {
     case Epilogue::store:
       break;
     case Epilogue::add:
@@ -25,7 +21,26 @@ inline void finish(const LinearArguments& arguments, int64_t block, int64_t row,
       y = gelu_tanh(y);
       break;
   }
-  store(out, y);
+  return y;
+}
+
+// Adds the bias and sends 16 outputs of one row on their way.
+inline void finish(const LinearArguments& arguments, int64_t block, int64_t row, Vec y) {
+  float* out =
+      arguments.out + row * arguments.out_stride + (block - arguments.out_block) * kRowBlock;
+  const float* bias = arguments.matrix->bias;
+  if (bias != nullptr) y = y + load(bias + block * kRowBlock);
+  store(out, finished(arguments.epilogue, y, out));
+}
+
+inline void finish_rows(const FinishArguments& arguments) {
+  for (int64_t row = arguments.row_begin; row < arguments.row_end; ++row) {
+    const float* in = arguments.in + row * arguments.in_stride;
+    float* out = arguments.out + row * arguments.out_stride;
+    for (int64_t i = 0; i < arguments.width; i += 16) {
+      store(out + i, finished(arguments.epilogue, load(in + i), out + i));
+    }
+  }
 }
 
 }  // namespace pythia_rt::PYTHIA_RT_ISA

@@ -39,6 +39,16 @@ struct LinearArguments {
   uint8_t* panel;                  // scratch of linear_panel_bytes(), this thread's own
 };
 
+struct FinishArguments {
+  const float* in;  // [rows][in_stride]
+  int64_t in_stride;
+  float* out;  // [rows][out_stride]; may be `in`
+  int64_t out_stride;
+  int64_t width;
+  Epilogue epilogue;
+  int64_t row_begin, row_end;
+};
+
 struct QuantiseArguments {
   const float* in;  // [rows][stride]
   int64_t stride;
@@ -94,6 +104,7 @@ struct KernelTable {
   const char* isa;
   void (*linear[kFormatCount])(const LinearArguments&);
   int64_t (*linear_panel_bytes)(const Matrix&, int64_t rows);  // 0: no panel needed
+  void (*finish)(const FinishArguments&);
   void (*quantise)(const QuantiseArguments&);
   void (*layer_norm)(const NormArguments&);
   void (*rotate)(const RopeArguments&);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/attention.inl"
+#include "kernels/finish.inl"
 #include "kernels/fit_scales.inl"
 #include "kernels/linear_float.inl"
 #include "kernels/linear_integer.inl"
@@ -135,6 +136,7 @@ const KernelTable kTable = {
 #undef PYTHIA_RT_FORMAT
     },
     linear_panel_bytes,
+    Entry<finish_rows>::call,
     Entry<quantise>::call,
     Entry<layer_norm>::call,
     Entry<rotate>::call,

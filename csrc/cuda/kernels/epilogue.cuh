@@ -6,10 +6,9 @@
 
 namespace pythia_rt::cuda {
 
-__device__ __forceinline__ void finish(const LinearWork& work, int row, int token, float y) {
-  float* out = work.out + token * work.out_stride + row;
-  if (work.bias != nullptr) y = y + work.bias[row];
-  switch (work.epilogue) {
+// What y becomes that goes to `out`.
+__device__ __forceinline__ float finished(Epilogue epilogue, float y, const float* out) {
+  switch (epilogue) {
     case Epilogue::store:
       break;
     case Epilogue::add:
@@ -22,7 +21,13 @@ __device__ __forceinline__ void finish(const LinearWork& work, int row, int toke
       y = gelu_tanh(y);
       break;
   }
-  *out = y;
+  return y;
+}
+
+__device__ __forceinline__ void finish(const LinearWork& work, int row, int token, float y) {
+  float* out = work.out + token * work.out_stride + row;
+  if (work.bias != nullptr) y = y + work.bias[row];
+  *out = finished(work.epilogue, y, out);
 }
 
 }  // namespace pythia_rt::cuda

@@ -78,6 +78,9 @@ void quantise(Stream stream, const QuantiseTask* tasks, int n_tasks);
 // both of float formats; with the same rows as their outputs, the first one's come first.
 void linear(Stream stream, const LinearTask* tasks, int n_tasks);
 
+// out = epilogue(in), a product's.
+void finish(Stream stream, Epilogue epilogue, Rows in, Rows out);
+
 // For the rows whose cache has this format.
 void rotate_and_append(Stream stream, const HeadLayout& heads, int64_t layer, Rows qkv,
                        KvFormat format, const Places& places);
