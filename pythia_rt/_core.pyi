@@ -32,6 +32,7 @@ __all__: list[str] = [
     "pack",
     "pack_codes",
     "packed_layout",
+    "run_probed",
     "score",
     "selected_isa",
     "step",
@@ -128,6 +129,11 @@ class Model:
         Instruction set that runs it, of the device that has its first layers.
         """
     @property
+    def points(self) -> list[tuple[str, bool, int]]:
+        """
+        What run_probed() can see: (name, whether each layer has one, values of a token).
+        """
+    @property
     def spec(self) -> dict[str, typing.Any]:
         """
         The spec it was made from.
@@ -136,37 +142,6 @@ class Model:
     def threads(self) -> int:
         """
         Threads that a pass uses.
-        """
-
-class Layer:
-    """
-    One layer of a model, to be run alone.
-    """
-    def __init__(
-        self,
-        spec: dict[str, typing.Any],
-        formats: collections.abc.Mapping[str, str],
-        tensors: collections.abc.Mapping[
-            str, typing_extensions.Buffer | numpy.typing.NDArray[typing.Any]
-        ],
-        *,
-        threads: int = 0,
-    ) -> None:
-        """
-        Takes a model's spec and one layer's tensors, whose names lack 'layers.{i}.'.
-
-        Keeps the tensors alive. Raises ValueError that names what is wrong.
-        """
-    def run(
-        self,
-        hidden: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
-        *,
-        capture: bool = False,
-    ) -> tuple[numpy.typing.NDArray[numpy.float32], dict[str, numpy.typing.NDArray[numpy.float32]]]:
-        """
-        What the layer makes of the residual stream [n, hidden_size] of a whole sequence.
-
-        Second, when `capture`: the input [n, columns] of each matrix, by its name.
         """
 
 class Session:
@@ -216,6 +191,37 @@ class Session:
     def position(self) -> int:
         """
         Tokens so far, those that wait for a pass included.
+        """
+
+class Layer:
+    """
+    One layer of a model, to be run alone.
+    """
+    def __init__(
+        self,
+        spec: dict[str, typing.Any],
+        formats: collections.abc.Mapping[str, str],
+        tensors: collections.abc.Mapping[
+            str, typing_extensions.Buffer | numpy.typing.NDArray[typing.Any]
+        ],
+        *,
+        threads: int = 0,
+    ) -> None:
+        """
+        Takes a model's spec and one layer's tensors, whose names lack 'layers.{i}.'.
+
+        Keeps the tensors alive. Raises ValueError that names what is wrong.
+        """
+    def run(
+        self,
+        hidden: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        *,
+        capture: bool = False,
+    ) -> tuple[numpy.typing.NDArray[numpy.float32], dict[str, numpy.typing.NDArray[numpy.float32]]]:
+        """
+        What the layer makes of the residual stream [n, hidden_size] of a whole sequence.
+
+        Second, when `capture`: the input [n, columns] of each matrix, by its name.
         """
 
 def bits_per_weight(format: str) -> float:
@@ -354,6 +360,29 @@ def packed_layout(format: str, rows: int, columns: int) -> list[tuple[str, str, 
     The stored tensors of a matrix: (part, safetensors type, shape) each, in order.
 
     Raises ValueError for an unknown format or a shape that cannot be packed.
+    """
+
+def run_probed(
+    sessions: collections.abc.Sequence[Session],
+    tokens: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]],
+    *,
+    capture: collections.abc.Sequence[tuple[str, int]] = [],
+    replace: collections.abc.Sequence[
+        tuple[
+            str,
+            int,
+            collections.abc.Sequence[int],
+            typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        ]
+    ] = [],
+) -> tuple[list[numpy.typing.NDArray[numpy.float32]], list[numpy.typing.NDArray[numpy.float32]]]:
+    """
+    forward(), and a look inside: returns the logits, and what is at each place of
+    `capture` [tokens of all sessions, width].
+
+    A place is a point's name (Model.points) and its layer, -1 for a point in none. `replace`
+    lists (name, layer, numbers of tokens, values [numbers, width]): what the pass goes on with
+    there, and what is captured. Raises ValueError before anything is appended.
     """
 
 def score(

@@ -76,6 +76,55 @@ def test_linear(
 
 
 @every_backend
+@every_format
+@thorough
+@given(
+    rows=outputs,
+    columns=st.integers(1, 200),
+    count=counts,
+    epilogue=st.sampled_from(["store", "add", "gelu", "gelu_tanh"]),
+    in_place=st.booleans(),
+    seed=seeds,
+    order=orders,
+)
+def test_a_product_in_two_steps(
+    subject: Subject, form: str, rows: int, columns: int, count: int, epilogue: str,
+    in_place: bool, seed: int, order: tuple[str, int],
+) -> None:  # fmt: skip
+    """What a product does on its way out is the same done afterwards, elsewhere or in place."""
+    set_order(order)
+    values = normal(seed, count, columns)
+    before = normal(seed + 2, count, rows) if epilogue == "add" else None
+    backend = subject.make()
+
+    def multiply(epilogue: str, before: Any) -> Any:
+        return backend.linear(
+            [product(subject.module, form, seed + 3, rows, values, epilogue, True)], before
+        )[0]
+
+    in_place = in_place and epilogue != "add"
+    results = multiply("store", None)
+    assert_same_bits(
+        backend.finish(epilogue, results, before, in_place), multiply(epilogue, before)
+    )
+
+
+@every_backend
+@thorough
+@given(count=counts, width=widths, part=st.tuples(st.floats(0, 1), st.floats(0, 1)), seed=seeds)
+def test_writing_some_columns(
+    subject: Subject, count: int, width: int, part: tuple[float, float], seed: int
+) -> None:
+    first, end = sorted(round(width * p) for p in part)
+    first = min(first, width - 1)
+    rows = normal(seed, count, width)
+    columns = normal(seed + 1, count, max(end - first, 1))
+    expected = rows.copy()
+    expected[:, first : first + columns.shape[1]] = columns
+    assert_same_bits(subject.make().write_columns(rows, first, columns), expected)
+
+
+@every_backend
 @thorough
 @given(
     forms=st.tuples(st.sampled_from(FORMATS), st.sampled_from(FORMATS)),

@@ -63,6 +63,12 @@ def test_many_rows(form: str) -> None:
     multiply(form, 20, 330, "gelu")
 
 
+@pytest.mark.parametrize("epilogue", ["store", "add", "gelu", "gelu_tanh"])
+def test_finishing(epilogue: str) -> None:
+    rows, before = normal(1, 3, 300), normal(2, 3, 300)
+    compare(lambda backend, _: backend.finish(epilogue, rows, before))
+
+
 @pytest.mark.parametrize("count", [2, 18], ids=["few", "many"])
 @pytest.mark.parametrize("forms", [("q4", "q5"), ("f16", "f32")], ids=["q4-q5", "f16-f32"])
 def test_into_the_same_rows(count: int, forms: tuple[str, str]) -> None:

@@ -130,6 +130,9 @@ class TracedBackend : public Backend {
   void linear_pair(const Product& first, const Product& second) override {
     timed("linear_pair", [&] { backend_->linear_pair(first, second); });
   }
+  void finish(Epilogue epilogue, Rows in, Rows out) override {
+    timed("finish", [&] { backend_->finish(epilogue, in, out); });
+  }
   void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) override {
     timed("attention", [&] { backend_->attention(heads, layer, qkv, out); });
   }

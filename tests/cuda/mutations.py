@@ -194,6 +194,13 @@ MUTATIONS = [
     ),
     # Indices.
     kernel(
+        "finishing: all rows get the first one's values",
+        "finish.cu",
+        "in.data[row * in.stride + column]",
+        "in.data[column]",
+        "finishing",
+    ),
+    kernel(
         "products: another token's scale",
         "linear_decode.cuh",
         "round.token_scales[i][warp]",
