@@ -36,7 +36,7 @@ from .quantise.balanced import BalancedWeights, balance_checkpoint
 from .quantise.calibration_text import CalibrationText, Text, read_calibration
 from .quantise.calibrator import Calibrator, Parts
 from .quantise.kv_range import bound_keys_and_values
-from .quantise.recipe import choose_formats, describe
+from .quantise.recipe import check_formats, choose_formats, describe
 from .quantise.weights import WeightReader, pack_chunk
 from .source.checkpoint import CONFIG_FILE, Checkpoint
 from .source.digests import SourceDigests
@@ -109,7 +109,7 @@ def convert(
             )
         )
     parts = {"embed": embed, "head": head, "attention": attention, "mlp": mlp}
-    choose_formats(format, ["embed", "head"], **parts)
+    check_formats(format, **parts)
     find_place(target, force=force)
     calibration = None if calibrate is None else read_calibration(calibrate, calibrate_tokens)
     folder, _ = resolve(source, revision, cache_dir, progress=progress)
@@ -131,7 +131,7 @@ def convert(
             activation=activation,
         )
         _check_vocabulary(vocabulary, plan.spec, folder)
-        matrices = [matrix.name for matrix in linears(plan.spec)]
+        matrices = linears(plan.spec)
         formats = choose_formats(format, matrices, **parts)
         inputs = [folder / name for name in (CONFIG_FILE, *files)] + checkpoint.files
         _check_not_input(target, inputs)
@@ -285,7 +285,7 @@ def _write_matrix(
     writer: FlatFileWriter, matrix: Linear, form: str, packed: Iterator[Parts]
 ) -> None:
     """Write one matrix from the parts of its chunks: weights stream through, small scales wait."""
-    first, *others = [part for part, _, _ in _core.packed_layout(form, matrix.rows, matrix.cols)]
+    first, *others = [part for part, _, _ in _core.packed_layout(form, matrix.rows, matrix.columns)]
     waiting: dict[str, list[memoryview]] = {part: [] for part in others}
 
     def weights() -> Iterator[memoryview]:

@@ -11,12 +11,14 @@ import typing_extensions
 
 __all__: list[str] = [
     "Layer",
+    "Linear",
     "MappedRange",
     "Model",
+    "Norm",
     "Sampler",
     "Session",
+    "SpecField",
     "bits_per_weight",
-    "compiled_isa_names",
     "cuda_device_name",
     "cuda_unavailable",
     "default_threads",
@@ -28,16 +30,19 @@ __all__: list[str] = [
     "isa_names",
     "kv_format_names",
     "levels",
-    "log_probability",
+    "linears",
+    "norms",
     "pack",
     "pack_codes",
     "packed_layout",
     "run_probed",
     "score",
     "selected_isa",
+    "spec_fields",
     "step",
     "top",
     "unpack",
+    "validate_spec",
 ]
 
 class MappedRange:
@@ -52,6 +57,112 @@ class MappedRange:
     def is_damaged(self) -> bool:
         """
         Whether a page was missing when it was read.
+        """
+
+class SpecField:
+    """
+    What may stand in a field of a spec.
+    """
+    @property
+    def choices(self) -> list[str]:
+        """
+        All values, where only a few are known.
+        """
+    @property
+    def least(self) -> float:
+        """
+        The least whole number; a number is larger. 0 where the type is neither.
+        """
+    @property
+    def most(self) -> float:
+        """
+        The largest whole number; a number is smaller.
+        """
+    @property
+    def name(self) -> str:
+        """
+        Its key.
+        """
+    @property
+    def type(self) -> str:
+        """
+        As in an annotation: 'str', 'int', 'list[int]', 'float' or 'bool'.
+        """
+    @property
+    def what(self) -> str:
+        """
+        What it says of a model, in a few words.
+        """
+
+class Norm:
+    """
+    A norm of a model.
+    """
+    @property
+    def layer(self) -> int:
+        """
+        -1 outside of the layers.
+        """
+    @property
+    def name(self) -> str:
+        """
+        In the flat file, before '.weight' and '.bias'.
+        """
+    @property
+    def role(self) -> str:
+        """
+        Its name in its layer.
+        """
+    @property
+    def size(self) -> int:
+        """
+        Entries of its vectors.
+        """
+
+class Linear:
+    """
+    A weight matrix of a model; the embedding is one, row by token.
+    """
+    @property
+    def bias(self) -> bool:
+        """
+        Whether a vector of `rows` entries is added.
+        """
+    @property
+    def columns(self) -> int:
+        """
+        Its inputs.
+        """
+    @property
+    def layer(self) -> int:
+        """
+        -1 outside of the layers.
+        """
+    @property
+    def name(self) -> str:
+        """
+        In the flat file, before its parts' names.
+        """
+    @property
+    def part(self) -> str:
+        """
+        The part of the model, for which a recipe may choose a format.
+        """
+    @property
+    def reads(self) -> str:
+        """
+        The norm or matrix whose result it multiplies, maybe through attention or
+        the activation; '' where a token chooses its row.
+        """
+    @property
+    def role(self) -> str:
+        """
+        Its name in its layer.
+        """
+    @property
+    def rows(self) -> int:
+        """
+        Its outputs.
         """
 
 class Sampler:
@@ -229,11 +340,6 @@ def bits_per_weight(format: str) -> float:
     Stored bits per weight, scales included, padding not.
     """
 
-def compiled_isa_names() -> list[str]:
-    """
-    Names of the instruction sets in this build, best first.
-    """
-
 def cuda_device_name() -> str:
     """
     The CUDA device's name. Raises RuntimeError where there is none.
@@ -321,11 +427,14 @@ def levels(format: str) -> list[int]:
     What each code of a quantised format stands for: value = level * scale.
     """
 
-def log_probability(
-    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], token: int
-) -> float:
+def linears(spec: dict[str, typing.Any]) -> list[Linear]:
     """
-    ln softmax(logits)[token] for logits [vocab_size].
+    The weight matrices of a model, in the order of the flat file.
+    """
+
+def norms(spec: dict[str, typing.Any]) -> list[Norm]:
+    """
+    The norms of a model, in the order of the flat file.
     """
 
 def pack(
@@ -404,6 +513,11 @@ def selected_isa() -> str:
     Raises ValueError, listing the names, where PYTHIA_RT_ISA names none that runs here.
     """
 
+def spec_fields() -> list[SpecField]:
+    """
+    The fields of a spec, in order.
+    """
+
 def step(
     sessions: collections.abc.Sequence[Session],
     samplers: collections.abc.Sequence[Sampler],
@@ -435,4 +549,9 @@ def unpack(
 ) -> numpy.typing.NDArray[numpy.float32]:
     """
     The values [rows, columns] of a packed matrix, as float32.
+    """
+
+def validate_spec(spec: dict[str, typing.Any]) -> None:
+    """
+    Raises ValueError, with a few words, for a dictionary that is no valid spec.
     """

@@ -21,7 +21,7 @@ import pythia_rt
 from pythia_rt.convert import FlatFile, FlatFileError, convert, resolve
 from pythia_rt.convert.flatfile.layout import TEXT_FILES, TOKENIZER_FILE
 from pythia_rt.convert.flatfile.metadata import VERSION
-from pythia_rt.convert.quantise.recipe import choose_formats
+from pythia_rt.convert.quantise.recipe import check_formats
 from pythia_rt.convert.source.checkpoint import CONFIG_FILE
 from pythia_rt.convert.source.hub import identify
 
@@ -56,7 +56,7 @@ def open_checkpoint(
     Safe when several processes do it at once: one converts, the others wait for it. Raises what
     `resolve` and `convert` raise, and OSError when the cache cannot be written.
     """
-    choose_formats(format, [])  # an unknown format is refused before gigabytes are downloaded
+    check_formats(format)  # an unknown format is refused before gigabytes are downloaded
     hub_cache = None if cache_dir is None else Path(cache_dir)
     folder, _ = resolve(source, revision, hub_cache, local_files_only, progress)
     path = cache_folder(cache_dir) / _name(folder, format)

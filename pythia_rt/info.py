@@ -133,7 +133,7 @@ def _parameters(file: FlatFile) -> dict[str, int]:
     count: dict[str, int] = {}
     for matrix in linears(file.spec):
         group = _group(matrix.name)
-        count[group] = count.get(group, 0) + matrix.rows * matrix.cols
+        count[group] = count.get(group, 0) + matrix.rows * matrix.columns
     return count | {"vectors": sum(vectors(file.spec).values())}
 
 

@@ -27,9 +27,12 @@ from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pythia_rt.convert.flatfile.layout import is_quantised
+from pythia_rt.convert.flatfile.spec import CHOICES
+
 FORMATS: list[str] = _testing.format_names()
 KV_FORMATS: list[str] = _testing.kv_format_names()
-QUANTISED = FORMATS[3:]
+QUANTISED = list(filter(is_quantised, FORMATS))
 
 REFERENCE = make_reference()
 
@@ -55,7 +58,7 @@ counts = st.one_of(st.integers(1, 20), st.sampled_from([1, 2, 7, 8, 9, 31, 64, 6
     rows=outputs,
     columns=widths,
     count=counts,
-    epilogue=st.sampled_from(["store", "add", "gelu", "gelu_tanh"]),
+    epilogue=st.sampled_from(["store", "add", *CHOICES["activation"]]),
     has_bias=st.booleans(),
     seed=seeds,
     order=orders,

@@ -55,9 +55,9 @@ def contents(file: FlatFile) -> dict[str, Floats]:
     """Every vector and matrix of an f32 file."""
     found = {name: file.tensors[name].view(np.float32) for name in vectors(file.spec)}
     for matrix in linears(file.spec):
-        parts = [part for part, _, _ in _core.packed_layout("f32", matrix.rows, matrix.cols)]
+        parts = [part for part, _, _ in _core.packed_layout("f32", matrix.rows, matrix.columns)]
         stored = [file.tensors[f"{matrix.name}.{part}"] for part in parts]
-        found[matrix.name] = _core.unpack("f32", stored, matrix.rows, matrix.cols)
+        found[matrix.name] = _core.unpack("f32", stored, matrix.rows, matrix.columns)
     return found
 
 

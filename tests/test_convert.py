@@ -96,7 +96,7 @@ def test_f32_holds_every_weight_exactly(tmp_path: Path, dtype: str) -> None:
     file = FlatFile(convert(folder, tmp_path / "flat", format="f32"))
     expected = expected_weights(tensors)
     for matrix in layout.linears(file.spec):
-        actual = unpacked(file, matrix.name, matrix.rows, matrix.cols)
+        actual = unpacked(file, matrix.name, matrix.rows, matrix.columns)
         np.testing.assert_array_equal(actual, expected.pop(f"{matrix.name}.weight"))
     for name, values in expected.items():
         actual = file.tensors[name].view(np.float32)
@@ -120,7 +120,7 @@ def test_every_format_is_close_to_its_source(tmp_path: Path, form: str) -> None:
     for matrix in layout.linears(file.spec):
         values = expected[f"{matrix.name}.weight"].copy()
         balance.scale(matrix.name, 0, values)
-        error = np.abs(unpacked(file, matrix.name, matrix.rows, matrix.cols) - values).max()
+        error = np.abs(unpacked(file, matrix.name, matrix.rows, matrix.columns) - values).max()
         assert error <= limit[file.formats[matrix.name]] * np.abs(values).max()
 
 
@@ -279,7 +279,7 @@ def test_mixed_dtypes_in_one_checkpoint(tmp_path: Path) -> None:
     file = FlatFile(convert(write_checkpoint(tmp_path / "s", mixed), tmp_path / "f", format="f32"))
     expected = expected_weights(mixed)
     for matrix in layout.linears(file.spec):
-        actual = unpacked(file, matrix.name, matrix.rows, matrix.cols)
+        actual = unpacked(file, matrix.name, matrix.rows, matrix.columns)
         np.testing.assert_array_equal(actual, expected[f"{matrix.name}.weight"])
 
 

@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from oracle.sampling import (
     MersenneTwister64,
     Options,
-    added_up,
     portable_exp,
     portable_log,
-    weights_of,
 )
 from oracle.sampling import Sampler as Oracle
 
-from pythia_rt._core import Sampler, log_probability
+from pythia_rt._core import Sampler
 
 INF = math.inf
 OFF = dataclasses.asdict(Options())
@@ -362,28 +360,6 @@ def test_logits_without_a_softmax_fail_and_change_nothing() -> None:
 def test_a_bias_that_bans_everything_left_fails() -> None:
     with pytest.raises(RuntimeError, match="logit_bias bans every token"):
         sampler(3, logit_bias={0: -INF}).sample(f32([0, -INF, -INF]))
-
-
-@settings(deadline=None)
-@given(st.lists(LOGITS, min_size=1, max_size=30), st.data())
-def test_log_probability(logits: list[float], data: st.DataObject) -> None:
-    logits.append(0.5)
-    token = data.draw(st.integers(0, len(logits) - 1))
-    logit, largest = logits[token], max(logits)
-    total = added_up(weights_of(list(enumerate(logits))))
-    ours = log_probability(f32(logits), token)
-    assert ours == np.float32((logit - largest) - portable_log(total))
-    plainly = logit - math.log(math.fsum(math.exp(x) for x in logits))
-    assert ours == pytest.approx(plainly, rel=2e-7, abs=1e-13)
-
-
-def test_log_probability_refuses_what_it_cannot_do() -> None:
-    for token in (-1, 2):
-        with pytest.raises(ValueError, match=f"token id below 2, not {token}$"):
-            log_probability(f32([0, 0]), token)
-    for bad in (math.nan, INF, -INF):
-        with pytest.raises(RuntimeError, match=r"infinity|not a number"):
-            log_probability(f32([bad, bad]), 0)
 
 
 @pytest.mark.parametrize("name", ["repetition_penalty", *list(ALONE)[5:], "truncations"])

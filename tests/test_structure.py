@@ -171,6 +171,18 @@ def test_intrinsics_stand_only_in_simd() -> None:
     assert not broken, "\n".join(broken)
 
 
+def test_no_switch_has_a_default() -> None:
+    """So the compiler finds what is missing for a new item of a list."""
+    emulator = CSRC / "cuda" / "emulator"  # its switches are over numbers of CUDA's
+    broken = [
+        f"csrc/{path.relative_to(CSRC)}"
+        for path in c_sources()
+        if not path.is_relative_to(emulator)
+        and re.search(r"\bdefault\s*:", code_without_comments(path.read_text()))
+    ]
+    assert not broken, "\n".join(broken)
+
+
 def test_the_core_neither_aborts_nor_prints() -> None:
     forbidden = re.compile(
         r"\b(?:abort|exit|_Exit|quick_exit|terminate|assert|f?printf|puts|perror)\s*\(|\bstd::c(?:out|err|log)\b"

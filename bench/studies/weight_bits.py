@@ -62,7 +62,7 @@ def flat_tensors(file: FlatFile) -> Iterable[Tensor]:
             yield Tensor("vector", values.size, values.nbytes)
     kinds: dict[str, Kind] = {"embed": "embedding", "head": "head"}
     for name, matrix in matrices.items():
-        yield Tensor(kinds.get(name, "layer"), matrix.rows * matrix.cols, sizes[name])
+        yield Tensor(kinds.get(name, "layer"), matrix.rows * matrix.columns, sizes[name])
 
 
 def gguf_tensors(path: Path) -> Iterable[Tensor]:

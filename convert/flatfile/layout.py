@@ -1,6 +1,7 @@
 """Which tensors a flat file holds, in which order, with which dtypes and shapes.
 
-The spec and the formats decide it alone, so the writer and the reader share this table and a file
+The spec and the formats decide it alone: the core has the list of norms and matrices, which its
+loader walks too, and how a format is stored. The writer and the reader share this table, and a file
 that differs from it is refused.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pythia_rt import _core
+from pythia_rt._core import Linear, Norm
 
 from .spec import Spec
 
@@ -31,15 +33,6 @@ TEXT_FILES = (
 )
 
 
-class Linear(NamedTuple):
-    """A weight matrix of `rows` outputs and `cols` inputs; the embedding is one, row by token."""
-
-    name: str
-    rows: int
-    cols: int
-    bias: bool
-
-
 class Stored(NamedTuple):
     """How one tensor of a flat file is stored: a safetensors dtype and a shape."""
 
@@ -47,34 +40,19 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
 
 
+def norms(spec: Spec) -> list[Norm]:
+    """Return every norm that `spec` implies, in the order of the file."""
+    return _core.norms(dict(spec))
+
+
 def linears(spec: Spec) -> list[Linear]:
     """Return every weight matrix that `spec` implies, in the order of the file."""
-    width, inner = spec["hidden_size"], spec["n_heads"] * spec["head_dim"]
-    qkv_rows = (spec["n_heads"] + 2 * spec["n_kv_heads"]) * spec["head_dim"]
-    matrices = [Linear("embed", spec["vocab_size"], width, False)]
-    for i in range(spec["n_layers"]):
-        matrices += [
-            Linear(f"layers.{i}.qkv", qkv_rows, width, spec["attention_bias"]),
-            Linear(f"layers.{i}.attn_out", width, inner, spec["attention_bias"]),
-            Linear(f"layers.{i}.mlp_up", spec["mlp_size"], width, spec["mlp_bias"]),
-            Linear(f"layers.{i}.mlp_down", width, spec["mlp_size"], spec["mlp_bias"]),
-        ]
-    if not spec["tied_head"]:
-        matrices.append(Linear("head", spec["vocab_size"], width, False))
-    return matrices
-
-
-def norms(spec: Spec) -> list[str]:
-    """Return the names of the norms, each with a `.weight` and a `.bias` of hidden_size entries."""
-    per_layer = [
-        f"layers.{i}.{norm}" for i in range(spec["n_layers"]) for norm in ("attn_norm", "mlp_norm")
-    ]
-    return [*per_layer, "final_norm"]
+    return _core.linears(dict(spec))
 
 
 def vectors(spec: Spec) -> dict[str, int]:
     """Return {name: entries before padding} of every norm's and bias's vector."""
-    sizes = {f"{n}.{part}": spec["hidden_size"] for n in norms(spec) for part in ("weight", "bias")}
+    sizes = {f"{n.name}.{part}": n.size for n in norms(spec) for part in ("weight", "bias")}
     return sizes | {f"{m.name}.bias": m.rows for m in linears(spec) if m.bias}
 
 
@@ -90,7 +68,7 @@ def stored_tensors(
         stored[name] = Stored("F32", (-(-size // VECTOR_MULTIPLE) * VECTOR_MULTIPLE,))
     for matrix in linears(spec):
         for part, dtype, shape in _core.packed_layout(
-            formats[matrix.name], matrix.rows, matrix.cols
+            formats[matrix.name], matrix.rows, matrix.columns
         ):
             stored[f"{matrix.name}.{part}"] = Stored(dtype, tuple(shape))
     for name in TEXT_FILES:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, cast
 
-from .spec import MAX_SIZE, is_number
+from .spec import MAX_TOKENS, is_number
 
 MAX_BYTES = 4 << 20  # of the JSON; real ones have a few kB, most of them chat templates
 MAX_AFFIX = 64  # tokens put before or after a text; real tokenizers put one
@@ -82,7 +82,7 @@ def validate_facts(data: Mapping[str, Any]) -> TextFacts:
 
 
 def _is_id(value: Any) -> bool:
-    return type(value) is int and 0 <= value < MAX_SIZE
+    return type(value) is int and 0 <= value < MAX_TOKENS
 
 
 def _is_added_token(value: Any) -> bool:

@@ -33,7 +33,7 @@ class CheckpointSource:
     def rows(self, matrix: Linear, step: int) -> Iterator[NDArray[np.float32]]:
         """See `balancing.Source`."""
         for chunk in self._reader.matrix(self._plan.linears[matrix.name], step):
-            yield to_float32(chunk.data, chunk.dtype).reshape(chunk.rows, matrix.cols)
+            yield to_float32(chunk.data, chunk.dtype).reshape(chunk.rows, matrix.columns)
 
     def not_finite(self, matrix: Linear, row: int) -> ValueError:
         """See `balancing.Source`."""
@@ -58,10 +58,10 @@ def scale_chunks(chunks: Iterator[Chunk], matrix: Linear, balance: Balance) -> I
     if not balance.changes(matrix.name):
         yield from chunks
         return
-    buffer = np.empty((0, matrix.cols), np.float32)
+    buffer = np.empty((0, matrix.columns), np.float32)
     for chunk in chunks:
         if len(buffer) < chunk.rows:
-            buffer = np.empty((chunk.rows, matrix.cols), np.float32)
+            buffer = np.empty((chunk.rows, matrix.columns), np.float32)
         values = buffer[: chunk.rows]
         row_bytes = chunk.data.size // chunk.rows
         for start in range(0, chunk.rows, _ROWS):
@@ -106,14 +106,14 @@ class BalancedWeights:
 
         Raises CheckpointError, naming the tensor, when a value is NaN or infinite.
         """
-        values = np.empty((matrix.rows, matrix.cols), np.float32)
+        values = np.empty((matrix.rows, matrix.columns), np.float32)
         for chunk in self.chunks(matrix):
             values[chunk.first : chunk.first + chunk.rows] = self.decode(matrix, chunk)
         return values
 
     def decode(self, matrix: Linear, chunk: Chunk) -> NDArray[np.float32]:
         """Return the values of a chunk [rows, columns]; raises as `values` does."""
-        values = to_float32(chunk.data, chunk.dtype).reshape(chunk.rows, matrix.cols)
+        values = to_float32(chunk.data, chunk.dtype).reshape(chunk.rows, matrix.columns)
         if not np.isfinite(values).all():
             bad = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
             raise not_finite(self._plan.linears[matrix.name], chunk.first + bad)

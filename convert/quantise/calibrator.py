@@ -52,7 +52,8 @@ class Calibrator:
 
     def packs(self, name: str) -> bool:
         """Whether the matrix `name` is one that inputs can improve, or on the way to one."""
-        return name != "embed" and (name != "head" or self._is_quantised(name))
+        matrix = self._linears[name]
+        return matrix.layer >= 0 or (matrix.role == "head" and self._is_quantised(name))
 
     def pack(self, name: str, add_bytes: Callable[[int], None]) -> Iterator[Parts]:
         """Yield the parts of a matrix, in chunks of rows; `add_bytes` counts bytes of the source.
@@ -63,7 +64,7 @@ class Calibrator:
             yield from self._pack_head(add_bytes)
             return
         if name not in self._packed:
-            prefix = name.rpartition(".")[0] + "."
+            prefix = name.removesuffix(self._linears[name].role)
             self._packed = self._pack_layer(prefix, add_bytes)
         yield self._packed.pop(name)
 
@@ -92,7 +93,9 @@ class Calibrator:
             if name.startswith(prefix)
         }
         values = {m.name: self._weights.values(m) for m in matrices}
-        exact = {m.name: _core.pack("f32", values[m.name], "F32", m.rows, m.cols) for m in matrices}
+        exact = {
+            m.name: _core.pack("f32", values[m.name], "F32", m.rows, m.columns) for m in matrices
+        }
         layer = self._layer(prefix, {m.name: "f32" for m in matrices}, exact, fixed)
         inputs = self._measure(layer, prefix, matrices)
         del layer, exact
@@ -118,7 +121,7 @@ class Calibrator:
         tensors: dict[str, NDArray[np.uint8] | NDArray[np.float32]] = dict(fixed)
         for name, parts in packed.items():
             layout = _core.packed_layout(
-                formats[name], self._linears[name].rows, self._linears[name].cols
+                formats[name], self._linears[name].rows, self._linears[name].columns
             )
             for (part, _, _), data in zip(layout, parts, strict=True):
                 tensors[f"{name.removeprefix(prefix)}.{part}"] = data
@@ -129,7 +132,7 @@ class Calibrator:
         self, layer: _core.Layer, prefix: str, matrices: Sequence[Linear]
     ) -> dict[str, Inputs]:
         """Run the exact layer on both streams: what its matrices see. The exact stream moves on."""
-        inputs = {m.name: Inputs(m.cols) for m in matrices if self._is_quantised(m.name)}
+        inputs = {m.name: Inputs(m.columns) for m in matrices if self._is_quantised(m.name)}
         for start in range(0, len(self._exact), _BATCH):
             batch = range(start, min(start + _BATCH, len(self._exact)))
             exact, seen = [], []
@@ -151,7 +154,7 @@ class Calibrator:
     ) -> Parts:
         form = self._formats[matrix.name]
         if inputs is None:
-            return _core.pack(form, values, "F32", matrix.rows, matrix.cols, self._threads)
+            return _core.pack(form, values, "F32", matrix.rows, matrix.columns, self._threads)
         return self._quantise(self._feedback(matrix.name, inputs), matrix.name, values)
 
     def _feedback(self, name: str, inputs: Inputs) -> ErrorFeedback:
@@ -177,7 +180,7 @@ class Calibrator:
     def _pack_head(self, add_bytes: Callable[[int], None]) -> Iterator[Parts]:
         """Quantise the head chunk by chunk, since it may be larger than all of a layer."""
         head = self._linears["head"]
-        inputs = Inputs(head.cols)
+        inputs = Inputs(head.columns)
         for seen, exact in zip(self._quantised, self._exact, strict=True):
             inputs.add(self._final_norm(seen), self._final_norm(exact))
         self._quantised, self._exact = [], []

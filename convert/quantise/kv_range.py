@@ -27,11 +27,10 @@ def bound_keys_and_values(spec: Spec, weights: BalancedWeights) -> float:
     first_value = first_key + spec["n_kv_heads"] * spec["head_dim"]
     largest = 0.0
     for matrix in linears(spec):
-        layer, _, part = matrix.name.rpartition(".")
-        if part != "qkv":
+        if matrix.role != "qkv":
             continue
         gain, shift = (
-            weights.vector(f"{layer}.attn_norm.{name}")[:width] for name in ("weight", "bias")
+            weights.vector(f"{matrix.reads}.{name}")[:width] for name in ("weight", "bias")
         )
         bias = weights.vector(f"{matrix.name}.bias") if matrix.bias else np.zeros(matrix.rows)
         for chunk in weights.chunks(matrix):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from pythia_rt import _core
+from pythia_rt._core import Linear
 
 from ..errors import Sentence
 
@@ -13,53 +14,32 @@ from ..errors import Sentence
 # one in the MLP, and attention is a third of a layer (docs/quantisation.md has the figures). The
 # embedding is read one row at a time and may be large; the head is most of a small model's work.
 RECIPES = {
-    "q4": {
-        "embed": "q8",
-        "qkv": "q5",
-        "attn_out": "q5",
-        "mlp_up": "q4",
-        "mlp_down": "q4",
-        "head": "q6",
-    },
+    "q4": {"embed": "q8", "attention": "q5", "mlp": "q4", "head": "q6"},
 }
 
 
-def choose_formats(
-    recipe: str,
-    linears: Iterable[str],
-    *,
-    embed: str | None = None,
-    head: str | None = None,
-    attention: str | None = None,
-    mlp: str | None = None,
-) -> dict[str, str]:
-    """Return {linear name: format} for the matrices named in `linears`.
-
-    `recipe` is a name of RECIPES, or a format for all matrices; `embed`, `head`, `attention` (qkv
-    and attn_out) and `mlp` override what it says about these. Raises ValueError for a name that is
-    no format, and for `head` of a tied model.
-    """
+def check_formats(recipe: str, **parts: str | None) -> None:
+    """Raise ValueError for a recipe, or a format of a part of the model, that there is not."""
     known = _core.format_names()
-    options = {"format": recipe, "embed": embed, "head": head, "attention": attention, "mlp": mlp}
-    for option, name in options.items():
+    for option, name in {"format": recipe, **parts}.items():
         if name is not None and name not in known:
             raise ValueError(f"{option} {name!r} is unknown: choose one of {', '.join(known)}")
-    parts = dict(RECIPES.get(recipe, {}))
-    for part, name in (
-        ("embed", embed),
-        ("head", head),
-        ("qkv", attention),
-        ("attn_out", attention),
-        ("mlp_up", mlp),
-        ("mlp_down", mlp),
-    ):
-        if name is not None:
-            parts[part] = name
-    names = list(linears)
-    if head is not None and "head" not in names:
+
+
+def choose_formats(recipe: str, linears: Sequence[Linear], **parts: str | None) -> dict[str, str]:
+    """Return {linear name: format} for the matrices of a model.
+
+    `recipe` is a name of RECIPES, or a format for all matrices; `parts` (embed, attention, mlp,
+    head) override what it says about these. Raises ValueError for a name that is no format, and for
+    `head` of a tied model.
+    """
+    check_formats(recipe, **parts)
+    if parts.get("head") is not None and not any(matrix.part == "head" for matrix in linears):
         useless = "head has no effect on this model, its head is the embedding"
         raise ValueError(Sentence(f"{useless}: set embed", f"{useless}: use --embed"))
-    return {name: parts.get(name.rpartition(".")[2], recipe) for name in names}
+    given = {part: name for part, name in parts.items() if name is not None}
+    chosen = RECIPES.get(recipe, {}) | given
+    return {matrix.name: chosen.get(matrix.part, recipe) for matrix in linears}
 
 
 def describe(recipe: str, **options: str | None) -> str:

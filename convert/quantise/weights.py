@@ -98,13 +98,13 @@ def pack_chunk(
     fit the format.
     """
     try:
-        return _core.pack(form, chunk.data, chunk.dtype, chunk.rows, matrix.cols, threads)
+        return _core.pack(form, chunk.data, chunk.dtype, chunk.rows, matrix.columns, threads)
     except ValueError as reason:
         # Only now is it worth looking where; the core counts rows from the chunk's first.
         values = to_float32(chunk.data, chunk.dtype)
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
-            raise not_finite(ranges, chunk.first + int(bad[0]) // matrix.cols) from None
+            raise not_finite(ranges, chunk.first + int(bad[0]) // matrix.columns) from None
         raise CheckpointError(
             f"tensor {quote(ranges[0].tensor)} does not fit the format {form} ({reason}): "
             "choose another format"

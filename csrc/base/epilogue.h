@@ -3,11 +3,18 @@
 
 namespace pythia_rt {
 
+// THE list of activations: functions of these names in simd/math.h and cuda/kernels/math.cuh.
+// Epilogues, the spec's choice (model/fields.inc), dispatch and tests iterate it.
+#define PYTHIA_RT_ACTIVATIONS(EACH)  \
+  EACH(gelu)      /* the erf form */ \
+  EACH(gelu_tanh) /* the tanh form */
+
+#define PYTHIA_RT_ITEM(name) name,
+
 enum class Epilogue : int {
-  store,      // out = y
-  add,        // out += y
-  gelu,       // out = gelu(y), the erf form
-  gelu_tanh,  // out = gelu(y), the tanh form
+  store,                                 // out = y
+  add,                                   // out += y
+  PYTHIA_RT_ACTIVATIONS(PYTHIA_RT_ITEM)  // out = activation(y)
 };
 
 }  // namespace pythia_rt

@@ -298,9 +298,11 @@ class TestBackend {
 Epilogue epilogue_named(const std::string& name) {
   if (name == "store") return Epilogue::store;
   if (name == "add") return Epilogue::add;
-  if (name == "gelu") return Epilogue::gelu;
-  check(name == "gelu_tanh", "there is no such epilogue");
-  return Epilogue::gelu_tanh;
+#define PYTHIA_RT_BY_NAME(activation) \
+  if (name == #activation) return Epilogue::activation;
+  PYTHIA_RT_ACTIVATIONS(PYTHIA_RT_BY_NAME)
+#undef PYTHIA_RT_BY_NAME
+  throw_invalid("there is no epilogue ", name);
 }
 
 void bind_backends(py::module_& module) {

@@ -25,8 +25,6 @@ void bind_machine(py::module_& module) {
            "The buffer's memory, which must outlive this. Missing pages of it read as zeros.")
       .def_property_readonly("is_damaged", &MappedRange::is_damaged,
                              "Whether a page was missing when it was read.");
-  module.def("compiled_isa_names", &compiled_isas,
-             "Names of the instruction sets in this build, best first.");
   module.def("isa_names", &supported_isas,
              "Names of the instruction sets that this processor runs, best first.");
   module.def(

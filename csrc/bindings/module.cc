@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core of pythia_rt: packing, the decoder, the sampler.";
   pythia_rt::bind_machine(module);
   pythia_rt::bind_formats(module);
+  pythia_rt::bind_spec(module);
   pythia_rt::bind_sampling(module);
   pythia_rt::bind_model(module);
   pythia_rt::bind_session(module);

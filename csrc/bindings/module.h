@@ -26,6 +26,7 @@ struct GuardedSampler {
 
 void bind_machine(pybind11::module_& module);
 void bind_formats(pybind11::module_& module);
+void bind_spec(pybind11::module_& module);
 void bind_sampling(pybind11::module_& module);
 
 // The CPU as a backend, for 0 threads with as many as default_threads().

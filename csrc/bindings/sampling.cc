@@ -52,13 +52,6 @@ void bind_sampling(py::module_& module) {
             return self.sampler.sample(logits.data(), count);
           },
           py::arg("logits"), "Draws a token from logits [vocab_size] and remembers it.");
-  module.def(
-      "log_probability",
-      [](const FloatArray& logits, int32_t token) {
-        if (logits.ndim() != 1) throw_invalid("logits must be a one-dimensional array");
-        return log_probability(logits.data(), static_cast<size_t>(logits.size()), token);
-      },
-      py::arg("logits"), py::arg("token"), "ln softmax(logits)[token] for logits [vocab_size].");
 }
 
 }  // namespace pythia_rt

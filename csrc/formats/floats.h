@@ -11,6 +11,7 @@ namespace pythia_rt {
 
 template <typename Stored, Stored (*kEncode)(float), float (*kDecode)(Stored)>
 struct FloatFormat {
+  using Value = Stored;  // of one weight
   static constexpr bool kQuantised = false;
   static constexpr const uint8_t* kTable = nullptr;
   static constexpr int64_t kGroupBytes = kRowBlock * kColumnGroup * sizeof(Stored);

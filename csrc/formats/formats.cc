@@ -6,10 +6,7 @@
 
 #include "base/error.h"
 #include "base/thread_pool.h"
-#include "formats/floats.h"
-#include "formats/q4.h"
-#include "formats/q8.h"
-#include "formats/uniform.h"
+#include "formats/types.h"
 
 namespace pythia_rt {
 

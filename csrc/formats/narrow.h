@@ -1,73 +1,23 @@
-// The formats of 4, 5 and 6 bits per weight: how codes lie in tiles, and how a matrix is packed.
+// The formats of 4, 5 and 6 bits per weight: how a matrix is packed.
 //
-//   weight [row_blocks][groups][kGroupBytes]: of each group of 64 columns first the low 4 bits of
-//          its codes, 8 pieces of 64 bytes: byte 4 * row + c of piece p holds column 8 p + c in its
-//          low nibble and column 8 p + 4 + c in its high one. Then the high bits, one piece of 64
-//          bytes per bit: every half byte (the high half first) serves the next tiles of 4 columns,
-//          kHighBits each, from its lowest bit up.
+//   weight [row_blocks][groups][kGroupBytes], see group_layout.h
 //   scales, units: see square_scales.h
 //   value  = level(code) * scale
-//
-// So a tile of codes is made of a nibble, and a shift and a mask of the high bits, on every ISA.
 #pragma once
 
 #include <cstring>
 
+#include "formats/group_layout.h"
 #include "formats/matrix.h"
 #include "formats/square_scales.h"
 
 namespace pythia_rt {
 
-template <int kBitsPerCode>
-struct NarrowLayout {
-  static constexpr int kBits = kBitsPerCode;
-  static constexpr int kHighBits = kBits - 4;
-  static constexpr int64_t kNibbleBytes = kRowBlock * kColumnGroup / 2;
-  static constexpr int64_t kGroupBytes = kRowBlock * kColumnGroup * kBits / 8;
-
-  // Where the high bits of one code lie: the byte's offset in its group, and the lowest bit.
-  struct Place {
-    int64_t byte;
-    int shift;
-  };
-  static constexpr Place high_bits(int64_t row, int64_t column) {
-    static_assert(kHighBits > 0);
-    constexpr int kTilesPerHalf = 4 / kHighBits;
-    const int64_t tile = column / 4;
-    const int64_t half = tile / kTilesPerHalf;
-    const auto within = static_cast<int>(tile % kTilesPerHalf) * kHighBits;
-    return {kNibbleBytes + half / 2 * 64 + row * 4 + column % 4, (half % 2 == 0 ? 4 : 0) + within};
-  }
-  static constexpr int64_t nibble_byte(int64_t row, int64_t column) {
-    return column / 8 * 64 + row * 4 + column % 4;
-  }
-  static constexpr int nibble_shift(int64_t column) { return column % 8 < 4 ? 0 : 4; }
-
-  // Sets one code of a group whose bytes were zero.
-  static void store(uint8_t* group, int64_t row, int64_t column, int code) {
-    uint8_t& low = group[nibble_byte(row, column)];
-    low = static_cast<uint8_t>(low | (code & 15) << nibble_shift(column));
-    if constexpr (kHighBits > 0) {
-      const Place place = high_bits(row, column);
-      group[place.byte] = static_cast<uint8_t>(group[place.byte] | code >> 4 << place.shift);
-    }
-  }
-
-  static constexpr int load(const uint8_t* group, int64_t row, int64_t column) {
-    int code = group[nibble_byte(row, column)] >> nibble_shift(column) & 15;
-    if constexpr (kHighBits > 0) {
-      const Place place = high_bits(row, column);
-      code |= (group[place.byte] >> place.shift & ((1 << kHighBits) - 1)) << 4;
-    }
-    return code;
-  }
-};
-
 // `Grid` offers kBits, kTable (null: levels are code - kOffset), kOffset, level(code),
 // nearest(value in levels) and the factors of the search for scales.
 template <typename Grid>
 struct Narrow : Grid {
-  using Layout = NarrowLayout<Grid::kBits>;
+  using Layout = GroupLayout<Grid::kBits>;
   static constexpr const char* kType = "U8";
   static constexpr bool kQuantised = true;
   static constexpr bool kSquareScales = true;

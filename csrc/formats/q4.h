@@ -15,7 +15,7 @@ namespace pythia_rt {
 struct Q4Grid {
   static constexpr const char* kName = "q4";
   static constexpr int kBits = 4;
-  static constexpr int kOffset = 64;
+  static constexpr int kOffset = GroupLayout<kBits>::kOffset;
   // Fitted to trained weights and to normal and Student-t samples, each group scaled as fit_scales
   // does: -63 -45 -35 -27 -20 -14 -9 -4 1 6 12 18 25 33 43 56.
   static constexpr uint8_t kTable[16] = {1,  19, 29, 37, 44, 50, 55,  60,

@@ -1,6 +1,6 @@
 // q8: signed 8 bits with an f16 scale per row and group of 64 columns; 8.25 bits per weight.
 //
-//   weight [row_blocks][padded_columns / 4][64 bytes]: byte 4 * row + column = code + 128
+//   weight [row_blocks][groups][kGroupBytes] of code + 128, see group_layout.h
 //   scales [row_blocks][groups][16 rows] f16
 //   value  = code * scale, code in [-127, 127]
 //
@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "base/half.h"
+#include "formats/group_layout.h"
 #include "formats/matrix.h"
 
 namespace pythia_rt {
@@ -22,14 +23,16 @@ inline int round_to_int(float value) {
 }
 
 struct Q8 {
+  static constexpr int kBits = 8;
+  using Layout = GroupLayout<kBits>;
   static constexpr const char* kName = "q8";
   static constexpr const char* kType = "U8";
   static constexpr bool kQuantised = true;
   static constexpr bool kSquareScales = false;
   static constexpr const uint8_t* kTable = nullptr;
-  static constexpr int kOffset = 128;
+  static constexpr int kOffset = Layout::kOffset;
   static constexpr int kCodes = 256;
-  static constexpr int64_t kGroupBytes = kRowBlock * kColumnGroup;
+  static constexpr int64_t kGroupBytes = Layout::kGroupBytes;
 
   static constexpr int level(int code) { return code - kOffset; }
 
@@ -73,20 +76,20 @@ struct Q8 {
     for (int64_t i = 0; i < groups * kRowBlock; ++i) halves[i] = half_from_float(scales[i]);
     for (int64_t column = 0; column < groups * kColumnGroup; ++column) {
       for (int64_t row = 0; row < kRowBlock; ++row) {
-        tiles[column / 4 * 64 + row * 4 + column % 4] = codes[row * stride + column];
+        tiles[tile_byte(row, column)] = codes[row * stride + column];
       }
     }
   }
 
   static void unpack_row(const Matrix& matrix, int64_t row, float* out) {
     const int64_t block = row / kRowBlock;
-    const auto* tiles = static_cast<const uint8_t*>(matrix.weight) +
-                        block * matrix.groups() * kGroupBytes + row % kRowBlock * 4;
+    const auto* tiles =
+        static_cast<const uint8_t*>(matrix.weight) + block * matrix.groups() * kGroupBytes;
     const auto* scales = static_cast<const uint16_t*>(matrix.scales) +
                          block * matrix.groups() * kRowBlock + row % kRowBlock;
     for (int64_t column = 0; column < matrix.columns; ++column) {
       const float scale = float_from_half(scales[column / kColumnGroup * kRowBlock]);
-      const int code = tiles[column / 4 * 64 + column % 4] - kOffset;
+      const int code = tiles[tile_byte(row % kRowBlock, column)] - kOffset;
       out[column] = static_cast<float>(code) * scale;
     }
   }

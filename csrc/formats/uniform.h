@@ -11,7 +11,7 @@ namespace pythia_rt {
 template <int kBitsPerCode>
 struct UniformGrid {
   static constexpr int kBits = kBitsPerCode;
-  static constexpr int kOffset = 1 << (kBits - 1);
+  static constexpr int kOffset = GroupLayout<kBits>::kOffset;
   static constexpr const uint8_t* kTable = nullptr;
 
   static constexpr int level(int code) { return code - kOffset; }

@@ -47,8 +47,7 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
 
   const HeadLayout heads{spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.rotary_dim};
   const HeadLayout rotated{spec.n_heads, spec.n_kv_heads, spec.head_dim, 0};
-  const Epilogue activation =
-      spec.activation == Activation::gelu ? Epilogue::gelu : Epilogue::gelu_tanh;
+  const Epilogue activation = epilogue_of(spec.activation);
   const bool activates_later = watch.wants(Point::mlp_pre);
   const Norm attn_norm{norm_parameters(spec, weights.attn_norm), attn_in};
   const Norm mlp_norm{norm_parameters(spec, weights.mlp_norm), mlp_in};
@@ -86,33 +85,36 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
   };
 
   watch.at(Point::resid_pre, x);
-  if (spec.residual == Residual::parallel) {
-    // x + attention(norm1(x)) + mlp(norm2(x)): neither waits for the other.
-    backend.layer_norm_pair(x, attn_norm, mlp_norm);
-    watch.at(Point::attn_norm, attn_in);
-    watch.at(Point::mlp_norm, mlp_in);
-    backend.linear_pair(project, mlp_up);
-    activate();
-    attend();
-    if (watch.wants(Point::attn_out) || watch.wants(Point::mlp_out)) {
+  switch (spec.residual) {
+    case Residual::parallel:
+      // x + attention(norm1(x)) + mlp(norm2(x)): neither waits for the other.
+      backend.layer_norm_pair(x, attn_norm, mlp_norm);
+      watch.at(Point::attn_norm, attn_in);
+      watch.at(Point::mlp_norm, mlp_in);
+      backend.linear_pair(project, mlp_up);
+      activate();
+      attend();
+      if (watch.wants(Point::attn_out) || watch.wants(Point::mlp_out)) {
+        add(attn_out, Point::attn_out);
+        add(mlp_down, Point::mlp_out);
+      } else {
+        backend.linear_pair(attn_out, mlp_down);
+      }
+      break;
+    case Residual::sequential:
+      // h = x + attention(norm1(x)), then h + mlp(norm2(h)).
+      backend.layer_norm(attn_norm.parameters, x, attn_in);
+      watch.at(Point::attn_norm, attn_in);
+      backend.linear(project);
+      attend();
       add(attn_out, Point::attn_out);
+      watch.at(Point::resid_mid, x);
+      backend.layer_norm(mlp_norm.parameters, x, mlp_in);
+      watch.at(Point::mlp_norm, mlp_in);
+      backend.linear(mlp_up);
+      activate();
       add(mlp_down, Point::mlp_out);
-    } else {
-      backend.linear_pair(attn_out, mlp_down);
-    }
-  } else {
-    // h = x + attention(norm1(x)), then h + mlp(norm2(h)).
-    backend.layer_norm(attn_norm.parameters, x, attn_in);
-    watch.at(Point::attn_norm, attn_in);
-    backend.linear(project);
-    attend();
-    add(attn_out, Point::attn_out);
-    watch.at(Point::resid_mid, x);
-    backend.layer_norm(mlp_norm.parameters, x, mlp_in);
-    watch.at(Point::mlp_norm, mlp_in);
-    backend.linear(mlp_up);
-    activate();
-    add(mlp_down, Point::mlp_out);
+      break;
   }
   watch.at(Point::resid_post, x);
 }

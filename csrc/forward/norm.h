@@ -7,7 +7,7 @@
 namespace pythia_rt {
 
 inline NormParameters norm_parameters(const Spec& spec, const NormWeights& weights) {
-  return {weights.weight, weights.bias, spec.norm_epsilon};
+  return {weights.weight, weights.bias, spec.norm_eps};
 }
 
 }  // namespace pythia_rt

@@ -14,12 +14,12 @@ inline Vec finished(Epilogue epilogue, Vec y, const float* out) {
     case Epilogue::add:
       y = load(out) + y;
       break;
-    case Epilogue::gelu:
-      y = gelu(y);
-      break;
-    case Epilogue::gelu_tanh:
-      y = gelu_tanh(y);
-      break;
+#define PYTHIA_RT_ACTIVATE(name) \
+  case Epilogue::name:           \
+    y = name(y);                 \
+    break;
+      PYTHIA_RT_ACTIVATIONS(PYTHIA_RT_ACTIVATE)
+#undef PYTHIA_RT_ACTIVATE
   }
   return y;
 }

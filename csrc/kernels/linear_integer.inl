@@ -5,12 +5,13 @@
 // (formats/square_scales.h) the block's unit is multiplied in at the end.
 #pragma once
 
+#include "formats/group_layout.h"
 #include "kernels/finish.inl"
 #include "kernels/in_caller.h"
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
-constexpr int64_t kTilesPerGroup = kColumnGroup / 4;
+constexpr int64_t kTilesPerGroup = kColumnGroup / kTileColumns;
 constexpr int64_t kUnpackedGroup = kRowBlock * kColumnGroup;  // bytes
 
 struct HalfScales {
@@ -35,10 +36,10 @@ struct SquareScaleCodes {
 constexpr int64_t kPrefetchBytes = 8192;
 
 // How one group of a block of 16 rows is read: q8 as stored, fewer bits unpacked on the way
-// (formats/narrow.h has the layout).
+// (formats/group_layout.h).
 struct WideGroup {
   using Scales = HalfScales;
-  static constexpr int kOffset = 128;
+  static constexpr int kOffset = GroupLayout<8>::kOffset;
   static constexpr bool kUnpacked = true;
   static constexpr int64_t kBytes = kUnpackedGroup;
   static IntVec begin(int32_t sum) { return wide_begin(sum); }
@@ -47,15 +48,15 @@ struct WideGroup {
 template <int kBitsPerCode>
 struct PackedGroup {
   using Scales = SquareScaleCodes;
+  using Layout = GroupLayout<kBitsPerCode>;
   static constexpr int kBits = kBitsPerCode;
-  static constexpr int kHighBits = kBits - 4;
-  static constexpr int kOffset = kBits == 4 ? 64 : 1 << (kBits - 1);
+  static constexpr int kHighBits = Layout::kHighBits;
+  static constexpr int kOffset = Layout::kOffset;
   static constexpr bool kUnpacked = false;
-  static constexpr int64_t kNibbleBytes = kUnpackedGroup / 2;
-  static constexpr int64_t kBytes = kUnpackedGroup * kBits / 8;
+  static constexpr int64_t kBytes = Layout::kGroupBytes;
   // Pieces of 64 bytes of nibbles (two tiles each) that one half byte of high bits serves; without
   // high bits, all of them.
-  static constexpr int kPieces = kHighBits == 0 ? 8 : 2 / kHighBits;
+  static constexpr int kPieces = Layout::kTilesPerHalf / 2;
   static IntVec begin(int32_t sum) { return narrow_begin(kOffset * sum); }
   static IntVec dot(IntVec acc, Tile tile, const int8_t* a) { return narrow_dot(acc, tile, a); }
 
@@ -66,7 +67,7 @@ struct PackedGroup {
     if constexpr (kHighBits == 0) {
       return Tile{};
     } else {
-      const uint8_t* place = group + kNibbleBytes + half / 2 * 64;
+      const uint8_t* place = group + Layout::kNibbleBytes + half / 2 * kTileBytes;
       if (half % 2 == 0 && ahead != 0) __builtin_prefetch(place + ahead, 0, 2);
       const Tile plane = load(place);
       return half % 2 == 0 ? plane : shift_left_4(plane);

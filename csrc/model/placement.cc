@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "formats/formats.h"
+#include "model/layout.h"
 
 namespace pythia_rt {
 
@@ -14,41 +15,35 @@ size_t vector_bytes(int64_t size) {
   return static_cast<size_t>(round_up(size, kRowBlock)) * sizeof(float);
 }
 
-// Calls function(pointer, bytes) for each piece of memory that the weights point to.
+// Calls function(pointer, bytes) for each piece of memory that visited weights point to.
 template <typename Function>
-void each_piece(Matrix& matrix, const Function& function) {
-  const auto layout = packed_layout(matrix.format, matrix.rows, matrix.columns);
-  std::vector<const void*> parts = parts_of(matrix);
-  for (size_t i = 0; i < layout.size(); ++i) function(parts[i], layout[i].bytes);
-  bind_parts(layout, parts, matrix);
-  if (matrix.bias != nullptr) function(matrix.bias, vector_bytes(matrix.rows));
-}
+struct Pieces {
+  const Function& function;
 
-template <typename Function>
-void each_piece(NormWeights& norm, int64_t size, const Function& function) {
-  function(norm.weight, vector_bytes(size));
-  function(norm.bias, vector_bytes(size));
-}
-
-template <typename Function>
-void each_piece(const Spec& spec, LayerWeights& layer, const Function& function) {
-  each_piece(layer.attn_norm, spec.hidden_size, function);
-  each_piece(layer.mlp_norm, spec.hidden_size, function);
-  for (Matrix* matrix : {&layer.qkv, &layer.attn_out, &layer.mlp_up, &layer.mlp_down}) {
-    each_piece(*matrix, function);
+  void norm(const char*, NormWeights& norm, int64_t size) const {
+    function(norm.weight, vector_bytes(size));
+    function(norm.bias, vector_bytes(size));
   }
-}
+  void matrix(const char*, Matrix& matrix, const MatrixShape&) const {
+    const auto layout = packed_layout(matrix.format, matrix.rows, matrix.columns);
+    std::vector<const void*> parts = parts_of(matrix);
+    for (size_t i = 0; i < layout.size(); ++i) function(parts[i], layout[i].bytes);
+    bind_parts(layout, parts, matrix);
+    if (matrix.bias != nullptr) function(matrix.bias, vector_bytes(matrix.rows));
+  }
+};
 
-// The pieces of a part: its layers, and the embedding or the head if it has them.
+// The pieces of a part: its layers, and what comes before or after them if it has that.
 template <typename Function>
 void each_piece(const Spec& spec, const Part& part, Weights& weights, const Function& function) {
-  if (part.first_layer == 0) each_piece(weights.embed, function);
+  const Pieces<Function> pieces{function};
+  if (part.first_layer == 0) visit_first(spec, weights, pieces);
   for (int64_t i = part.first_layer; i < part.first_layer + part.n_layers; ++i) {
-    each_piece(spec, weights.layers[static_cast<size_t>(i)], function);
+    visit_layer(spec, weights.layers[static_cast<size_t>(i)], pieces);
   }
   if (part.first_layer + part.n_layers == spec.n_layers) {
-    each_piece(weights.final_norm, spec.hidden_size, function);
-    each_piece(weights.head, function);
+    visit_last(spec, weights, pieces);
+    if (spec.tied_head) pieces.matrix("head", weights.head, {});  // the last part reads it too
   }
 }
 

@@ -1,52 +1,98 @@
 #include "model/spec.h"
 
+#include <sstream>
+
 #include "base/error.h"
 
 namespace pythia_rt {
 
+std::vector<std::string> fields::split(const char* values) {
+  std::vector<std::string> found;
+  std::istringstream stream(values);
+  for (std::string word; stream >> word;) {
+    if (word.back() == ',') word.pop_back();
+    if (!word.empty()) found.push_back(word);
+  }
+  return found;
+}
+
+void refuse(const Field& field) {
+  const auto least = static_cast<int64_t>(field.least), most = static_cast<int64_t>(field.most);
+  switch (field.type) {
+    case FieldType::text:
+      throw_invalid(field.name, " is not a text");
+    case FieldType::whole_number:
+      throw_invalid(field.name, " is not a whole number from ", least, " to ", most);
+    case FieldType::whole_numbers:
+      throw_invalid(field.name, " is not a list of whole numbers from ", least, " to ", most);
+    case FieldType::number:
+      throw_invalid(field.name, " is not a number above ", field.least, " and below ", field.most);
+    case FieldType::flag:
+      throw_invalid(field.name, " is neither true nor false");
+    case FieldType::choice:
+      break;
+  }
+  std::string names;
+  for (const std::string& choice : field.choices) names += (names.empty() ? "" : ", ") + choice;
+  throw_invalid(field.name, " is none of ", names);
+}
+
 namespace {
 
-// Bounds every size so that products of two of them stay far inside 64 bits.
-void check_size(const char* name, int64_t value, int64_t least = 1) {
-  constexpr int64_t kMost = int64_t{1} << 28;
-  if (value < least || value > kMost) {
-    throw_invalid("the model's ", name, " must be between ", least, " and ", kMost, ", not ",
-                  value);
+template <typename Value>
+bool is_within(const Field& field, const Value& value) {
+  if constexpr (std::is_same_v<Value, std::vector<int64_t>>) {
+    for (const int64_t one : value) {
+      if (!is_within(field, one)) return false;
+    }
+  } else if constexpr (std::is_same_v<Value, int64_t>) {
+    const auto number = static_cast<double>(value);
+    return field.least <= number && number <= field.most;
+  } else if constexpr (std::is_floating_point_v<Value>) {
+    const auto number = static_cast<double>(value);
+    return field.least < number && number < field.most;
+  }
+  return true;
+}
+
+// What the fields must be to each other.
+void check_relations(const Spec& spec) {
+  if (spec.n_heads % spec.n_kv_heads != 0) {
+    throw_invalid("n_heads ", spec.n_heads, " is no multiple of n_kv_heads ", spec.n_kv_heads);
+  }
+  if (spec.rotary_dim % 2 != 0 || spec.rotary_dim > spec.head_dim) {
+    throw_invalid("rotary_dim ", spec.rotary_dim, " is odd or above the head size ", spec.head_dim);
+  }
+  if (spec.n_tokens > spec.vocab_size) {
+    throw_invalid("the tokenizer has ", spec.n_tokens, " ids and the model ", spec.vocab_size,
+                  " rows");
+  }
+  if (spec.bos_id >= spec.vocab_size) {
+    throw_invalid("bos_id ", spec.bos_id, " is no id of the vocabulary");
+  }
+  for (const int64_t id : spec.eos_ids) {
+    if (id >= spec.vocab_size) throw_invalid("eos_ids has ", id, ", no id of the vocabulary");
   }
 }
 
 }  // namespace
 
 void validate(const Spec& spec) {
-  check_size("n_layers", spec.n_layers);
-  check_size("n_heads", spec.n_heads);
-  check_size("n_kv_heads", spec.n_kv_heads);
-  check_size("head_dim", spec.head_dim);
-  check_size("hidden_size", spec.hidden_size);
-  check_size("mlp_size", spec.mlp_size);
-  check_size("vocab_size", spec.vocab_size);
-  check_size("n_tokens", spec.n_tokens);
-  check_size("max_positions", spec.max_positions);
-  check_size("rotary_dim", spec.rotary_dim, 0);
-  check_size("query size", spec.qkv_size());
-  if (spec.n_heads % spec.n_kv_heads != 0) {
-    throw_invalid("the model's ", spec.n_heads, " heads cannot share ", spec.n_kv_heads,
-                  " key and value heads evenly");
+  each_field(spec, [](const Field& field, const auto& value) {
+    if (!is_within(field, value)) refuse(field);
+  });
+  check_relations(spec);
+}
+
+Epilogue epilogue_of(Activation activation) {
+  switch (activation) {
+#define PYTHIA_RT_ITS_EPILOGUE(name) \
+  case Activation::name:             \
+    return Epilogue::name;
+    PYTHIA_RT_ACTIVATIONS(PYTHIA_RT_ITS_EPILOGUE)
+#undef PYTHIA_RT_ITS_EPILOGUE
   }
-  if (spec.n_tokens > spec.vocab_size) {
-    throw_invalid("the tokenizer knows ", spec.n_tokens, " tokens, the model only ",
-                  spec.vocab_size);
-  }
-  if (spec.rotary_dim > spec.head_dim || spec.rotary_dim % 2 != 0) {
-    throw_invalid("the model's rotary_dim must be even and at most head_dim (", spec.head_dim,
-                  "), not ", spec.rotary_dim);
-  }
-  if (!(spec.norm_epsilon > 0 && spec.norm_epsilon < 1)) {
-    throw_invalid("the model's norm_eps must lie between 0 and 1, not ", spec.norm_epsilon);
-  }
-  if (spec.rotary_dim > 0 && !(spec.rope_base > 0 && spec.rope_base < 1e30)) {
-    throw_invalid("the model's rope_base must be positive, not ", spec.rope_base);
-  }
+  throw_invalid("there is no activation number ", static_cast<int>(activation));
 }
 
 }  // namespace pythia_rt

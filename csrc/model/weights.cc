@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/rounding.h"
 #include "formats/formats.h"
+#include "model/layout.h"
 
 namespace pythia_rt {
 
@@ -52,43 +53,27 @@ class Binder {
     return static_cast<const float*>(take(name, bytes));
   }
 
-  NormWeights norm(const std::string& name, int64_t size) {
-    return {vector(name + ".weight", size), vector(name + ".bias", size)};
-  }
+  // Takes the tensors of a visited part of the model, whose names begin with `prefix`.
+  struct Visitor {
+    Binder& binder;
+    std::string prefix;
 
-  Matrix matrix(const std::string& name, int64_t rows, int64_t columns, bool has_bias) {
-    const auto format = formats_.find(name);
-    if (format == formats_.end()) throw_invalid("the format of '", name, "' is missing");
-    Matrix matrix;
-    matrix.format = format->second;
-    matrix.rows = rows;
-    matrix.columns = columns;
-    matrix.table = format_table(matrix.format);
-    const std::vector<PackedPart> layout = packed_layout(matrix.format, rows, columns);
-    std::vector<const void*> parts;
-    for (const PackedPart& part : layout) {
-      parts.push_back(take(name + "." + part.name, part.bytes));
-      bytes_ += static_cast<int64_t>(part.bytes);
+    void norm(const char* name, NormWeights& norm, int64_t size) {
+      norm.weight = binder.vector(prefix + name + ".weight", size);
+      norm.bias = binder.vector(prefix + name + ".bias", size);
     }
-    bind_parts(layout, parts, matrix);
-    if (has_bias) matrix.bias = vector(name + ".bias", rows);
-    n_matrices_ += 1;
-    return matrix;
-  }
+    void matrix(const char* name, Matrix& matrix, const MatrixShape& shape) {
+      binder.bind(prefix + name, shape, matrix);
+    }
+  };
 
   LayerWeights layer(const std::string& prefix, const Spec& spec) {
-    const int64_t hidden = spec.hidden_size;
     LayerWeights layer;
-    layer.attn_norm = norm(prefix + "attn_norm", hidden);
-    layer.mlp_norm = norm(prefix + "mlp_norm", hidden);
-    layer.qkv = matrix(prefix + "qkv", spec.qkv_size(), hidden, spec.attention_bias);
+    visit_layer(spec, layer, Visitor{*this, prefix});
     if (layer.qkv.bias != nullptr) {
       layer.own_qkv_bias = without_constant_keys(spec, layer.qkv);
       layer.qkv.bias = layer.own_qkv_bias.get();
     }
-    layer.attn_out = matrix(prefix + "attn_out", hidden, spec.query_size(), spec.attention_bias);
-    layer.mlp_up = matrix(prefix + "mlp_up", spec.mlp_size, hidden, spec.mlp_bias);
-    layer.mlp_down = matrix(prefix + "mlp_down", hidden, spec.mlp_size, spec.mlp_bias);
     return layer;
   }
 
@@ -106,6 +91,24 @@ class Binder {
   }
 
  private:
+  void bind(const std::string& name, const MatrixShape& shape, Matrix& matrix) {
+    const auto format = formats_.find(name);
+    if (format == formats_.end()) throw_invalid("the format of '", name, "' is missing");
+    matrix.format = format->second;
+    matrix.rows = shape.rows;
+    matrix.columns = shape.columns;
+    matrix.table = format_table(matrix.format);
+    const std::vector<PackedPart> layout = packed_layout(matrix.format, shape.rows, shape.columns);
+    std::vector<const void*> parts;
+    for (const PackedPart& part : layout) {
+      parts.push_back(take(name + "." + part.name, part.bytes));
+      bytes_ += static_cast<int64_t>(part.bytes);
+    }
+    bind_parts(layout, parts, matrix);
+    if (shape.has_bias) matrix.bias = vector(name + ".bias", shape.rows);
+    n_matrices_ += 1;
+  }
+
   const std::map<std::string, Format>& formats_;
   const std::map<std::string, Blob>& tensors_;
   std::set<std::string> taken_;
@@ -119,15 +122,13 @@ Weights bind_weights(const Spec& spec, const std::map<std::string, Format>& form
                      const std::map<std::string, Blob>& tensors) {
   Binder binder(formats, tensors);
   Weights weights;
-  const int64_t hidden = spec.hidden_size;
-  weights.embed = binder.matrix("embed", spec.vocab_size, hidden, false);
+  visit_first(spec, weights, Binder::Visitor{binder, ""});
   const int64_t embed_bytes = binder.take_bytes();
   for (int64_t i = 0; i < spec.n_layers; ++i) {
-    weights.layers.push_back(binder.layer(text("layers.", i, "."), spec));
+    weights.layers.push_back(binder.layer(layer_prefix(i), spec));
   }
-  weights.final_norm = binder.norm("final_norm", hidden);
-  weights.head =
-      spec.tied_head ? weights.embed : binder.matrix("head", spec.vocab_size, hidden, false);
+  visit_last(spec, weights, Binder::Visitor{binder, ""});
+  if (spec.tied_head) weights.head = weights.embed;
   weights.bytes_per_token = binder.take_bytes() + (spec.tied_head ? embed_bytes : 0);
   binder.check_nothing_left();
   return weights;

@@ -129,17 +129,4 @@ void Sampler::see(std::size_t id) {
   history_.seen.push_back(static_cast<std::int32_t>(id));
 }
 
-float log_probability(const float* logits, std::size_t n, std::int32_t token) {
-  if (token < 0 || static_cast<std::size_t>(token) >= n) {
-    throw_invalid("log_probability needs a token id below ", n, ", not ", token);
-  }
-  const auto largest = static_cast<double>(check_logits(logits, n).logit);
-  double total = 0.0;
-  for (std::size_t i = 0; i < n; ++i) {
-    total += portable_exp(static_cast<double>(logits[i]) - largest);
-  }
-  const double logit = static_cast<double>(logits[token]);
-  return static_cast<float>((logit - largest) - portable_log(total));
-}
-
 }  // namespace pythia_rt

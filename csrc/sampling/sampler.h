@@ -45,9 +45,4 @@ class Sampler {
   std::mt19937_64 generator_;
 };
 
-// ln softmax(logits)[token] over the n raw logits, before any step; computed in double, in a fixed
-// order. Throws std::invalid_argument for a token that is not in 0 .. n - 1 and std::runtime_error
-// for a logit that is NaN or +infinity and where all are -infinity.
-float log_probability(const float* logits, std::size_t n, std::int32_t token);
-
 }  // namespace pythia_rt

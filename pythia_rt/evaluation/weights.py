@@ -58,7 +58,7 @@ class _BalancedFile:
 
     def rows(self, matrix: Linear) -> Iterator[NDArray[np.float32]]:
         """The matrix's values, [rows, columns] of some rows at a time."""
-        step = max(1, _CHUNK_VALUES // matrix.cols // _ROW_BLOCK) * _ROW_BLOCK
+        step = max(1, _CHUNK_VALUES // matrix.columns // _ROW_BLOCK) * _ROW_BLOCK
         first = 0
         for values in _rows(self._file, matrix, step):
             self._balance.scale(matrix.name, first, values)
@@ -91,13 +91,13 @@ def _rows(file: FlatFile, matrix: Linear, step: int) -> Iterator[NDArray[np.floa
     form = file.formats[matrix.name]
     for start in range(0, matrix.rows, step):
         rows = min(step, matrix.rows - start)
-        begins = _part_bytes(form, start, matrix.cols)
-        ends = _part_bytes(form, start + rows, matrix.cols)
+        begins = _part_bytes(form, start, matrix.columns)
+        ends = _part_bytes(form, start + rows, matrix.columns)
         parts = [
             file.tensors[f"{matrix.name}.{part}"][begins.get(part, 0) : end]
             for part, end in ends.items()
         ]
-        yield _core.unpack(form, parts, rows, matrix.cols)
+        yield _core.unpack(form, parts, rows, matrix.columns)
 
 
 def _part_bytes(form: str, rows: int, columns: int) -> dict[str, int]:

@@ -20,6 +20,12 @@ struct LinearShape {
 // A matrix unit reads whole tiles of rows (kernels/table.h), whatever stands beyond the last row.
 constexpr int64_t kUnitRows = 16;
 
+constexpr Epilogue kEpilogues[] = {Epilogue::store, Epilogue::add,
+#define ITEM(name) Epilogue::name,
+                                   PYTHIA_RT_ACTIVATIONS(ITEM)
+#undef ITEM
+};
+
 // What the bytes of quantised weights and activations are drawn from.
 enum class Values { random, extreme };
 
@@ -188,8 +194,10 @@ std::string LinearCase::compare_with_truth(const std::vector<float>& found,
       if (matrix_.bias != nullptr) sum += static_cast<double>(matrix_.bias[output]);
       double tolerance = kUnit * (static_cast<double>(groups_ + 70) * magnitude + std::fabs(sum));
       if (epilogue == Epilogue::add) sum += static_cast<double>(before(index));
-      if (epilogue == Epilogue::gelu) sum = exact_gelu(sum);
-      if (epilogue == Epilogue::gelu_tanh) sum = exact_gelu_tanh(sum);
+#define ACTIVATE(name) \
+  if (epilogue == Epilogue::name) sum = exact_##name(sum);
+      PYTHIA_RT_ACTIVATIONS(ACTIVATE)
+#undef ACTIVATE
       tolerance = 1.2 * tolerance + 16 * kUnit * (1 + std::fabs(sum));  // gelu' is below 1.2
       const std::string problem = distance(&found[static_cast<size_t>(index)], &sum, 1, tolerance);
       if (!problem.empty()) return text("row ", row, " output ", output, " ", problem);
@@ -240,8 +248,7 @@ void check_format(Format format, const KernelTable& table, const KernelTable& sc
     for (const Values values : {Values::random, Values::extreme}) {
       if (values == Values::extreme && !is_quantised(format)) continue;
       LinearCase work(format, shape, values, seed++);
-      for (const Epilogue epilogue :
-           {Epilogue::store, Epilogue::add, Epilogue::gelu, Epilogue::gelu_tanh}) {
+      for (const Epilogue epilogue : kEpilogues) {
         work.set_bias(seed % 2 == 0 || epilogue == Epilogue::gelu);
         const std::string where = text(shape.outputs, " x ", shape.columns, ", ", shape.rows,
                                        " rows, epilogue ", static_cast<int>(epilogue), ": ");

@@ -225,8 +225,8 @@ MUTATIONS = [
     kernel(
         "products: weights loaded from between two multiples of 16 bytes",
         "weights_integer.cuh",
-        "weight + (q * kPieces + i) * 64 + j * 16",
-        "weight + (q * kPieces + i) * 64 + j * 16 + 4",
+        "weight + (q * kPieces + i) * kTileBytes + j * 16",
+        "weight + (q * kPieces + i) * kTileBytes + j * 16 + 4",
         "few_rows and q8",
         "address",
     ),

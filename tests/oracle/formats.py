@@ -27,9 +27,9 @@ LEVELS = {
 }
 
 
-def packed_layout(form: str, rows: int, cols: int) -> list[tuple[str, str, tuple[int, ...]]]:
+def packed_layout(form: str, rows: int, columns: int) -> list[tuple[str, str, tuple[int, ...]]]:
     """Return [(part, safetensors dtype, shape)]."""
-    blocks, groups = -(-rows // ROW_BLOCK), -(-cols // GROUP)
+    blocks, groups = -(-rows // ROW_BLOCK), -(-columns // GROUP)
     if form not in BITS:
         return [("weight", DTYPES[form], (blocks, groups * GROUP, ROW_BLOCK))]
     weight = ("weight", "U8", (blocks, groups, ROW_BLOCK * GROUP * BITS[form] // 8 // 64, 64))
@@ -52,14 +52,14 @@ def to_bf16(values: Floats) -> NDArray[np.uint16]:
     return rounded.astype(np.uint16)
 
 
-def pack(form: str, data: bytes | memoryview, dtype: str, rows: int, cols: int) -> list[Bytes]:
-    """Return the parts of a matrix given as raw bytes [rows, cols]."""
-    values = to_float32(data, dtype).reshape(rows, cols)
+def pack(form: str, data: bytes | memoryview, dtype: str, rows: int, columns: int) -> list[Bytes]:
+    """Return the parts of a matrix given as raw bytes [rows, columns]."""
+    values = to_float32(data, dtype).reshape(rows, columns)
     if not np.isfinite(values).all():
         row, col = np.argwhere(~np.isfinite(values))[0]
         raise ValueError(f"a value that is not finite at row {row}, column {col}")
-    padded = np.zeros((-(-rows // ROW_BLOCK) * ROW_BLOCK, -(-cols // GROUP) * GROUP), np.float32)
-    padded[:rows, :cols] = values
+    padded = np.zeros((-(-rows // ROW_BLOCK) * ROW_BLOCK, -(-columns // GROUP) * GROUP), np.float32)
+    padded[:rows, :columns] = values
     blocks = padded.reshape(-1, ROW_BLOCK, padded.shape[1])
     if form == "q8":
         codes, scales = _quantise_q8(blocks)
@@ -82,9 +82,9 @@ def pack(form: str, data: bytes | memoryview, dtype: str, rows: int, cols: int) 
     return [np.ascontiguousarray(stored).view(np.uint8).ravel()]
 
 
-def unpack(form: str, parts: Sequence[Bytes], rows: int, cols: int) -> Floats:
-    """Return float32 [rows, cols]."""
-    shapes = [shape for _, _, shape in packed_layout(form, rows, cols)]
+def unpack(form: str, parts: Sequence[Bytes], rows: int, columns: int) -> Floats:
+    """Return float32 [rows, columns]."""
+    shapes = [shape for _, _, shape in packed_layout(form, rows, columns)]
     if form not in BITS:
         values = to_float32(bytes(parts[0]), DTYPES[form]).reshape(shapes[0]).transpose(0, 2, 1)
     else:
@@ -98,7 +98,7 @@ def unpack(form: str, parts: Sequence[Bytes], rows: int, cols: int) -> Floats:
             scales = stored * np.abs(stored) * units[:, None, None]
         spread = np.repeat(scales.transpose(0, 2, 1), GROUP, axis=2)
         values = LEVELS[form].astype(np.float32)[codes] * spread
-    return np.ascontiguousarray(values.reshape(-1, values.shape[2])[:rows, :cols])
+    return np.ascontiguousarray(values.reshape(-1, values.shape[2])[:rows, :columns])
 
 
 def codes_of_bytes(form: str, stored: Bytes) -> Bytes:

@@ -65,6 +65,9 @@ def read_config(
             f"has a head_dim that is not hidden_size / num_attention_heads: set {head_dim}"
         )
     fraction, base = _read_rope(config)
+    rotary_dim = int(head_dim * fraction)
+    if rotary_dim == 0:
+        raise _error("asks for a rotary_dim of 0, no positions at all: set a larger rotary_pct")
     ends = [i for i in eos_ids if 0 <= i < vocab_size]
     bos = _value(config, "bos_token_id")
     attention_bias = _flag(config, "attention_bias")
@@ -85,7 +88,7 @@ def read_config(
         "mlp": "plain",
         "activation": _read_activation(config),
         "rope": "half",
-        "rotary_dim": int(head_dim * fraction),
+        "rotary_dim": rotary_dim,
         "rope_base": base,
         "tied_head": _flag(config, "tie_word_embeddings"),
         "attention_bias": attention_bias,

@@ -63,8 +63,8 @@ def make_plan(
     same = embedding.name if spec["tied_head"] else heads[0]
     plan = Plan(
         spec,
-        {m.name: _source(f"{m.name}.weight", spec, known, heads) for m in linears(spec)},
-        {name: _source(name, spec, known, heads) for name in vectors(spec)},
+        {m.name: _source(f"{m.name}.weight", m.rows, spec, known, heads) for m in linears(spec)},
+        {name: _source(name, size, spec, known, heads) for name, size in vectors(spec).items()},
         tuple((same, head) for head in heads if head != same),
     )
     _check_shapes(plan, tensors)
@@ -78,20 +78,18 @@ def make_plan(
     return plan
 
 
-def _source(neutral: str, spec: Spec, known: NeoxTensors, heads: list[str]) -> tuple[Rows, ...]:
-    """Return where the rows of a neutral weight, bias or norm come from."""
+def _source(
+    neutral: str, rows: int, spec: Spec, known: NeoxTensors, heads: list[str]
+) -> tuple[Rows, ...]:
+    """Return where the `rows` rows of a neutral weight, bias or norm come from."""
     path, _, part = neutral.rpartition(".")
     if path == "head":
-        return (Rows(heads[0], 0, spec["vocab_size"]),)
+        return (Rows(heads[0], 0, rows),)
     layer, _, module = path.rpartition(".")
     name = known.find(f"{layer}{'.' if layer else ''}{_NAMES[module]}.{part}").name
     if module == "qkv":
         return tuple(_straightened(name, spec["n_heads"], spec["head_dim"]))
-    sizes = {
-        "embed": spec["vocab_size"],
-        "mlp_up": spec["mlp_size"],
-    }
-    return (Rows(name, 0, sizes.get(module, spec["hidden_size"])),)
+    return (Rows(name, 0, rows),)
 
 
 def _straightened(name: str, n_heads: int, head_dim: int) -> Iterator[Rows]:
@@ -103,7 +101,7 @@ def _straightened(name: str, n_heads: int, head_dim: int) -> Iterator[Rows]:
 
 
 def _check_shapes(plan: Plan, tensors: Mapping[str, SourceTensor]) -> None:
-    columns = {matrix.name: matrix.cols for matrix in linears(plan.spec)}
+    columns = {matrix.name: matrix.columns for matrix in linears(plan.spec)}
     for name, ranges in (plan.linears | plan.vectors).items():
         tensor = tensors[ranges[0].tensor]
         rows = sum(r.stop - r.start for r in ranges)

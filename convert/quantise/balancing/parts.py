@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...flatfile.layout import is_quantised
+from ...flatfile.layout import Linear, is_quantised, linears, norms
 from ...flatfile.spec import Spec
 
 
@@ -18,15 +18,20 @@ def rewrites(spec: Spec, formats: Mapping[str, str]) -> frozenset[str]:
     # Floats have an exponent each, so the scale of a channel costs nothing, and files in these
     # formats stay exact copies of their source.
     lossy = {name for name, form in formats.items() if is_quantised(form)}
+    matrices = linears(spec)
     found = set()
-    for layer in (f"layers.{i}" for i in range(spec["n_layers"])):
-        if f"{layer}.qkv" in lossy:
-            found.add(f"{layer}.attn_norm")
-        if {f"{layer}.qkv", f"{layer}.attn_out"} <= lossy:
-            found.add(f"{layer}.values")
-        if f"{layer}.mlp_up" in lossy:
-            found.add(f"{layer}.mlp_norm")
-    # A tied head is the embedding, whose columns are the residual stream: nothing undoes theirs.
-    if "head" in lossy:
-        found.add("final_norm")
+    for norm in norms(spec):
+        # A tied head is the embedding, whose columns are the residual stream: nothing undoes
+        # theirs. Two matrices that read a norm would have to agree on its gain.
+        readers = [matrix.name for matrix in matrices if matrix.reads == norm.name]
+        if len(readers) == 1 and readers[0] in lossy:
+            found.add(norm.name)
+    for matrix in matrices:
+        if matrix.role == "attn_out" and {matrix.name, matrix.reads} <= lossy:
+            found.add(values_of(matrix))
     return frozenset(found)
+
+
+def values_of(matrix: Linear) -> str:
+    """The name of the rewrite of the values in the layer of `matrix`."""
+    return f"layers.{matrix.layer}.values"

@@ -12,6 +12,7 @@ from ...flatfile.spec import Spec
 from .balance import Balance
 from .gains import channel_weight, share_evenly, share_gain
 from .heads import Heads
+from .parts import values_of
 from .source import Source
 from .sums import Doubles, Sums, add_up
 
@@ -23,11 +24,11 @@ def solve(spec: Spec, wanted: Collection[str], source: Source) -> Balance:
     returns for the first row with a NaN or Inf.
     """
     solver = _Solver(spec, wanted, source)
-    for i in range(spec["n_layers"]):
-        solver.attention(f"layers.{i}")
-        solver.after_norm(f"layers.{i}.mlp_norm", f"layers.{i}.mlp_up")
-    if not spec["tied_head"]:
-        solver.after_norm("final_norm", "head")
+    for matrix in linears(spec):
+        if matrix.role == "qkv":
+            solver.attention(matrix)
+        else:
+            solver.after_norm(matrix)
     return solver.balance
 
 
@@ -36,31 +37,31 @@ class _Solver:
     def __init__(self, spec: Spec, wanted: Collection[str], source: Source) -> None:
         self.balance = Balance()
         self._heads = Heads(spec)
-        self._matrices = {matrix.name: matrix for matrix in linears(spec)}
+        self._readers = {matrix.reads: matrix for matrix in linears(spec)}
         self._wanted = wanted
         self._source = source
 
-    def after_norm(self, norm: str, name: str) -> None:
-        """Balance a norm against the one matrix that reads it."""
+    def after_norm(self, matrix: Linear) -> None:
+        """Balance a matrix against the norm that it reads, if it reads one."""
+        norm = matrix.reads
         if norm in self._wanted:
-            matrix = self._matrices[name]
             sums = self._sums_after_norm(norm, matrix)
             if sums is not None:
                 self._share_norm(norm, matrix, sums)
                 if matrix.bias:
-                    self._store(f"{name}.bias", self._vector(f"{name}.bias") + sums.shifted)
+                    bias = f"{matrix.name}.bias"
+                    self._store(bias, self._vector(bias) + sums.shifted)
 
-    def attention(self, layer: str) -> None:
-        """Balance a layer's first norm, queries, keys and values."""
-        norm, values = f"{layer}.attn_norm", f"{layer}.values"
-        matrix = self._matrices[f"{layer}.qkv"]
+    def attention(self, matrix: Linear) -> None:
+        """Balance the matrix of queries, keys and values, the norm before it and what reads it."""
+        norm, values = matrix.reads, values_of(matrix)
         if norm not in self._wanted and values not in self._wanted:
             return
         sums = self._sums_after_norm(norm, matrix)
         if sums is None:
             return
         # Of the outputs, but for a share that is the same for all: the inputs are independent.
-        squares = sums.rows / matrix.cols
+        squares = sums.rows / matrix.columns
         bias = np.zeros(matrix.rows)
         if matrix.bias:
             bias = self._vector(f"{matrix.name}.bias")
@@ -71,17 +72,18 @@ class _Solver:
             self._heads.clear_constant_keys(bias)
             factors *= self._heads.score_factors(squares + bias * bias)
         if values in self._wanted:
-            self._share_values(layer, factors, squares, bias)
+            self._share_values(self._readers[matrix.name], factors, squares, bias)
         self.balance.set_factors(matrix.name, rows=factors)
         if matrix.bias:
             self._store(f"{matrix.name}.bias", bias * factors)
 
-    def _share_values(self, layer: str, factors: Doubles, squares: Doubles, bias: Doubles) -> None:
-        """Balance values against the matrix after them, and move their bias into its own.
+    def _share_values(
+        self, matrix: Linear, factors: Doubles, squares: Doubles, bias: Doubles
+    ) -> None:
+        """Balance values against `matrix`, which reads them, and move their bias into its own.
 
         The weights of attention sum to 1, so a constant in the values is one in its outputs.
         """
-        matrix = self._matrices[f"{layer}.attn_out"]
         constant = self._heads.spread_values(self._heads.values(bias))
         sums = add_up(self._source, matrix, shift=constant)
         if sums is None:

@@ -45,12 +45,12 @@ def add_up(
     None where the sums are too large for float32: such a model does not run either. Raises what
     `source.not_finite` returns for the first row with a NaN or Inf.
     """
-    rows, shifted, columns = np.zeros(matrix.rows), np.zeros(matrix.rows), np.zeros(matrix.cols)
+    rows, shifted, columns = np.zeros(matrix.rows), np.zeros(matrix.rows), np.zeros(matrix.columns)
     ones = np.ones(_STEP, np.float32)
-    scratch = np.empty((min(_STEP, matrix.rows), matrix.cols), np.float32)
+    scratch = np.empty((min(_STEP, matrix.rows), matrix.columns), np.float32)
     first = 0
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        squared_gain = np.ones(matrix.cols, np.float32) if gain is None else _float(gain * gain)
+        squared_gain = np.ones(matrix.columns, np.float32) if gain is None else _float(gain * gain)
         addend = None if shift is None or not shift.any() else _float(shift)
         for values in source.rows(matrix, _STEP):
             here = slice(first, first + len(values))

@@ -1,12 +1,9 @@
 // linear(): one or two matrix products, handed to the kernels of their formats.
 #include "cuda/kernels/linear_work.cuh"
+#include "formats/formats.h"
 
 namespace pythia_rt::cuda {
 namespace {
-
-bool is_float(Format format) {
-  return format == Format::f32 || format == Format::f16 || format == Format::bf16;
-}
 
 LinearWork work_of(const LinearTask& task) {
   const Matrix& matrix = task.matrix;
@@ -35,10 +32,10 @@ void launch(Stream stream, const LinearTask* tasks, int n_tasks) {
   works.count = n_tasks;
   works.same_outputs = n_tasks == 2 && tasks[0].out.data == tasks[1].out.data;
   for (int i = 0; i < n_tasks; ++i) works.work[i] = work_of(tasks[i]);
-  if (is_float(tasks[0].matrix.format)) {
-    linear_float(stream, works);
-  } else {
+  if (is_quantised(tasks[0].matrix.format)) {
     linear_integer(stream, works);
+  } else {
+    linear_float(stream, works);
   }
 }
 
@@ -47,7 +44,7 @@ void launch(Stream stream, const LinearTask* tasks, int n_tasks) {
 void linear(Stream stream, const LinearTask* tasks, int n_tasks) {
   if (tasks[0].in.count == 0) return;
   const bool are_alike =
-      n_tasks == 1 || is_float(tasks[0].matrix.format) == is_float(tasks[1].matrix.format);
+      n_tasks == 1 || is_quantised(tasks[0].matrix.format) == is_quantised(tasks[1].matrix.format);
   if (are_alike) {
     launch(stream, tasks, n_tasks);
   } else {

@@ -2,32 +2,46 @@
 // kernels/linear_float.inl. A block of threads finds its format when it starts.
 #include "cuda/kernels/linear_float_decode.cuh"
 #include "cuda/kernels/linear_float_prefill.cuh"
+#include "formats/types.h"
 
 namespace pythia_rt::cuda {
 namespace {
+
+// Quantised formats have kernels of their own and never come here.
+
+template <typename Type, int kTokens>
+__device__ __forceinline__ void decode_type(const LinearWork& work, int first_row, int first_token,
+                                            FloatParts& memory) {
+  if constexpr (!Type::kQuantised)
+    decode_float<Type, kTokens>(work, first_row, first_token, memory);
+}
+
+template <typename Type>
+__device__ __forceinline__ void prefill_type(const LinearWork& work, int first_row, int first_token,
+                                             FloatPrefillMemory& memory) {
+  if constexpr (!Type::kQuantised) prefill_float<Type>(work, first_row, first_token, memory);
+}
 
 template <int kTokens>
 __device__ __forceinline__ void decode_format(const LinearWork& work, int first_row,
                                               int first_token, FloatParts& memory) {
   switch (work.format) {
-    case Format::f32:
-      return decode_float<Format::f32, kTokens>(work, first_row, first_token, memory);
-    case Format::f16:
-      return decode_float<Format::f16, kTokens>(work, first_row, first_token, memory);
-    default:
-      return decode_float<Format::bf16, kTokens>(work, first_row, first_token, memory);
+#define PYTHIA_RT_FORMAT(type, name) \
+  case Format::name:                 \
+    return decode_type<type, kTokens>(work, first_row, first_token, memory);
+#include "formats/formats.inc"
+#undef PYTHIA_RT_FORMAT
   }
 }
 
 __device__ __forceinline__ void prefill_format(const LinearWork& work, int first_row,
                                                int first_token, FloatPrefillMemory& memory) {
   switch (work.format) {
-    case Format::f32:
-      return prefill_float<Format::f32>(work, first_row, first_token, memory);
-    case Format::f16:
-      return prefill_float<Format::f16>(work, first_row, first_token, memory);
-    default:
-      return prefill_float<Format::bf16>(work, first_row, first_token, memory);
+#define PYTHIA_RT_FORMAT(type, name) \
+  case Format::name:                 \
+    return prefill_type<type>(work, first_row, first_token, memory);
+#include "formats/formats.inc"
+#undef PYTHIA_RT_FORMAT
   }
 }
 

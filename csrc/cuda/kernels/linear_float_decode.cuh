@@ -21,7 +21,7 @@ constexpr int kFloatDecodeGroups = kFloatDecodeWarps * 4;  // of a round
 using FloatParts = float[kFloatDecodeGroups][kFloatDecodeTokens * kFloatDecodeRows + 8];
 
 // One group of columns, at `first_column`: four rows of up to kTokens tokens.
-template <Format kFormat, int kTokens>
+template <typename Type, int kTokens>
 __device__ __forceinline__ void sum_group(const LinearWork& work, const uint8_t* block,
                                           int first_column, int row, int first_token, int tokens,
                                           float (&parts)[kTokens][4]) {
@@ -29,7 +29,7 @@ __device__ __forceinline__ void sum_group(const LinearWork& work, const uint8_t*
   for (int column = first_column; column < first_column + kColumnGroup; column += 4) {
     float4 weights[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) weights[i] = FloatWeights<kFormat>::load(block, column + i, row);
+    for (int i = 0; i < 4; ++i) weights[i] = FloatWeights<Type>::load(block, column + i, row);
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) {
       // Tokens beyond the last one read the last one: nobody looks at their sums.
@@ -47,7 +47,7 @@ __device__ __forceinline__ void sum_group(const LinearWork& work, const uint8_t*
   }
 }
 
-template <Format kFormat, int kTokens>
+template <typename Type, int kTokens>
 __device__ __forceinline__ void decode_float(const LinearWork& work, int first_row, int first_token,
                                              FloatParts& memory) {
   constexpr int kOutputs = kTokens * kFloatDecodeRows;
@@ -56,15 +56,15 @@ __device__ __forceinline__ void decode_float(const LinearWork& work, int first_r
   const int lane = thread % 32;
   const int group = thread / 32 * 4 + lane % 4;
   const int row = lane / 4 * 4;  // of 32
-  const uint8_t* block = FloatWeights<kFormat>::block(work, first_row + row);
+  const uint8_t* block = FloatWeights<Type>::block(work, first_row + row);
   const int tokens = least(work.tokens - first_token, kTokens);
   float sums[kOwned] = {};
 #pragma unroll 1
   for (int begin = 0; begin < work.groups; begin += kFloatDecodeGroups) {
     if (begin + group < work.groups) {
       float parts[kTokens][4] = {};
-      sum_group<kFormat, kTokens>(work, block, (begin + group) * kColumnGroup, row % kRowBlock,
-                                  first_token, tokens, parts);
+      sum_group<Type, kTokens>(work, block, (begin + group) * kColumnGroup, row % kRowBlock,
+                               first_token, tokens, parts);
 #pragma unroll
       for (int t = 0; t < kTokens; ++t) {
         *reinterpret_cast<float4*>(memory[group] + t * kFloatDecodeRows + row) =

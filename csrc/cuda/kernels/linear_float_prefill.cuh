@@ -20,7 +20,7 @@ struct FloatPrefillMemory {
 };
 
 // Brings one group of columns in.
-template <Format kFormat>
+template <typename Type>
 __device__ __forceinline__ void bring_group(const LinearWork& work, int group, int first_row,
                                             int first_token, FloatPrefillMemory& memory) {
   constexpr int kFours = kColumnGroup * kFloatPrefillRows / 4;  // of weights, and of values
@@ -30,9 +30,9 @@ __device__ __forceinline__ void bring_group(const LinearWork& work, int group, i
     // Four rows of a column. Memory is read in the order of a block's rows, then its columns.
     const int column = i / 4 % kColumnGroup;
     const int row = i / (4 * kColumnGroup) * kRowBlock + i % 4 * 4;
-    const uint8_t* block = FloatWeights<kFormat>::block(work, first_row + row);
+    const uint8_t* block = FloatWeights<Type>::block(work, first_row + row);
     *reinterpret_cast<float4*>(memory.weights[column] + row) =
-        FloatWeights<kFormat>::load(block, group * kColumnGroup + column, row % kRowBlock);
+        FloatWeights<Type>::load(block, group * kColumnGroup + column, row % kRowBlock);
   }
 #pragma unroll 8
   for (int i = thread; i < kFours; i += kFloatPrefillThreads) {
@@ -70,7 +70,7 @@ __device__ __forceinline__ void sum_columns(const FloatPrefillMemory& memory, in
   }
 }
 
-template <Format kFormat>
+template <typename Type>
 __device__ __forceinline__ void prefill_float(const LinearWork& work, int first_row,
                                               int first_token, FloatPrefillMemory& memory) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -79,7 +79,7 @@ __device__ __forceinline__ void prefill_float(const LinearWork& work, int first_
   float sums[kThreadTokens][4] = {};
 #pragma unroll 1
   for (int group = 0; group < work.groups; ++group) {
-    bring_group<kFormat>(work, group, first_row, first_token, memory);
+    bring_group<Type>(work, group, first_row, first_token, memory);
     __syncthreads();
     float parts[kThreadTokens][4] = {};
     sum_columns(memory, row, token, parts);

@@ -3,36 +3,45 @@
 // kernel for few tokens and one for many.
 #include "cuda/kernels/linear_decode.cuh"
 #include "cuda/kernels/linear_prefill.cuh"
+#include "formats/types.h"
 
 namespace pythia_rt::cuda {
 namespace {
+
+// Formats of floats have kernels of their own and never come here.
+
+template <typename Type>
+__device__ __forceinline__ void decode_type(const LinearWork& work, int first_row, int first_token,
+                                            DecodeRound (&memory)[kDecodeRounds]) {
+  if constexpr (Type::kQuantised) decode<Type::kBits>(work, first_row, first_token, memory);
+}
+
+template <typename Type>
+__device__ __forceinline__ void prefill_type(const LinearWork& work, int first_row, int first_token,
+                                             PrefillMemory& memory) {
+  if constexpr (Type::kQuantised) prefill<Type::kBits>(work, first_row, first_token, memory);
+}
 
 __device__ __forceinline__ void decode_format(const LinearWork& work, int first_row,
                                               int first_token,
                                               DecodeRound (&memory)[kDecodeRounds]) {
   switch (work.format) {
-    case Format::q8:
-      return decode<8>(work, first_row, first_token, memory);
-    case Format::q6:
-      return decode<6>(work, first_row, first_token, memory);
-    case Format::q5:
-      return decode<5>(work, first_row, first_token, memory);
-    default:
-      return decode<4>(work, first_row, first_token, memory);
+#define PYTHIA_RT_FORMAT(type, name) \
+  case Format::name:                 \
+    return decode_type<type>(work, first_row, first_token, memory);
+#include "formats/formats.inc"
+#undef PYTHIA_RT_FORMAT
   }
 }
 
 __device__ __forceinline__ void prefill_format(const LinearWork& work, int first_row,
                                                int first_token, PrefillMemory& memory) {
   switch (work.format) {
-    case Format::q8:
-      return prefill<8>(work, first_row, first_token, memory);
-    case Format::q6:
-      return prefill<6>(work, first_row, first_token, memory);
-    case Format::q5:
-      return prefill<5>(work, first_row, first_token, memory);
-    default:
-      return prefill<4>(work, first_row, first_token, memory);
+#define PYTHIA_RT_FORMAT(type, name) \
+  case Format::name:                 \
+    return prefill_type<type>(work, first_row, first_token, memory);
+#include "formats/formats.inc"
+#undef PYTHIA_RT_FORMAT
   }
 }
 

@@ -1,9 +1,11 @@
 // Kernels that fetch rows: of an embedding, or of other rows.
+#include <type_traits>
+
 #include "base/rounding.h"
 #include "cuda/kernels/launch.h"
+#include "cuda/kernels/weights_float.cuh"
 #include "cuda/port.cuh"
-#include "formats/q4.h"
-#include "formats/q8.h"
+#include "formats/types.h"
 
 namespace pythia_rt::cuda {
 
@@ -31,52 +33,56 @@ __device__ __forceinline__ float square_scale(int8_t code, float unit) {
   return c * fabsf(c) * unit;
 }
 
-// A row of a format below 8 bits; its column of this thread.
-template <int kBits>
+// A weight of a format below 8 bits.
+template <typename Type>
 __device__ float narrow_weight(const Matrix& matrix, int64_t row, int64_t column) {
-  constexpr int64_t kGroupBytes = NarrowLayout<kBits>::kGroupBytes;
   const int64_t groups = divide_up(matrix.columns, kColumnGroup);
   const int64_t block = row / kRowBlock;
   const auto lane = static_cast<int>(row % kRowBlock);
   const int64_t group = block * groups + column / kColumnGroup;
-  const auto* codes = static_cast<const uint8_t*>(matrix.weight) + group * kGroupBytes;
+  const auto* codes = static_cast<const uint8_t*>(matrix.weight) + group * Type::kGroupBytes;
   const auto* scales = static_cast<const int8_t*>(matrix.scales) + group * kRowBlock;
-  const int code = NarrowLayout<kBits>::load(codes, lane, column % kColumnGroup);
-  const int level = kBits == 4 ? q4_level(code) : code - (1 << (kBits - 1));
+  const int code = Type::Layout::load(codes, lane, column % kColumnGroup);
+  const int level = std::is_same_v<Type, Q4> ? q4_level(code) : code - Type::kOffset;
   return static_cast<float>(level) * square_scale(scales[lane], matrix.units[block]);
 }
 
-// Of q8, in the layout of formats/q8.h.
+template <typename Type>
 __device__ float byte_weight(const Matrix& matrix, int64_t row, int64_t column) {
   const int64_t groups = divide_up(matrix.columns, kColumnGroup);
   const int64_t lane = row % kRowBlock;
   const int64_t group = row / kRowBlock * groups + column / kColumnGroup;
-  const auto* codes =
-      static_cast<const uint8_t*>(matrix.weight) + group * kRowBlock * kColumnGroup + lane * 4;
+  const auto* codes = static_cast<const uint8_t*>(matrix.weight) + group * Type::kGroupBytes;
   const auto* scales = static_cast<const uint16_t*>(matrix.scales) + group * kRowBlock;
-  const int code = codes[column % kColumnGroup / 4 * 64 + column % 4] - Q8::kOffset;
+  const int code = codes[tile_byte(lane, column % kColumnGroup)] - Type::kOffset;
   return static_cast<float>(code) * half_to_float(scales[lane]);
 }
 
-__device__ float weight_at(const Matrix& matrix, int64_t row, int64_t column) {
+template <typename Type>
+__device__ float float_weight(const Matrix& matrix, int64_t row, int64_t column) {
   const int64_t padded_columns = round_up(matrix.columns, kColumnGroup);
-  const int64_t index =
-      (row / kRowBlock * padded_columns + column) * kRowBlock + row % kRowBlock;  // float formats
+  const int64_t index = (row / kRowBlock * padded_columns + column) * kRowBlock + row % kRowBlock;
+  return value_of(Type{}, static_cast<const typename Type::Value*>(matrix.weight)[index]);
+}
+
+template <typename Type>
+__device__ float weight_of(const Matrix& matrix, int64_t row, int64_t column) {
+  if constexpr (!Type::kQuantised) {
+    return float_weight<Type>(matrix, row, column);
+  } else if constexpr (Type::kSquareScales) {
+    return narrow_weight<Type>(matrix, row, column);
+  } else {
+    return byte_weight<Type>(matrix, row, column);
+  }
+}
+
+__device__ float weight_at(const Matrix& matrix, int64_t row, int64_t column) {
   switch (matrix.format) {
-    case Format::f32:
-      return static_cast<const float*>(matrix.weight)[index];
-    case Format::f16:
-      return half_to_float(static_cast<const uint16_t*>(matrix.weight)[index]);
-    case Format::bf16:
-      return bfloat_to_float(static_cast<const uint16_t*>(matrix.weight)[index]);
-    case Format::q8:
-      return byte_weight(matrix, row, column);
-    case Format::q6:
-      return narrow_weight<6>(matrix, row, column);
-    case Format::q5:
-      return narrow_weight<5>(matrix, row, column);
-    case Format::q4:
-      return narrow_weight<4>(matrix, row, column);
+#define PYTHIA_RT_FORMAT(type, name) \
+  case Format::name:                 \
+    return weight_of<type>(matrix, row, column);
+#include "formats/formats.inc"
+#undef PYTHIA_RT_FORMAT
   }
   return 0.0f;
 }

@@ -2,17 +2,24 @@
 #pragma once
 
 #include "cuda/kernels/linear_work.cuh"
+#include "formats/floats.h"
 
 namespace pythia_rt::cuda {
 
-template <Format kFormat>
+// What a stored value is in a format.
+__device__ __forceinline__ float value_of(F32, float stored) { return stored; }
+__device__ __forceinline__ float value_of(F16, uint16_t stored) { return half_to_float(stored); }
+__device__ __forceinline__ float value_of(Bf16, uint16_t stored) { return bfloat_to_float(stored); }
+
+template <typename Type>
 struct FloatWeights {
-  static constexpr int kBytes = kFormat == Format::f32 ? 4 : 2;
+  using Value = typename Type::Value;
+  static constexpr int kBytes = sizeof(Value);
 
   // Rows `row` to row + 3, a multiple of 4, of a column of a block of 16 rows.
   __device__ __forceinline__ static float4 load(const uint8_t* block, int column, int row) {
     const uint8_t* place = block + (column * kRowBlock + row) * kBytes;
-    if constexpr (kFormat == Format::f32) {
+    if constexpr (kBytes == 4) {
       return *reinterpret_cast<const float4*>(place);
     } else {
       const uint2 pairs = *reinterpret_cast<const uint2*>(place);
@@ -29,8 +36,7 @@ struct FloatWeights {
 
  private:
   __device__ __forceinline__ static float value(unsigned bits) {
-    const auto half = static_cast<uint16_t>(bits);
-    return kFormat == Format::f16 ? half_to_float(half) : bfloat_to_float(half);
+    return value_of(Type{}, static_cast<uint16_t>(bits));
   }
 };
 

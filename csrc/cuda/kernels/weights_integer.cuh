@@ -12,9 +12,8 @@
 #pragma once
 
 #include "cuda/kernels/linear_work.cuh"
+#include "formats/group_layout.h"
 #include "formats/q4.h"
-#include "formats/q8.h"
-#include "formats/uniform.h"
 
 namespace pythia_rt::cuda {
 
@@ -48,10 +47,9 @@ __device__ __forceinline__ void look_up(unsigned nibbles, unsigned& low, unsigne
 // A lane's part of a group as it is stored.
 template <int kBits>
 struct IntegerGroup {
-  static constexpr int kBytes = kRowBlock * kColumnGroup * kBits / 8;  // of a block of 16 rows
-  static constexpr int kScaleBytes = kBits == 8 ? 2 : 1;
-  static constexpr int kHighBits = kBits == 8 ? 0 : kBits - 4;
-  static constexpr int kPieces = kBits == 8 ? 4 : 2;
+  using Layout = GroupLayout<kBits>;
+  static constexpr int kHighBits = Layout::kHighBits;
+  static constexpr int kPieces = kBits == 8 ? 4 : 2;  // for 16 columns
 
   uint4 pieces[kPieces];
   uint4 high;          // zero where there are no high bits
@@ -64,12 +62,12 @@ struct IntegerGroup {
     const int q = lane % 4;
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
-      pieces[i] = *reinterpret_cast<const uint4*>(weight + (q * kPieces + i) * 64 + j * 16);
+      pieces[i] = *reinterpret_cast<const uint4*>(weight + (q * kPieces + i) * kTileBytes + j * 16);
     }
     if constexpr (kHighBits > 0) {
-      constexpr int kNibbleBytes = kRowBlock * kColumnGroup / 2;
       const int plane = kHighBits == 2 ? q : q / 2;
-      high = *reinterpret_cast<const uint4*>(weight + kNibbleBytes + plane * 64 + j * 16);
+      high = *reinterpret_cast<const uint4*>(weight + Layout::kNibbleBytes + plane * kTileBytes +
+                                             j * 16);
     } else {
       high = make_uint4(0, 0, 0, 0);
     }
@@ -137,7 +135,7 @@ struct IntegerGroup {
   // carry into the next byte.
   __device__ __forceinline__ static unsigned level(unsigned nibbles, unsigned bits) {
     constexpr unsigned kOnes = 0x01010101u;
-    constexpr unsigned kOffset = 1u << (kBits - 1);
+    constexpr unsigned kOffset = Layout::kOffset;
     const unsigned low = (nibbles & 15u * kOnes) | (128u - kOffset) * kOnes;
     return (low + ((bits & ((1u << kHighBits) - 1u) * kOnes) << 4)) ^ 128u * kOnes;
   }
@@ -152,14 +150,14 @@ struct IntegerLane {
   __device__ __forceinline__ IntegerLane(const LinearWork& work, int first_row, int lane) {
     const int last_block = (work.rows - 1) / kRowBlock;
     const int64_t block = least(first_row / kRowBlock + lane / 16, last_block);
-    weight = work.weight + block * work.groups * IntegerGroup<kBits>::kBytes;
-    scales = work.scales + block * work.groups * kRowBlock * IntegerGroup<kBits>::kScaleBytes;
+    weight = work.weight + block * work.groups * GroupLayout<kBits>::kGroupBytes;
+    scales = work.scales + block * work.groups * kRowBlock * GroupLayout<kBits>::kScaleBytes;
   }
 
   __device__ __forceinline__ void load(IntegerGroup<kBits>& group, int index, int lane) const {
-    using Group = IntegerGroup<kBits>;
-    group.load(weight + static_cast<int64_t>(index) * Group::kBytes,
-               scales + static_cast<int64_t>(index) * kRowBlock * Group::kScaleBytes, lane);
+    using Layout = GroupLayout<kBits>;
+    group.load(weight + static_cast<int64_t>(index) * Layout::kGroupBytes,
+               scales + static_cast<int64_t>(index) * kRowBlock * Layout::kScaleBytes, lane);
   }
 };
 

@@ -1,0 +1,83 @@
+// THE list of a model's tensors: which norms and matrices a spec implies, and of which sizes.
+//
+// Whatever walks a model's weights walks this list: binding, placing, capturing inputs, and by
+// _core.norms and _core.linears the flat file, its converter, recipes, calibration, balancing and
+// reports. What depends on a choice of the spec is a condition here and nowhere else.
+//
+// A visitor offers norm(name, weights, size) and matrix(name, weights, shape); `weights` is a
+// member of the structs in model/weights.h, const where they are.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/spec.h"
+#include "model/weights.h"
+
+namespace pythia_rt {
+
+struct MatrixShape {
+  const char* part;  // of the model, for which a recipe may choose a format
+  int64_t rows;
+  int64_t columns;
+  bool has_bias;
+  // Whose result it multiplies, a norm's or, through attention or the activation, a matrix's.
+  // Empty: a token chooses its row.
+  const char* reads;
+};
+
+// What comes before the layers.
+template <typename AnyWeights, typename Visitor>
+void visit_first(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
+  visitor.matrix("embed", weights.embed,
+                 MatrixShape{"embed", spec.vocab_size, spec.hidden_size, false, ""});
+}
+
+template <typename AnyWeights, typename Visitor>
+void visit_layer(const Spec& spec, AnyWeights& layer, Visitor&& visitor) {
+  const int64_t hidden = spec.hidden_size;
+  visitor.norm("attn_norm", layer.attn_norm, hidden);
+  visitor.norm("mlp_norm", layer.mlp_norm, hidden);
+  visitor.matrix(
+      "qkv", layer.qkv,
+      MatrixShape{"attention", spec.qkv_size(), hidden, spec.attention_bias, "attn_norm"});
+  visitor.matrix("attn_out", layer.attn_out,
+                 MatrixShape{"attention", hidden, spec.query_size(), spec.attention_bias, "qkv"});
+  visitor.matrix("mlp_up", layer.mlp_up,
+                 MatrixShape{"mlp", spec.mlp_size, hidden, spec.mlp_bias, "mlp_norm"});
+  visitor.matrix("mlp_down", layer.mlp_down,
+                 MatrixShape{"mlp", hidden, spec.mlp_size, spec.mlp_bias, "mlp_up"});
+}
+
+// What comes after them.
+template <typename AnyWeights, typename Visitor>
+void visit_last(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
+  visitor.norm("final_norm", weights.final_norm, spec.hidden_size);
+  if (!spec.tied_head) {
+    visitor.matrix("head", weights.head,
+                   MatrixShape{"head", spec.vocab_size, spec.hidden_size, false, "final_norm"});
+  }
+}
+
+// Of the tensors of a layer, in the flat file: "layers.3.qkv".
+inline std::string layer_prefix(int64_t layer) { return "layers." + std::to_string(layer) + "."; }
+
+// The same list by the names of the flat file. The layer is -1 outside of the layers.
+struct NamedNorm {
+  std::string name;
+  std::string role;  // the name in its layer
+  int64_t layer;
+  int64_t size;
+};
+struct NamedMatrix {
+  std::string name;
+  std::string role;
+  int64_t layer;
+  MatrixShape shape;
+  std::string reads;  // a name of the flat file, or empty
+};
+std::vector<NamedNorm> named_norms(const Spec& spec);
+std::vector<NamedMatrix> named_matrices(const Spec& spec);
+
+}  // namespace pythia_rt
