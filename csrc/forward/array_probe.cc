@@ -15,23 +15,32 @@ void ArrayProbe::replace(const Place& place, const std::vector<int64_t>& numbers
 
 void ArrayProbe::at(const Place& place, Backend& backend, Rows values) {
   const Copies& copies = places_[place];
-  const int64_t width = values.width;
-  rows_.resize(static_cast<size_t>(values.count * width));
-  backend.read(values, rows_.data());
-  bool is_changed = false;
-  for (size_t i = 0; i < numbers_.size(); ++i) {
-    const int64_t number = numbers_[i];
-    if (number < 0) continue;
-    float* row = rows_.data() + static_cast<int64_t>(i) * width;
-    const int64_t given =
-        copies.values == nullptr ? -1 : copies.row_of[static_cast<size_t>(number)];
-    if (given >= 0) {
-      std::copy_n(copies.values + given * width, width, row);
-      is_changed = true;
-    }
-    if (copies.out != nullptr) std::copy_n(row, width, copies.out + number * width);
+  if (copies.values != nullptr) replace_rows(copies, backend, values);
+  if (copies.out == nullptr) return;
+  unasked_.resize(static_cast<size_t>(values.width));
+  outs_.clear();
+  for (const int64_t number : numbers_) {
+    outs_.push_back(number < 0 ? unasked_.data() : copies.out + number * values.width);
   }
-  if (is_changed) backend.write(rows_.data(), values);
+  backend.read_rows(values, outs_.data());
+}
+
+void ArrayProbe::replace_rows(const Copies& copies, Backend& backend, Rows values) {
+  const auto row_of = [&](int64_t number) {
+    return number < 0 ? -1 : copies.row_of[static_cast<size_t>(number)];
+  };
+  const auto is_replaced = [&](int64_t number) { return row_of(number) >= 0; };
+  if (std::none_of(numbers_.begin(), numbers_.end(), is_replaced)) return;
+  rows_.resize(static_cast<size_t>(values.count * values.width));
+  backend.read(values, rows_.data());
+  float* row = rows_.data();
+  for (const int64_t number : numbers_) {
+    if (is_replaced(number)) {
+      std::copy_n(copies.values + row_of(number) * values.width, values.width, row);
+    }
+    row += values.width;
+  }
+  backend.write(rows_.data(), values);
 }
 
 }  // namespace pythia_rt

@@ -33,10 +33,14 @@ class ArrayProbe : public Probe {
     std::vector<int64_t> row_of;    // [n_tokens], of values; -1: the token's stay as they are
   };
 
+  void replace_rows(const Copies& copies, Backend& backend, Rows values);
+
   int64_t n_tokens_;
   std::map<Place, Copies> places_;
   std::vector<int64_t> numbers_;  // of the tokens of the pass's rows; -1: none of the caller's
   std::vector<float> rows_;       // of the pass, close together
+  std::vector<float*> outs_;      // where the pass's rows go
+  std::vector<float> unasked_;    // where those go that are none of the caller's: [width]
 };
 
 }  // namespace pythia_rt
