@@ -225,6 +225,23 @@ class Model:
         Bytes of weights that decoding one token reads.
         """
     @property
+    def cache_budget(self) -> int | None:
+        """
+        Bytes that they may have; None for what there is. Who needs more gets a MemoryError.
+        """
+    @cache_budget.setter
+    def cache_budget(self, arg1: int | None) -> None: ...
+    @property
+    def cache_bytes(self) -> int:
+        """
+        Bytes of these pages.
+        """
+    @property
+    def cache_pages(self) -> int:
+        """
+        Pages of 128 positions that the caches of its sessions hold, shared ones once.
+        """
+    @property
     def device(self) -> str:
         """
         'cpu', or 'cuda' where that has all layers or the first ones.
@@ -268,6 +285,17 @@ class Session:
         """
         Appends tokens [n], which wait for a pass: see step() of the module.
         """
+    def append_page(
+        self, bytes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], count: int
+    ) -> None:
+        """
+        Becomes `count` tokens longer by a page that a session which had come as far has read.
+        """
+    def fork(self) -> Session:
+        """
+        Another session that has come as far. Both share the pages of their caches until one
+        writes into a page.
+        """
     def logits(
         self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]
     ) -> numpy.typing.NDArray[numpy.float32]:
@@ -277,6 +305,11 @@ class Session:
     def prefill(self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> None:
         """
         Appends tokens [n]; the logits after the last one are kept.
+        """
+    def read_page(self, index: int) -> numpy.typing.NDArray[numpy.uint8]:
+        """
+        The bytes of a page: [layer][head][keys | values | key scales | value scales], zero
+        where there is no position yet.
         """
     def rewind(self, position: int) -> None:
         """
@@ -297,6 +330,11 @@ class Session:
     def last_logits(self) -> numpy.typing.NDArray[numpy.float32]:
         """
         A copy of the kept logits [vocab_size].
+        """
+    @property
+    def pages(self) -> int:
+        """
+        Pages of 128 positions that its cache holds.
         """
     @property
     def position(self) -> int:

@@ -398,7 +398,6 @@ class Model:
         The cache's format is the model's where `kv_format` names no other.
         """
         self._file.check_unchanged()
-        # No larger than this call needs: a full context costs hundreds of MB on the larger models.
         return _core.Session(self._core, capacity=capacity, kv_format=kv_format or self._kv_format)
 
     def _not_finite(self, tokens: NDArray[np.int32]) -> RuntimeError:

@@ -220,8 +220,10 @@ def test_no_room_for_a_context(cuda: None, tmp_path: Path, monkeypatch: pytest.M
     model = Model.load(path, device="cuda")
     before = model.generate([1, 2, 3], max_new_tokens=5, temperature=0).tokens
     monkeypatch.setenv("PYTHIA_RT_EMULATOR_MEMORY", "1000")
+    session = model.new_session(2048)
     with pytest.raises(MemoryError, match=r"no room for another .* MB are free: take fewer layers"):
-        model.new_session(2048)
+        session.prefill(np.array(ids(20), np.int32))
+    assert session.position == 0
     monkeypatch.delenv("PYTHIA_RT_EMULATOR_MEMORY")
     assert model.generate([1, 2, 3], max_new_tokens=5, temperature=0).tokens == before
 

@@ -62,7 +62,7 @@ struct SequenceRows {
   int64_t count;
   int64_t first_position;  // of first_row in its sequence
   KvFormat kv_format;
-  KvMemory cache;
+  KvPages cache;  // a page for each kPagePositions of the positions up to the last row's
 };
 
 // What a pass through the layers is about.
@@ -112,6 +112,10 @@ class Backend {
 
   // Copies `bytes` from the host into memory of the device.
   virtual void upload(const void* data, size_t bytes, std::byte* out) = 0;
+  // The reverse.
+  virtual void download(const std::byte* data, size_t bytes, void* out) = 0;
+  // From one piece of the device's memory to another.
+  virtual void copy(const std::byte* data, size_t bytes, std::byte* out) = 0;
 
   // Calls `work`, whose operations are about `batch`; or repeats what an earlier one called.
   virtual void pass(const Batch& batch, FunctionRef<void()> work) = 0;

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/aligned_buffer.h"
+#include "base/large_pages.h"
 #include "base/rounding.h"
 #include "formats/formats.h"
 #include "kernels/tasks.h"
@@ -16,7 +17,7 @@ namespace {
 
 class HostBuffer : public DeviceBuffer {
  public:
-  explicit HostBuffer(size_t bytes) : buffer_(bytes) {}
+  explicit HostBuffer(size_t bytes) : buffer_(bytes) { prefer_large_pages(buffer_.data(), bytes); }
   std::byte* data() const override { return buffer_.data(); }
 
  private:
@@ -61,6 +62,12 @@ class CpuBackend : public Backend {
   const void* hold(const void* data, size_t /*bytes*/) override { return data; }
 
   void upload(const void* data, size_t bytes, std::byte* out) override {
+    std::memcpy(out, data, bytes);
+  }
+  void download(const std::byte* data, size_t bytes, void* out) override {
+    std::memcpy(out, data, bytes);
+  }
+  void copy(const std::byte* data, size_t bytes, std::byte* out) override {
     std::memcpy(out, data, bytes);
   }
 
@@ -125,7 +132,7 @@ class CpuBackend : public Backend {
     for (const SequenceRows& sequence : batch_->sequences) {
       if (sequence.count > 1) append_rows(heads, layer, qkv, sequence);
       for (int64_t kv_head = 0; kv_head < heads.n_kv_heads; ++kv_head) {
-        const KvHead cache = sequence.cache.head(layer, kv_head);
+        const PagedHead cache = sequence.cache.head(layer, kv_head);
         for (int64_t first = 0; first < sequence.count; first += kQueriesPerTask) {
           const int64_t count = std::min(kQueriesPerTask, sequence.count - first);
           tasks_.push_back({&sequence, kv_head, cache, first, count});
@@ -271,7 +278,7 @@ class CpuBackend : public Backend {
   struct AttentionTask {
     const SequenceRows* sequence;
     int64_t kv_head;
-    KvHead cache;
+    PagedHead cache;
     int64_t first, count;  // rows of the sequence
   };
 
@@ -284,11 +291,13 @@ class CpuBackend : public Backend {
       const char* place = static_cast<const char*>(data) + begin;
       for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(place + i, 0, 2);
     };
-    const int64_t index = sequence.first_position / 16;
-    ask(task.cache.keys, index * tile.keys, tile.keys);
-    ask(task.cache.values, sequence.first_position * tile.values / 16, tile.values / 16);
-    ask(task.cache.key_scales, index * tile.scales, tile.scales);
-    ask(task.cache.value_scales, index * tile.scales, tile.scales);
+    const KvHead cache = head_in_page(task.cache, sequence.first_position / kPagePositions);
+    const int64_t position = sequence.first_position % kPagePositions;
+    const int64_t index = position / 16;
+    ask(cache.keys, index * tile.keys, tile.keys);
+    ask(cache.values, position * tile.values / 16, tile.values / 16);
+    ask(cache.key_scales, index * tile.scales, tile.scales);
+    ask(cache.value_scales, index * tile.scales, tile.scales);
   }
 
   // By heads and not by rows: a tile of keys has 16 positions side by side, and threads that
@@ -319,9 +328,10 @@ class CpuBackend : public Backend {
     };
     for (int64_t i = 0; i < shared; ++i) rotate(task.kv_head * shared + i);
     rotate(key_head);
-    kernels_.append[static_cast<int>(sequence.kv_format)]({row + key_head * heads.head_dim,
-                                                           row + value_head * heads.head_dim,
-                                                           task.cache, heads.head_dim, position});
+    kernels_.append[static_cast<int>(sequence.kv_format)](
+        {row + key_head * heads.head_dim, row + value_head * heads.head_dim,
+         head_in_page(task.cache, position / kPagePositions), heads.head_dim,
+         position % kPagePositions});
   }
 
   void attend(const HeadLayout& heads, Rows qkv, Rows out, const AttentionTask& task,
@@ -335,7 +345,8 @@ class CpuBackend : public Backend {
       arguments.queries = qkv.row(row) + column;
       arguments.query_stride = qkv.stride;
       arguments.cache = task.cache;
-      arguments.next_keys = next != nullptr && i + 1 == shared ? next->cache.keys : nullptr;
+      arguments.next_keys =
+          next != nullptr && i + 1 == shared ? head_in_page(next->cache, 0).keys : nullptr;
       arguments.head_dim = heads.head_dim;
       arguments.first_position = sequence.first_position + task.first;
       arguments.rows = task.count;

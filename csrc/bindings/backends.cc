@@ -43,10 +43,9 @@ struct ProductCase {
 
 // A sequence's cache and what has been appended to it.
 struct TestSequence {
-  std::unique_ptr<DeviceBuffer> buffer;
-  KvMemory memory;
+  std::vector<std::byte*> pages;
+  PageLayout layout;
   KvFormat format;
-  size_t bytes;
   int64_t length = 0;
 };
 
@@ -113,7 +112,8 @@ class TestBackend {
     const Rows out = rows(static_cast<int64_t>(tokens.size()), columns);
     Batch batch;
     batch.tokens = tokens;
-    batch.sequences.push_back({0, out.count, 0, KvFormat::f32, {}});
+    std::vector<std::byte*> no_pages(static_cast<size_t>(divide_up(out.count, kPagePositions)));
+    batch.sequences.push_back({0, out.count, 0, KvFormat::f32, {no_pages.data(), {}}});
     backend_->pass(batch, [&] { backend_->embed(matrix, out); });
     return array_of(out);
   }
@@ -152,12 +152,11 @@ class TestBackend {
   size_t add_sequence(const std::string& kv_format, int64_t n_kv_heads, int64_t head_dim,
                       int64_t n_layers, int64_t capacity) {
     const KvFormat format = kv_format_from_name(kv_format);
-    const KvSizes sizes = kv_sizes(format, head_dim, round_up(capacity, 16));
-    const int64_t head_bytes = round_up(sizes.total(), 64);
-    const auto bytes = static_cast<size_t>(n_layers * n_kv_heads * head_bytes);
-    auto buffer = backend_->allocate(bytes);
-    const KvMemory memory{buffer->data(), sizes, head_bytes, n_kv_heads};
-    sequences_.push_back({std::move(buffer), memory, format, bytes});
+    TestSequence sequence{{}, page_layout(format, head_dim, n_kv_heads, n_layers), format};
+    for (int64_t i = 0; i < capacity; i += kPagePositions) {
+      sequence.pages.push_back(memory(static_cast<size_t>(sequence.layout.bytes())));
+    }
+    sequences_.push_back(std::move(sequence));
     return sequences_.size() - 1;
   }
 
@@ -197,8 +196,11 @@ class TestBackend {
     int64_t first = 0;
     for (size_t i = 0; i < sequences.size(); ++i) {
       TestSequence& sequence = sequences_.at(sequences[i]);
-      batch.sequences.push_back(
-          {first, counts[i], sequence.length, sequence.format, sequence.memory});
+      batch.sequences.push_back({first,
+                                 counts[i],
+                                 sequence.length,
+                                 sequence.format,
+                                 {sequence.pages.data(), sequence.layout}});
       sequence.length += counts[i];
       first += counts[i];
     }
@@ -207,11 +209,16 @@ class TestBackend {
     return {array_of(out), array_of(qkv)};
   }
 
-  // The bytes of a sequence's cache, as f32 bit patterns.
-  Floats cache_bits(size_t index) {
+  // The bytes of a sequence's cache, a row for each page.
+  py::array_t<uint8_t> cache_bits(size_t index) {
     const TestSequence& sequence = sequences_.at(index);
-    const auto n = static_cast<int64_t>(sequence.bytes / sizeof(float));
-    return array_of({reinterpret_cast<float*>(sequence.memory.memory), 1, n, n});
+    const int64_t n = sequence.layout.bytes();
+    py::array_t<uint8_t> bytes({static_cast<int64_t>(sequence.pages.size()), n});
+    for (size_t i = 0; i < sequence.pages.size(); ++i) {
+      backend_->download(sequence.pages[i], static_cast<size_t>(n),
+                         bytes.mutable_data(static_cast<int64_t>(i), 0));
+    }
+    return bytes;
   }
 
   std::string isa() const { return backend_->isa(); }

@@ -17,12 +17,12 @@
 #include "bindings/module.h"
 #include "bindings/spec.h"
 #include "bindings/tensors.h"
+#include "cache/kv_cache.h"
 #include "calibration/error_feedback.h"
 #include "formats/formats.h"
 #include "forward/activations.h"
 #include "forward/array_probe.h"
 #include "forward/decoder.h"
-#include "model/kv_cache.h"
 #include "model/placement.h"
 #include "model/weights.h"
 
@@ -96,7 +96,8 @@ class BoundLayer {
         backend_(make_cpu(threads)),
         weights_(only(bind_layer(spec_, formats_of(formats), blobs_of(tensors, buffers_)))),
         parts_{{backend_.get(), 0, 1}},
-        decoder_(spec_, weights_, parts_) {}
+        decoder_(spec_, weights_, parts_),
+        pool_({{backend_.get(), 1}}, spec_.n_kv_heads, spec_.head_dim) {}
 
   std::pair<FloatArray, std::map<std::string, FloatArray>> run(const FloatArray& hidden,
                                                                bool capture) {
@@ -126,7 +127,8 @@ class BoundLayer {
     const GilRelease release;
     const auto lock = claim(mutex_, "layer");
     // f32: what is measured is the weights, not the cache.
-    KvCache cache(spec_, parts_, KvFormat::f32, count);
+    KvCache cache(pool_, KvFormat::f32);
+    cache.make_room(count);
     for (int64_t begin = 0; begin < count; begin += kMaxRows) {
       const int64_t n = std::min(kMaxRows, count - begin);
       probe.begin({all.begin() + begin, all.begin() + begin + n});
@@ -142,6 +144,7 @@ class BoundLayer {
   Weights weights_;
   Parts parts_;
   Decoder decoder_;
+  PagePool pool_;
   ForkSafeMutex mutex_;
 };
 

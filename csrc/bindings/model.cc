@@ -97,6 +97,23 @@ void bind_model(py::module_& module, std::unique_ptr<Backend> (*make)(int)) {
           [](const BoundModel& self) { return self.model->weights().bytes_per_token; },
           "Bytes of weights that decoding one token reads.")
       .def_property_readonly(
+          "cache_pages", [](const BoundModel& self) { return self.model->pool().n_taken(); },
+          "Pages of 128 positions that the caches of its sessions hold, shared ones once.")
+      .def_property_readonly(
+          "cache_bytes", [](const BoundModel& self) { return self.model->pool().bytes_taken(); },
+          "Bytes of these pages.")
+      .def_property(
+          "cache_budget",
+          [](const BoundModel& self) -> std::optional<int64_t> {
+            const int64_t budget = self.model->pool().budget();
+            return budget == PagePool::kNoBudget ? std::nullopt : std::optional(budget);
+          },
+          [](const BoundModel& self, std::optional<int64_t> bytes) {
+            if (bytes && *bytes < 0) throw_invalid("a budget cannot be ", *bytes, " bytes");
+            self.model->pool().set_budget(bytes.value_or(PagePool::kNoBudget));
+          },
+          "Bytes that they may have; None for what there is. Who needs more gets a MemoryError.")
+      .def_property_readonly(
           "spec", [](const BoundModel& self) { return self.spec; }, "The spec it was made from.")
       .def_property_readonly(
           "points",

@@ -33,6 +33,12 @@ class BoundSession {
       : model_(model),
         sequence_(std::shared_ptr<Model>(model, model->model.get()), capacity, kv_format) {}
 
+  std::unique_ptr<BoundSession> fork() {
+    const GilRelease release;
+    const auto lock = claim(mutex_, "session");
+    return std::unique_ptr<BoundSession>(new BoundSession(model_, sequence_.fork()));
+  }
+
   // Calls function(sequence, interrupt) without the GIL.
   template <typename Function>
   auto run(const Function& function) {
@@ -54,10 +60,15 @@ class BoundSession {
   ForkSafeMutex& mutex() { return mutex_; }
 
  private:
+  BoundSession(std::shared_ptr<BoundModel> model, Sequence sequence)
+      : model_(std::move(model)), sequence_(std::move(sequence)) {}
+
   std::shared_ptr<BoundModel> model_;
   Sequence sequence_;
   ForkSafeMutex mutex_;
 };
+
+using PageArray = py::array_t<uint8_t, py::array::c_style>;
 
 FloatArray logits_array(const Sequence& sequence, int64_t count) {
   return FloatArray({count, sequence.model().spec().vocab_size});
@@ -84,23 +95,18 @@ auto run_batch(const std::vector<BoundSession*>& sessions, const std::vector<Tok
   }
   std::vector<decltype(bind(std::declval<Work&>()))> results;
   std::vector<Work> works;
+  std::vector<const int32_t*> pointers;
   int64_t n_tokens = 0;
   for (size_t i = 0; i < sessions.size(); ++i) {
     works.push_back({&sessions[i]->sequence(), count_tokens(tokens[i])});
+    pointers.push_back(tokens[i].data());
     works.back().first_number = n_tokens;
     n_tokens += works.back().count;
     results.push_back(bind(works.back()));
   }
   const GilRelease release;
   const auto locks = claim_all(sessions);
-  check_sequences(works);
-  for (size_t i = 0; i < works.size(); ++i) {
-    works[i].sequence->check(tokens[i].data(), works[i].count);
-  }
-  for (size_t i = 0; i < works.size(); ++i) {
-    works[i].sequence->append(tokens[i].data(), works[i].count);
-  }
-  run_to_end(works, [&] { release.check_signals(); }, probe);
+  append_and_run(works, pointers, [&] { release.check_signals(); }, probe);
   if (!sessions.empty()) sessions.front()->model().check_memory();
   return results;
 }
@@ -271,8 +277,7 @@ void bind_session(py::module_& module) {
           [](BoundSession& self, const TokenArray& tokens) {
             const int64_t count = count_tokens(tokens);
             self.run([&](Sequence& sequence, const auto& interrupt) {
-              sequence.append(tokens.data(), count);
-              run_to_end({{&sequence}}, interrupt);
+              append_and_run({{&sequence, count}}, {tokens.data()}, interrupt);
             });
           },
           py::arg("tokens"), "Appends tokens [n]; the logits after the last one are kept.")
@@ -291,8 +296,7 @@ void bind_session(py::module_& module) {
             FloatArray out = logits_array(self.sequence(), count);
             float* data = out.mutable_data();
             self.run([&](Sequence& sequence, const auto& interrupt) {
-              sequence.append(tokens.data(), count);
-              run_to_end({{&sequence, count, data}}, interrupt);
+              append_and_run({{&sequence, count, data}}, {tokens.data()}, interrupt);
             });
             return out;
           },
@@ -322,7 +326,36 @@ void bind_session(py::module_& module) {
           [](BoundSession& self, int64_t position) {
             self.run([&](Sequence& sequence, const auto&) { sequence.rewind(position); });
           },
-          py::arg("position"), "Forgets everything after the first `position` tokens.");
+          py::arg("position"), "Forgets everything after the first `position` tokens.")
+      .def("fork", &BoundSession::fork,
+           "Another session that has come as far. Both share the pages of their caches until one\n"
+           "writes into a page.")
+      .def_property_readonly(
+          "pages", [](BoundSession& self) { return self.sequence().n_pages(); },
+          "Pages of 128 positions that its cache holds.")
+      .def(
+          "read_page",
+          [](BoundSession& self, int64_t index) {
+            py::array_t<uint8_t> bytes(self.sequence().page_bytes());
+            auto* data = reinterpret_cast<std::byte*>(bytes.mutable_data());
+            self.run([&](Sequence& sequence, const auto&) { sequence.read_page(index, data); });
+            return bytes;
+          },
+          py::arg("index"),
+          "The bytes of a page: [layer][head][keys | values | key scales | value scales], zero\n"
+          "where there is no position yet.")
+      .def(
+          "append_page",
+          [](BoundSession& self, const PageArray& bytes, int64_t count) {
+            if (bytes.size() != self.sequence().page_bytes()) {
+              throw_invalid("a page of this session has ", self.sequence().page_bytes(),
+                            " bytes, not ", bytes.size());
+            }
+            const auto* data = reinterpret_cast<const std::byte*>(bytes.data());
+            self.run([&](Sequence& sequence, const auto&) { sequence.append_page(data, count); });
+          },
+          py::arg("bytes"), py::arg("count"),
+          "Becomes `count` tokens longer by a page that a session which had come as far has read.");
 
   module.def("forward", &forward_batch, py::arg("sessions"), py::arg("tokens"),
              "Appends tokens [n_i] to each session in shared passes; returns each one's logits\n"

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -241,6 +242,34 @@ std::vector<Bytes> append(const std::string& isa, const std::string& kv_format, 
   return parts;
 }
 
+// A head of append() as attention reads it: in pages.
+class PagedCopy {
+ public:
+  PagedCopy(std::vector<Bytes>& parts, KvFormat format, int64_t dim, int64_t capacity)
+      : layout_(page_layout(format, dim, 1, 1)) {
+    const KvSizes& sizes = layout_.head;
+    for (int64_t begin = 0; begin < capacity; begin += kPagePositions) {
+      std::vector<std::byte>& page = memory_.emplace_back(layout_.bytes(), std::byte{0xff});
+      const int64_t n = std::min(kPagePositions, capacity - begin);
+      std::byte* out = page.data();
+      size_t part = 0;
+      for (const int64_t bytes : {sizes.keys, sizes.values, sizes.scales, sizes.scales}) {
+        const int64_t each = bytes / kPagePositions;
+        std::memcpy(out, parts[part++].data() + begin * each, static_cast<size_t>(n * each));
+        out += bytes;
+      }
+      pages_.push_back(page.data());
+    }
+  }
+
+  PagedHead head() const { return KvPages{pages_.data(), layout_}.head(0, 0); }
+
+ private:
+  PageLayout layout_;
+  std::deque<std::vector<std::byte>> memory_;
+  std::vector<std::byte*> pages_;
+};
+
 // Queries [n, head_dim], the last n of `positions`, attend to a cache of append(), `together` at a
 // time. Returns [n, head_dim].
 FloatArray attention(const std::string& isa, const std::string& kv_format, const Floats& queries,
@@ -253,12 +282,13 @@ FloatArray attention(const std::string& isa, const std::string& kv_format, const
   capacity = round_up(capacity, 16);
   check(rows <= positions && positions <= capacity && together > 0,
         "queries and cache do not fit each other");
-  const KvHead cache = head_of(parts, format, dim, capacity);
+  head_of(parts, format, dim, capacity);  // checks their sizes
+  const PagedCopy cache(parts, format, dim, capacity);
   std::vector<float> scores(static_cast<size_t>(kQueryTile * capacity));
   FloatArray out({rows, dim});
   for (int64_t row = 0; row < rows; row += together) {
     table.attention[static_cast<size_t>(format)](
-        {queries.data() + row * dim, dim, cache, dim, positions - rows + row,
+        {queries.data() + row * dim, dim, cache.head(), dim, positions - rows + row,
          std::min(together, rows - row), scale, scores.data(), capacity,
          out.mutable_data() + row * dim, dim});
   }

@@ -108,6 +108,13 @@ class CudaBackend : public Backend {
     copy_to_device(out, data, bytes, stream_);
     synchronise(stream_);
   }
+  void download(const std::byte* data, size_t bytes, void* out) override {
+    copy_to_host(out, data, bytes, stream_);
+    wait();
+  }
+  void copy(const std::byte* data, size_t bytes, std::byte* out) override {
+    copy_on_device(out, data, bytes, stream_);
+  }
 
   // A pass that comes again is run as it is the first time, so that all its scratch is there;
   // recorded the second time, and from then on replayed.

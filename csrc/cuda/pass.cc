@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/error.h"
 #include "base/rounding.h"
 
 namespace pythia_rt::cuda {
@@ -14,6 +15,11 @@ int64_t rounded_positions(int64_t positions) {
   int64_t rounded = kAttentionBlock;
   while (rounded < positions) rounded *= 2;
   return rounded;
+}
+
+// That the rows see.
+int64_t pages_of(const SequenceRows& rows) {
+  return divide_up(rows.first_position + rows.count, kPagePositions);
 }
 
 // Places one table after another, each where any type may begin.
@@ -38,6 +44,7 @@ bool PassTables::load(const Batch& batch, Stream stream) {
   tiles_.clear();
   formats_.clear();
   int64_t most = 1;
+  int64_t n_pages = 0;
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const SequenceRows& rows = batch.sequences[i];
     for (int64_t first = 0; first < rows.count; first += kQueriesPerTile) {
@@ -47,6 +54,11 @@ bool PassTables::load(const Batch& batch, Stream stream) {
                         static_cast<int32_t>(rows.first_position + first)});
     }
     most = std::max(most, rows.first_position + rows.count);
+    n_pages += pages_of(rows);
+    if (rows.cache.layout.bytes() >> 32 != 0) {
+      throw_invalid("a page of the cache has ", rows.cache.layout.bytes(),
+                    " bytes, and must have less than 4 GB on a CUDA device");
+    }
     if (std::find(formats_.begin(), formats_.end(), rows.kv_format) == formats_.end()) {
       formats_.push_back(rows.kv_format);
     }
@@ -57,6 +69,9 @@ bool PassTables::load(const Batch& batch, Stream stream) {
   const size_t rows_at = layout.add<RowPlace>(n_rows);
   const size_t sequences_at = layout.add<SequencePlace>(batch.sequences.size());
   const size_t tiles_at = layout.add<QueryTile>(tiles_.size());
+  // Last, and with some to spare: a recording knows where the tables before lie, and must still be
+  // right when a sequence has got another page.
+  const size_t pages_at = layout.add<std::byte*>(static_cast<size_t>(round_up(n_pages, 64)));
   const auto bytes = static_cast<int64_t>(layout.bytes());
   bool moved = false;
   auto* host = on_host_.get<std::byte>(bytes, moved);
@@ -65,9 +80,13 @@ bool PassTables::load(const Batch& batch, Stream stream) {
   std::copy(batch.tokens.begin(), batch.tokens.end(), reinterpret_cast<int32_t*>(host + tokens_at));
   auto* row_places = reinterpret_cast<RowPlace*>(host + rows_at);
   auto* sequence_places = reinterpret_cast<SequencePlace*>(host + sequences_at);
+  size_t table_at = pages_at;
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const SequenceRows& rows = batch.sequences[i];
-    sequence_places[i] = {rows.cache, rows.kv_format};
+    std::copy_n(rows.cache.pages, pages_of(rows), reinterpret_cast<std::byte**>(host + table_at));
+    auto* table = reinterpret_cast<std::byte* const*>(device + table_at);
+    table_at += static_cast<size_t>(pages_of(rows)) * sizeof(std::byte*);
+    sequence_places[i] = {{table, rows.cache.layout}, rows.kv_format};
     for (int64_t j = 0; j < rows.count; ++j) {
       *row_places++ = {static_cast<int32_t>(i), static_cast<int32_t>(rows.first_position + j)};
     }

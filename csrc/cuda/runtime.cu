@@ -124,6 +124,10 @@ void copy_to_host(void* host, const std::byte* device, size_t bytes, Stream stre
   check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, handle(stream)));
 }
 
+void copy_on_device(std::byte* to, const std::byte* from, size_t bytes, Stream stream) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, handle(stream)));
+}
+
 namespace {
 
 // A CUDA graph.

@@ -49,6 +49,7 @@ void synchronise(Stream stream);
 // Queued. `host` must come from allocate_host or outlive a synchronise().
 void copy_to_device(std::byte* device, const void* host, size_t bytes, Stream stream);
 void copy_to_host(void* host, const std::byte* device, size_t bytes, Stream stream);
+void copy_on_device(std::byte* to, const std::byte* from, size_t bytes, Stream stream);
 
 // Launches and copies that were recorded once and can be queued again as a whole.
 class Recording {

@@ -1,5 +1,6 @@
 #include "engine/model.h"
 
+#include <algorithm>
 #include <mutex>
 #include <utility>
 
@@ -17,14 +18,36 @@ Model::Model(const Spec& spec, const std::map<std::string, Format>& formats,
   weights_ = bind_weights(spec_, formats, tensors);
   parts_ = divide_layers(spec_, device_.get(), *cpu_, device_layers);
   place_weights(spec_, parts_, weights_, Activations::bytes(spec_));
+  std::vector<CachedLayers> cached;
+  for (const Part& part : parts_) cached.push_back({part.backend, part.n_layers});
+  pool_ = std::make_unique<PagePool>(std::move(cached), spec_.n_kv_heads, spec_.head_dim);
   decoder_ = std::make_unique<Decoder>(spec_, weights_, parts_);
 }
 
 void Model::run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt, Probe* probe) {
+  between_passes([&] { decoder_->run(chunks, interrupt, probe); });
+}
+
+void Model::make_room(const std::vector<RoomRequest>& requests) {
+  const auto has_room = [](const RoomRequest& request) {
+    return request.cache->has_room(request.count);
+  };
+  if (std::all_of(requests.begin(), requests.end(), has_room)) return;
+  between_passes([&] {
+    try {
+      for (const RoomRequest& request : requests) request.cache->make_room(request.count);
+    } catch (...) {
+      for (const RoomRequest& request : requests) request.cache->trim();
+      throw;
+    }
+  });
+}
+
+void Model::between_passes(FunctionRef<void()> function) {
   const bool is_orphaned = mutex_.is_orphaned();
   const std::lock_guard lock(mutex_);
   if (is_orphaned) renew_scratch();
-  decoder_->run(chunks, interrupt, probe);
+  function();
 }
 
 // In a child of fork() that cut a pass short: a thread that is not here may have been changing
@@ -36,6 +59,7 @@ void Model::renew_scratch() {
   for (Part& part : parts_) {
     if (part.backend == lost) part.backend = cpu_.get();
   }
+  pool_->replace(lost, cpu_.get());
   decoder_ = std::make_unique<Decoder>(spec_, weights_, parts_);
 }
 

@@ -11,12 +11,19 @@
 #include "backend/backend.h"
 #include "base/fork_safe_mutex.h"
 #include "base/function_ref.h"
+#include "cache/kv_cache.h"
+#include "cache/page_pool.h"
 #include "forward/decoder.h"
 #include "model/placement.h"
 #include "model/spec.h"
 #include "model/weights.h"
 
 namespace pythia_rt {
+
+struct RoomRequest {
+  KvCache* cache;
+  int64_t count;
+};
 
 // Weights and the devices that run them. Constant once built: any number of sequences on any number
 // of threads may share it; their passes take turns.
@@ -34,9 +41,17 @@ class Model {
   const Weights& weights() const { return weights_; }
   const Parts& parts() const { return parts_; }
   const Backend& cpu() const { return *cpu_; }
+  // Of the caches of all its sequences.
+  PagePool& pool() { return *pool_; }
 
-  // One pass of the decoder; waits for its turn.
+  // One pass of the decoder, whose caches must have room; waits for its turn.
   void run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt, Probe* probe = nullptr);
+
+  // Room for so many positions more in each cache. Throws NoRoom, and nothing has changed.
+  void make_room(const std::vector<RoomRequest>& requests);
+
+  // Calls function() between two passes, when nobody else uses the devices.
+  void between_passes(FunctionRef<void()> function);
 
  private:
   void renew_scratch();
@@ -46,6 +61,7 @@ class Model {
   std::unique_ptr<Backend> cpu_;
   std::unique_ptr<Backend> device_;  // or null
   Parts parts_;
+  std::unique_ptr<PagePool> pool_;
   std::unique_ptr<Decoder> decoder_;
   ForkSafeMutex mutex_;  // of a pass
 };

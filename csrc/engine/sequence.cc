@@ -1,5 +1,6 @@
 #include "engine/sequence.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -35,7 +36,7 @@ void check_tokens(const Spec& spec, const int32_t* tokens, int64_t count) {
 Sequence::Sequence(std::shared_ptr<Model> model, int64_t capacity, KvFormat kv_format)
     : model_(std::move(model)),
       capacity_(checked_capacity(*model_, capacity)),
-      cache_(model_->spec(), model_->parts(), kv_format, capacity_) {}
+      cache_(model_->pool(), kv_format) {}
 
 void Sequence::check(const int32_t* tokens, int64_t count) const {
   check_tokens(model_->spec(), tokens, count);
@@ -79,6 +80,25 @@ void Sequence::rewind(int64_t position) {
   cache_.set_length(position);
 }
 
+void Sequence::read_page(int64_t index, std::byte* out) const {
+  if (index < 0 || index >= n_pages()) {
+    throw_invalid("the session has ", n_pages(), " pages, and no number ", index);
+  }
+  model_->between_passes([&] { cache_.read_page(index, out); });
+}
+
+void Sequence::append_page(const std::byte* bytes, int64_t count) {
+  if (n_waiting() > 0 || position() % kPagePositions != 0) {
+    throw_invalid("after ", position(), " positions the session's last page is not full");
+  }
+  const int64_t room = std::min(kPagePositions, capacity_ - position());
+  if (count < 1 || count > room) {
+    throw_invalid("the page must have between 1 and ", room, " positions, not ", count);
+  }
+  model_->between_passes([&] { cache_.append_page(bytes, count); });
+  has_logits_ = false;
+}
+
 const std::vector<float>& Sequence::last_logits() const {
   if (!has_logits_) {
     throw_invalid("the session has no logits to continue from: run at least one token first");
@@ -89,6 +109,7 @@ const std::vector<float>& Sequence::last_logits() const {
 void Sequence::drop_waiting() {
   waiting_.clear();
   n_taken_ = 0;
+  cache_.trim();
 }
 
 float* Sequence::room_for_logits() {

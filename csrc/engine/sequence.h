@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
+#include "cache/kv_cache.h"
 #include "engine/model.h"
-#include "model/kv_cache.h"
 #include "sampling/sampler.h"
 
 namespace pythia_rt {
@@ -23,6 +23,10 @@ class Sequence {
  public:
   // `capacity` positions at most; 0 for as many as the model has.
   Sequence(std::shared_ptr<Model> model, int64_t capacity, KvFormat kv_format);
+
+  // Another one that has come as far. They share the pages of their caches until one of them writes
+  // into a page. Nobody may use this one meanwhile.
+  Sequence fork() const { return *this; }
 
   Model& model() const { return *model_; }
   int64_t capacity() const { return capacity_; }
@@ -45,6 +49,16 @@ class Sequence {
   // Forgets everything after the first `position` tokens. There are no kept logits afterwards.
   void rewind(int64_t position);
 
+  // A page of the cache on the host, page_bytes() (see KvCache::read_page).
+  int64_t n_pages() const { return cache_.n_pages(); }
+  int64_t page_bytes() const { return model_->pool().page_bytes(cache_.format()); }
+  void read_page(int64_t index, std::byte* out) const;
+  // Becomes `count` positions longer by such a page of a sequence that had come as far. There are
+  // no kept logits afterwards. Throws std::invalid_argument for a count that is no page's or beyond
+  // the capacity, where something waits or the last page is not full; NoRoom, and nothing has
+  // changed.
+  void append_page(const std::byte* bytes, int64_t count);
+
   // Whether the next token can be sampled.
   bool is_ready() const { return n_waiting() == 0 && has_logits_; }
   // The kept logits [vocab_size], after the last token that was run; throws std::invalid_argument
@@ -52,8 +66,8 @@ class Sequence {
   const std::vector<float>& last_logits() const;
 
   // For passes: the cache; the tokens that wait for it; that the first `count` of them are in it
-  // now; that the others never will be; where logits are kept [vocab_size], and whether they are
-  // those after the last token that was run.
+  // now; that the others never will be, and need no pages; where logits are kept [vocab_size], and
+  // whether they are those after the last token that was run.
   KvCache& cache() { return cache_; }
   const int32_t* waiting() const { return waiting_.data() + n_taken_; }
   void take(int64_t count) { n_taken_ += count; }

@@ -30,11 +30,16 @@ class Pass {
   bool is_empty() const { return chunks_.empty(); }
 
   void run(FunctionRef<void()> interrupt, Probe* probe = nullptr) {
+    Model& model = entries_.front().work->sequence->model();
+    std::vector<RoomRequest> requests;
+    for (const Chunk& chunk : chunks_) requests.push_back({chunk.cache, chunk.count});
+    model.make_room(requests);
+    for (const Entry& entry : entries_) entry.work->sequence->keep_logits(false);
     for (size_t i = 0; i < chunks_.size(); ++i) {
       if (chunks_[i].n_terms > 0) chunks_[i].terms = terms_.data() + entries_[i].first_term;
     }
     if (probe != nullptr) probe->begin(numbers());
-    entries_.front().work->sequence->model().run(chunks_, interrupt, probe);
+    model.run(chunks_, interrupt, probe);
     for (size_t i = 0; i < chunks_.size(); ++i) settle(entries_[i], chunks_[i]);
   }
 
@@ -68,7 +73,6 @@ class Pass {
       chunk.first_wanted = count - 1;
       chunk.logits = sequence.room_for_logits();
     }
-    sequence.keep_logits(false);
     entries_.push_back(entry);
     chunks_.push_back(chunk);
   }
@@ -113,7 +117,16 @@ class Pass {
   std::vector<SoftmaxTerm> terms_;  // of all chunks, whose places are known once all are there
 };
 
-}  // namespace
+// For what waits, and for the works' tokens if they are yet to be appended.
+void take_pages(const std::vector<Work>& works, bool with_new) {
+  if (works.empty()) return;
+  std::vector<RoomRequest> requests;
+  for (const Work& work : works) {
+    const int64_t count = work.sequence->n_waiting() + (with_new ? work.count : 0);
+    requests.push_back({&work.sequence->cache(), count});
+  }
+  works.front().sequence->model().make_room(requests);
+}
 
 void check_sequences(const std::vector<Work>& works) {
   std::set<const Sequence*> seen;
@@ -127,8 +140,7 @@ void check_sequences(const std::vector<Work>& works) {
   }
 }
 
-void run_to_end(const std::vector<Work>& works, FunctionRef<void()> interrupt, Probe* probe) {
-  check_sequences(works);
+void run_passes(const std::vector<Work>& works, FunctionRef<void()> interrupt, Probe* probe) {
   try {
     for (;;) {
       Pass pass(works, kMaxRows);
@@ -139,6 +151,23 @@ void run_to_end(const std::vector<Work>& works, FunctionRef<void()> interrupt, P
     for (const Work& work : works) work.sequence->drop_waiting();
     throw;
   }
+}
+
+}  // namespace
+
+void run_to_end(const std::vector<Work>& works, FunctionRef<void()> interrupt, Probe* probe) {
+  check_sequences(works);
+  take_pages(works, false);
+  run_passes(works, interrupt, probe);
+}
+
+void append_and_run(const std::vector<Work>& works, const std::vector<const int32_t*>& tokens,
+                    FunctionRef<void()> interrupt, Probe* probe) {
+  check_sequences(works);
+  for (size_t i = 0; i < works.size(); ++i) works[i].sequence->check(tokens[i], works[i].count);
+  take_pages(works, true);
+  for (size_t i = 0; i < works.size(); ++i) works[i].sequence->append(tokens[i], works[i].count);
+  run_passes(works, interrupt, probe);
 }
 
 std::vector<Outcome> step(const std::vector<Writer>& writers, int64_t max_rows,

@@ -20,16 +20,19 @@ struct Work {
   int64_t first_number = 0;      // for a probe: of the first of them among those of all works
 };
 
-// Throws std::invalid_argument for sequences of different models, or one that is named twice.
-void check_sequences(const std::vector<Work>& works);
-
 // Runs passes until nothing waits. Afterwards every sequence has kept logits, but for those that
 // were asked for log-probabilities. `interrupt` is called often during long work and may throw to
 // stop it: what was run until then stays, what waits is dropped. Throws std::invalid_argument,
-// before anything is run, for sequences of different models or one that is named twice. `probe`,
-// if there is one, looks into the passes.
+// before anything is run, for sequences of different models or one that is named twice, and NoRoom
+// where the caches' pages do not suffice: then what waits still does. `probe`, if there is one,
+// looks into the passes.
 void run_to_end(const std::vector<Work>& works, FunctionRef<void()> interrupt,
                 Probe* probe = nullptr);
+
+// Appends tokens[i], the `count` of works[i], to each sequence, and runs to the end. Throws as
+// Sequence::check and run_to_end do before anything is appended.
+void append_and_run(const std::vector<Work>& works, const std::vector<const int32_t*>& tokens,
+                    FunctionRef<void()> interrupt, Probe* probe = nullptr);
 
 // A sequence that is being written.
 struct Writer {

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "base/softmax_term.h"
-#include "model/kv_cache.h"
+#include "cache/kv_cache.h"
 
 namespace pythia_rt {
 

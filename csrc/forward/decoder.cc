@@ -63,8 +63,8 @@ void Decoder::begin(size_t stage_index, const std::vector<Chunk>& chunks, int64_
     if (chunk.tokens != nullptr) {
       batch.tokens.insert(batch.tokens.end(), chunk.tokens, chunk.tokens + chunk.count);
     }
-    batch.sequences.push_back({first_row, chunk.count, position, chunk.cache->format(),
-                               chunk.cache->memory(stage_index)});
+    batch.sequences.push_back(
+        {first_row, chunk.count, position, chunk.cache->format(), chunk.cache->pages(stage_index)});
     first_row += chunk.count;
   }
   batch.cosines = stage.rope.cosines();

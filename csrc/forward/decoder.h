@@ -21,9 +21,9 @@ class Decoder {
   // Every part of the weights must be where its device reads it (place_weights).
   Decoder(const Spec& spec, const Weights& weights, const Parts& parts);
 
-  // One pass over at most kMaxRows tokens of any number of sequences. Appends to their caches.
-  // `between_layers` is called by passes long enough for somebody to lose patience; if it throws,
-  // nothing has been appended.
+  // One pass over at most kMaxRows tokens of any number of sequences. Appends to their caches,
+  // which must have room. `between_layers` is called by passes long enough for somebody to lose
+  // patience; if it throws, nothing has been appended.
   void run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_layers,
            Probe* probe = nullptr);
 

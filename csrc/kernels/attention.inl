@@ -20,6 +20,14 @@
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
+constexpr int64_t kBlockTiles = kAttentionBlock / 16;
+
+// Where a part of the head begins in the page of a block of positions.
+template <typename T>
+inline const T* part_of(const PagedHead& cache, int64_t block, int64_t part) {
+  return reinterpret_cast<const T*>(cache.pages[block] + part);
+}
+
 // Writes one position: the key as a column of its tile of 16 positions, the value as a row. Nothing
 // else is touched, so what stood there before, after a rewind, leaves no trace.
 template <typename Cache>
@@ -45,30 +53,78 @@ inline void append(const AppendArguments& arguments) {
   }
 }
 
-// A single query waits for memory: it asks for what comes 8 KiB later, into the second-level cache
-// (see linear_integer.inl). After the keys come the values, and after these the next head's keys: a
-// short context is over before what it has asked for has come.
+// A single query waits for memory: it asks for what comes 8 KiB later, or a whole block where that
+// is less, into the second-level cache (see linear_integer.inl). After a block's keys come those of
+// the next block, after the last keys the values, and after these the next head's keys: a short
+// context is over before what it has asked for has come.
 template <typename Code>
-inline const Code* ahead_of(const Code* place, const Code* end, const Code* next) {
-  const Code* ahead = place + 8192 / sizeof(Code);
+inline int64_t codes_ahead(int64_t block_codes) {
+  constexpr int64_t kMost = 8192 / sizeof(Code);
+  return block_codes < kMost ? block_codes : kMost;
+}
+// The place `distance` after this one, in a block that ends at `end`, or in the next one.
+template <typename Code>
+inline const Code* ahead_of(const Code* place, int64_t distance, const Code* end,
+                            const Code* next) {
+  const Code* ahead = place + distance;
   return ahead < end ? ahead : next + (ahead - end);
 }
 inline void ask_for(const void* place) { __builtin_prefetch(place, 0, 2); }
 
-// scores[q][position] = scale * key . query for whole tiles of positions, kTiles at a time.
+// Scales are too few in a block for the hardware to see them coming: those of the next block are
+// asked for as a whole, and after the keys' those of the values.
+template <typename Cache>
+inline void ask_for_scales(const AttentionArguments& arguments, int64_t block, int64_t part) {
+  if constexpr (Cache::kIsScaled) {
+    const auto* scales = part_of<char>(arguments.cache, block, part);
+    const int64_t bytes = kBlockTiles * kv_groups(arguments.head_dim) * 16 * sizeof(uint16_t);
+    for (int64_t i = 0; i < bytes; i += 64) ask_for(scales + i);
+  }
+}
+
+// The keys of a block of positions.
+template <typename Code>
+struct KeyBlock {
+  int64_t index;
+  const Code* keys;        // [tiles][head_dim][16]
+  const uint16_t* scales;  // [tiles][groups][16]
+  int64_t tiles;
+  const Code* next;  // what a single query reads after them
+  int64_t distance;  // how far ahead it asks
+};
+
+template <typename Cache>
+inline KeyBlock<typename Cache::Code> key_block(const AttentionArguments& arguments, int64_t index,
+                                                int64_t tiles) {
+  using Code = typename Cache::Code;
+  const PagedHead& cache = arguments.cache;
+  const int64_t rest = tiles - index * kBlockTiles;
+  const bool is_last = rest <= kBlockTiles;
+  return {
+      index,
+      part_of<Code>(cache, index, cache.keys),
+      part_of<uint16_t>(cache, index, cache.key_scales),
+      is_last ? rest : kBlockTiles,
+      is_last ? part_of<Code>(cache, 0, cache.values) : part_of<Code>(cache, index + 1, cache.keys),
+      codes_ahead<Code>(kAttentionBlock * arguments.head_dim)};
+}
+
+// scores[q][position] = scale * key . query for whole tiles of positions, kTiles at a time, from
+// tile `tile` of the block on.
 template <typename Cache, int kQueries, int kTiles>
-inline void score_tiles(const AttentionArguments& arguments, int64_t row, int64_t tile) {
+inline void score_tiles(const AttentionArguments& arguments, int64_t row,
+                        const KeyBlock<typename Cache::Code>& block, int64_t tile) {
   const int64_t dim = arguments.head_dim;
   const int64_t step = Cache::kIsScaled ? kKvGroup : dim;
   using Code = typename Cache::Code;
-  const auto* first_key = static_cast<const Code*>(arguments.cache.keys);
-  const auto* keys = first_key + tile * dim * 16;
-  const Code* keys_end = first_key + (arguments.first_position + row + 16) / 16 * 16 * dim;
-  const auto* values = static_cast<const Code*>(arguments.cache.values);
+  const Code* keys = block.keys + tile * dim * 16;
   const float* query = arguments.queries + row * arguments.query_stride;
   [[maybe_unused]] const Code* ahead[kTiles];
   if constexpr (kQueries == 1) {
-    for (int t = 0; t < kTiles; ++t) ahead[t] = ahead_of(keys + t * dim * 16, keys_end, values);
+    const Code* end = block.keys + block.tiles * dim * 16;
+    for (int t = 0; t < kTiles; ++t) {
+      ahead[t] = ahead_of(keys + t * dim * 16, block.distance, end, block.next);
+    }
   }
   // Registers hold the sums only where every index into them is a constant.
   Vec total[kQueries][kTiles];
@@ -100,8 +156,7 @@ inline void score_tiles(const AttentionArguments& arguments, int64_t row, int64_
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) {
       if constexpr (Cache::kIsScaled) {
-        const Vec scales =
-            load_bf16(arguments.cache.key_scales + scale_index(tile + t, begin / kKvGroup, dim));
+        const Vec scales = load_bf16(block.scales + scale_index(tile + t, begin / kKvGroup, dim));
 #pragma GCC unroll 4
         for (int q = 0; q < kQueries; ++q) total[q][t] = fma(sum[q][t], scales, total[q][t]);
       } else {
@@ -112,7 +167,8 @@ inline void score_tiles(const AttentionArguments& arguments, int64_t row, int64_
   }
 #pragma GCC unroll 4
   for (int q = 0; q < kQueries; ++q) {
-    float* out = arguments.scores + q * arguments.scores_stride + tile * 16;
+    float* out =
+        arguments.scores + q * arguments.scores_stride + block.index * kAttentionBlock + tile * 16;
 #pragma GCC unroll 4
     for (int t = 0; t < kTiles; ++t) store(out + 16 * t, total[q][t] * broadcast(arguments.scale));
   }
@@ -190,22 +246,32 @@ PYTHIA_RT_IN_CALLER inline void mix_block(const AttentionArguments& arguments, i
   const int64_t stride = kv_groups(dim) * 16;
   const int64_t first_group = column / kKvGroup;
   using Code = typename Cache::Code;
-  const auto* values = static_cast<const Code*>(arguments.cache.values) + column;
-  const uint16_t* scales = arguments.cache.value_scales;
-  const int64_t stop = start + kAttentionBlock;
-  const int64_t seen = arguments.first_position + row + 1;  // by the first query
-  const int64_t common = seen < start ? start : seen < stop ? seen : stop;
+  const PagedHead& cache = arguments.cache;
+  const int64_t block = start / kAttentionBlock;
+  const Code* values = part_of<Code>(cache, block, cache.values) + column;
+  const uint16_t* scales = part_of<uint16_t>(cache, block, cache.value_scales);
+  const float* weights = arguments.scores + start;
+  // Positions are counted from the block's first one.
+  const int64_t seen = arguments.first_position + row + 1 - start;  // by the first query
+  const int64_t common = seen < 0 ? 0 : seen < kAttentionBlock ? seen : kAttentionBlock;
   const int64_t step = Cache::kIsScaled ? 16 : kAttentionBlock;
-  const Code* values_end = values + seen * stride;
-  const auto* next = static_cast<const Code*>(
-      arguments.next_keys != nullptr ? arguments.next_keys : arguments.cache.keys);
-  for (int64_t begin = start; begin < common; begin += step) {
+  const int64_t distance = codes_ahead<Code>(kAttentionBlock * stride);
+  const Code* values_end = values + common * stride;
+  const Code* next = static_cast<const Code*>(arguments.next_keys);
+  if (seen > kAttentionBlock) {
+    next = part_of<Code>(cache, block + 1, cache.values) + column;
+    if (kQueries == 1 && column == 0)
+      ask_for_scales<Cache>(arguments, block + 1, cache.value_scales);
+  } else if (next == nullptr) {
+    next = part_of<Code>(cache, 0, cache.keys);
+  }
+  for (int64_t begin = 0; begin < common; begin += step) {
     [[maybe_unused]] float scaled[kQueries][kWidth][16];
     if constexpr (Cache::kIsScaled) {
       for (int w = 0; w < kWidth; ++w) {
         const Vec scale = load_bf16(scales + scale_index(begin / 16, first_group + w, dim));
         for (int q = 0; q < kQueries; ++q) {
-          store(scaled[q][w], load(arguments.scores + q * arguments.scores_stride + begin) * scale);
+          store(scaled[q][w], load(weights + q * arguments.scores_stride + begin) * scale);
         }
       }
     }
@@ -213,26 +279,24 @@ PYTHIA_RT_IN_CALLER inline void mix_block(const AttentionArguments& arguments, i
     for (int64_t position = begin; position < end; ++position) {
       const Code* place = values + position * stride;
       if constexpr (kQueries == 1) {
-        const Code* ahead = ahead_of(place, values_end, next);
+        const Code* ahead = ahead_of(place, distance, values_end, next);
         for (int w = 0; w < kWidth; w += 4 / sizeof(Code)) ask_for(ahead + 16 * w);  // by lines
       }
       for (int w = 0; w < kWidth; ++w, place += 16) {
         const Vec value = Cache::load_codes(place);
         for (int q = 0; q < kQueries; ++q) {
-          const float weight = Cache::kIsScaled
-                                   ? scaled[q][w][position - begin]
-                                   : arguments.scores[q * arguments.scores_stride + position];
+          const float weight = Cache::kIsScaled ? scaled[q][w][position - begin]
+                                                : weights[q * arguments.scores_stride + position];
           mixed[q][w] = fma(broadcast(weight), value, mixed[q][w]);
         }
       }
     }
   }
   for (int q = 1; q < kQueries; ++q) {
-    const float* weights = arguments.scores + q * arguments.scores_stride;
-    const int64_t end = seen + q < stop ? seen + q : stop;
+    const int64_t end = seen + q < kAttentionBlock ? seen + q : kAttentionBlock;
     for (int64_t position = common; position < end; ++position) {
       for (int w = 0; w < kWidth; ++w) {
-        float weight = weights[position];
+        float weight = weights[q * arguments.scores_stride + position];
         if constexpr (Cache::kIsScaled) {
           const int64_t index = scale_index(position / 16, first_group + w, dim) + position % 16;
           weight = weight * scale_value(scales[index]);
@@ -290,11 +354,21 @@ inline void attend(const AttentionArguments& arguments, int64_t row) {
   const int64_t longest = arguments.first_position + row + kQueries;
   const int64_t tiles = (longest + 15) / 16;
   constexpr int kTiles = kQueries > 1 && kRowTile == 1 ? 1 : 2;
-  int64_t tile = 0;
-  for (; tile + kTiles <= tiles; tile += kTiles) {
-    score_tiles<Cache, kQueries, kTiles>(arguments, row, tile);
+  for (int64_t index = 0; index * kBlockTiles < tiles; ++index) {
+    const auto block = key_block<Cache>(arguments, index, tiles);
+    if constexpr (kQueries == 1) {
+      const bool is_last = tiles <= (index + 1) * kBlockTiles;
+      is_last ? ask_for_scales<Cache>(arguments, 0, arguments.cache.value_scales)
+              : ask_for_scales<Cache>(arguments, index + 1, arguments.cache.key_scales);
+    }
+    int64_t tile = 0;
+    for (; tile + kTiles <= block.tiles; tile += kTiles) {
+      score_tiles<Cache, kQueries, kTiles>(arguments, row, block, tile);
+    }
+    for (; tile < block.tiles; ++tile) {
+      score_tiles<Cache, kQueries, 1>(arguments, row, block, tile);
+    }
   }
-  for (; tile < tiles; ++tile) score_tiles<Cache, kQueries, 1>(arguments, row, tile);
   // A row of values is read in one piece where there are registers for it.
   constexpr int kWidth = kQueries == 1 ? (kRowTile > 1 ? 8 : 4) : (kRowTile > 1 ? 4 : 1);
   const int64_t width = kv_groups(arguments.head_dim) * 16;

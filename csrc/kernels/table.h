@@ -80,18 +80,18 @@ struct AppendArguments {
   const float* value;  // [head_dim]
   KvHead cache;
   int64_t head_dim;
-  int64_t position;
+  int64_t position;  // in the cache's memory
 };
 
 struct AttentionArguments {
   const float* queries;  // [rows][query_stride], this head's first column
   int64_t query_stride;
-  KvHead cache;
+  PagedHead cache;
   int64_t head_dim;
   int64_t first_position;  // of row 0; row r attends to positions 0 .. first_position + r
   int64_t rows;
   float scale;
-  float* scores;  // scratch [4][capacity padded to 16], this thread's own
+  float* scores;  // scratch [4][positions padded to 16], this thread's own
   int64_t scores_stride;
   float* out;  // [rows][out_stride], this head's first column
   int64_t out_stride;

@@ -14,15 +14,12 @@ namespace pythia_rt {
 
 namespace {
 
-int64_t capacity(const AttentionShape& shape) { return round_up(shape.positions, int64_t{16}); }
+int64_t scores_stride(const AttentionShape& shape) { return round_up(shape.positions, 16); }
 
-// Of one head, on a cache line.
-int64_t head_bytes(KvFormat format, const AttentionShape& shape) {
-  return round_up(kv_sizes(format, shape.head_dim, capacity(shape)).total(), int64_t{64});
-}
-
+// What the positions take of their pages.
 double cache_bytes(KvFormat format, const AttentionShape& shape) {
-  return static_cast<double>(shape.heads * head_bytes(format, shape));
+  const KvSizes sizes = kv_sizes(format, shape.head_dim, scores_stride(shape));
+  return static_cast<double>(shape.heads * sizes.total());
 }
 
 // Scores and mixing: 2 * 2 * head_dim for each position that a query sees.
@@ -50,24 +47,23 @@ class Attention : public Workload {
         shape_(shape),
         queries_(shape.tokens, shape.heads * shape.head_dim),
         out_(shape.tokens, shape.heads * shape.head_dim) {
-    const KvSizes sizes = kv_sizes(format, shape.head_dim, capacity(shape));
-    const int64_t bytes = head_bytes(format, shape);
-    const int64_t caches = static_cast<int64_t>(pages.size()) / bytes / shape.heads;
-    if (caches < 1) {
-      throw_invalid("a cache of ", bytes * shape.heads, " bytes does not fit a memory of ",
+    layout_ = page_layout(format, shape.head_dim, shape.heads, 1);
+    n_pages_ = divide_up(shape.positions, kPagePositions);
+    n_caches_ = static_cast<int64_t>(pages.size()) / layout_.bytes() / n_pages_;
+    if (n_caches_ < 1) {
+      throw_invalid("a cache of ", layout_.bytes() * n_pages_, " bytes does not fit a memory of ",
                     pages.size());
     }
     auto* memory = reinterpret_cast<std::byte*>(pages.data());
-    for (int64_t head = 0; head < caches * shape.heads; ++head) {
-      heads_.push_back(sizes.place(memory + head * bytes));
+    for (int64_t i = 0; i < n_caches_ * n_pages_; ++i) {
+      pages_.push_back(memory + i * layout_.bytes());
     }
   }
 
  protected:
   void pass(ThreadPool& pool, int64_t index) override {
-    const int64_t caches = static_cast<int64_t>(heads_.size()) / shape_.heads;
-    const KvHead* heads = heads_.data() + index % caches * shape_.heads;
-    const auto scores = static_cast<size_t>(kQueryTile * capacity(shape_)) * sizeof(float);
+    const KvPages cache{pages_.data() + index % n_caches_ * n_pages_, layout_};
+    const auto scores = static_cast<size_t>(kQueryTile * scores_stride(shape_)) * sizeof(float);
     scores_.resize(static_cast<size_t>(pool.n_threads()));
     for (AlignedBuffer& buffer : scores_) {
       if (buffer.size() < scores) buffer = AlignedBuffer(scores);
@@ -78,13 +74,13 @@ class Attention : public Workload {
           AttentionArguments arguments{};
           arguments.queries = queries_.data() + row * queries_.stride() + head * shape_.head_dim;
           arguments.query_stride = queries_.stride();
-          arguments.cache = heads[head];
+          arguments.cache = cache.head(0, head);
           arguments.head_dim = shape_.head_dim;
           arguments.first_position = shape_.positions - shape_.tokens + row;
           arguments.rows = std::min(kQueriesPerTask, shape_.tokens - row);
           arguments.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
           arguments.scores = scores_[static_cast<size_t>(worker)].as<float>();
-          arguments.scores_stride = capacity(shape_);
+          arguments.scores_stride = scores_stride(shape_);
           arguments.out = out_.data() + row * out_.stride() + head * shape_.head_dim;
           arguments.out_stride = out_.stride();
           kernel_(arguments);
@@ -95,7 +91,9 @@ class Attention : public Workload {
   void (*kernel_)(const AttentionArguments&);
   AttentionShape shape_;
   ActivationRows queries_, out_;
-  std::vector<KvHead> heads_;          // of all caches
+  PageLayout layout_;
+  int64_t n_pages_, n_caches_;
+  std::vector<std::byte*> pages_;      // of all caches
   std::vector<AlignedBuffer> scores_;  // one per thread
 };
 

@@ -113,6 +113,12 @@ class TracedBackend : public Backend {
   void upload(const void* data, size_t bytes, std::byte* out) override {
     backend_->upload(data, bytes, out);
   }
+  void download(const std::byte* data, size_t bytes, void* out) override {
+    backend_->download(data, bytes, out);
+  }
+  void copy(const std::byte* data, size_t bytes, std::byte* out) override {
+    backend_->copy(data, bytes, out);
+  }
   void pass(const Batch& batch, FunctionRef<void()> work) override { backend_->pass(batch, work); }
 
   void embed(const Matrix& embedding, Rows out) override {

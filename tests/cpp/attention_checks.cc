@@ -1,6 +1,7 @@
 // The kernels of one attention head: append to the cache, attend to it.
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <vector>
 
 #include "base/error.h"
@@ -27,7 +28,6 @@ class HeadCase {
       : format_(format),
         shape_(shape),
         positions_(shape.first_position + shape.rows),
-        capacity_(round_up(positions_, 16)),
         keys_(positions_ * shape.head_dim),
         values_(positions_ * shape.head_dim),
         queries_(shape.rows * shape.head_dim) {
@@ -39,22 +39,24 @@ class HeadCase {
 
   // Appends all positions, then attends with `together` rows at a time.
   std::vector<float> run(const KernelTable& table, int64_t together) const {
-    const KvSizes sizes = kv_sizes(format_, shape_.head_dim, capacity_);
-    const Guarded<uint8_t> key_codes(sizes.keys), value_codes(sizes.values);
-    const Guarded<uint16_t> key_scales(sizes.scales / 2), value_scales(sizes.scales / 2);
-    std::memset(key_codes.data(), 0xff, static_cast<size_t>(sizes.keys));
-    std::memset(value_codes.data(), 0xff, static_cast<size_t>(sizes.values));
-    std::memset(key_scales.data(), 0xff, static_cast<size_t>(sizes.scales));
-    std::memset(value_scales.data(), 0xff, static_cast<size_t>(sizes.scales));
-    const KvHead cache{key_codes.data(), value_codes.data(), key_scales.data(),
-                       value_scales.data()};
+    const PageLayout layout = page_layout(format_, shape_.head_dim, 1, 1);
+    std::deque<Guarded<uint8_t>> memory;
+    std::vector<std::byte*> pages;
+    for (int64_t i = 0; i < positions_; i += kPagePositions) {
+      uint8_t* const page = memory.emplace_back(layout.bytes()).data();
+      std::memset(page, 0xff, static_cast<size_t>(layout.bytes()));
+      pages.push_back(reinterpret_cast<std::byte*>(page));
+    }
+    const PagedHead cache = KvPages{pages.data(), layout}.head(0, 0);
     const auto format = static_cast<int>(format_);
     for (int64_t position = 0; position < positions_; ++position) {
       const int64_t offset = position * shape_.head_dim;
-      table.append[format](
-          {keys_.data() + offset, values_.data() + offset, cache, shape_.head_dim, position});
+      table.append[format]({keys_.data() + offset, values_.data() + offset,
+                            head_in_page(cache, position / kPagePositions), shape_.head_dim,
+                            position % kPagePositions});
     }
-    const Guarded<float> scores(kQueryTile * capacity_), out(shape_.rows * shape_.head_dim);
+    const int64_t stride = round_up(positions_, 16);
+    const Guarded<float> scores(kQueryTile * stride), out(shape_.rows * shape_.head_dim);
     for (int64_t row = 0; row < shape_.rows; row += together) {
       AttentionArguments arguments{};
       arguments.queries = queries_.data() + row * shape_.head_dim;
@@ -65,7 +67,7 @@ class HeadCase {
       arguments.rows = std::min(together, shape_.rows - row);
       arguments.scale = scale();
       arguments.scores = scores.data();
-      arguments.scores_stride = capacity_;
+      arguments.scores_stride = stride;
       arguments.out = out.data() + row * shape_.head_dim;
       arguments.out_stride = shape_.head_dim;
       table.attention[format](arguments);
@@ -81,7 +83,7 @@ class HeadCase {
 
   KvFormat format_;
   HeadShape shape_;
-  int64_t positions_, capacity_;
+  int64_t positions_;
   Guarded<float> keys_, values_, queries_;
 };
 

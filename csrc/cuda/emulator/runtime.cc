@@ -179,6 +179,12 @@ void copy_to_host(void* host, const std::byte* device, size_t bytes, Stream stre
   emulator::queue(stream, [=] { copy(host, device, bytes); });
 }
 
+void copy_on_device(std::byte* to, const std::byte* from, size_t bytes, Stream stream) {
+  check_on_device(from, bytes);
+  check_on_device(to, bytes);
+  emulator::queue(stream, [=] { copy(to, from, bytes); });
+}
+
 std::unique_ptr<Recording> record(Stream stream, const std::function<void()>& work) {
   emulator::check_device();
   check_not_recording("a second recording");

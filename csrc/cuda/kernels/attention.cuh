@@ -12,7 +12,7 @@
 namespace pythia_rt::cuda {
 
 constexpr int kAttentionThreads = 128;
-constexpr int kPositions = kAttentionBlock;  // of a block
+constexpr int kPositions = kAttentionBlock;  // of a block, which is what a page holds
 constexpr int kPositionTiles = kPositions / 16;
 
 struct AttentionArguments {
@@ -32,27 +32,6 @@ inline AttentionArguments attention_arguments(const HeadLayout& heads, int64_t l
 }
 
 __device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xff800000u); }
-
-// The cache of a head from a block of positions on.
-template <typename Cache>
-struct CachedBlock {
-  using Code = typename Cache::Code;
-  const Code* keys;              // [kPositionTiles][head_dim][16]
-  const Code* values;            // [kPositions][padded]
-  const uint16_t* key_scales;    // [kPositionTiles][groups][16]
-  const uint16_t* value_scales;  // likewise
-};
-
-template <typename Cache>
-__device__ __forceinline__ CachedBlock<Cache> cached_block(const KvHead& cache, int head_dim,
-                                                           int64_t block) {
-  using Code = typename Cache::Code;
-  const int64_t groups = kv_groups(head_dim);
-  const int64_t scales = block * kPositions * groups;
-  return {static_cast<const Code*>(cache.keys) + block * kPositions * head_dim,
-          static_cast<const Code*>(cache.values) + block * kPositions * groups * kKvGroup,
-          cache.key_scales + scales, cache.value_scales + scales};
-}
 
 // Some dimensions of the keys of a block, or some positions of its values: about kBytes of them,
 // which are copied while the stage before is worked on. All threads copy.
@@ -79,7 +58,7 @@ struct Stage {
   }
 
   // Dimensions [begin, begin + kDims) of the first `n_tiles` tiles.
-  static __device__ __forceinline__ void copy_keys(const CachedBlock<Cache>& block, int head_dim,
+  static __device__ __forceinline__ void copy_keys(const HeadBlock<Cache>& block, int head_dim,
                                                    int n_tiles, int begin, Code* to) {
     const int bytes = least(kDims, head_dim - begin) * 16 * kCodeBytes;
     const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -93,7 +72,7 @@ struct Stage {
   }
 
   // Positions [begin, end).
-  static __device__ __forceinline__ void copy_values(const CachedBlock<Cache>& block, int padded,
+  static __device__ __forceinline__ void copy_values(const HeadBlock<Cache>& block, int padded,
                                                      int begin, int end, Code* to) {
     copy(to, block.values + begin * padded, (end - begin) * padded * kCodeBytes);
   }

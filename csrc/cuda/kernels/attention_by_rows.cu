@@ -123,9 +123,10 @@ __global__ void __launch_bounds__(kAttentionThreads)
   const int padded = groups * kKvGroup;
   const int visible = left < kPositions ? static_cast<int>(left) : kPositions;
   const int n_tiles = (visible + 15) / 16;
-  const KvHead cache =
-      head_of(sequence.cache, arguments.layer, head / (heads.n_heads / heads.n_kv_heads));
-  const CachedBlock<Cache> block = cached_block<Cache>(cache, head_dim, index);
+  const int64_t kv_head = head / (heads.n_heads / heads.n_kv_heads);
+  const HeadBlock<Cache> block =
+      HeadPages<Cache>(sequence.cache, arguments.layer, kv_head, head_dim)
+          .block(static_cast<int>(index));
 
   const int value_positions = Staged::positions(padded);
   const int key_stages = (head_dim + Staged::kDims - 1) / Staged::kDims;

@@ -224,8 +224,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kSlices > 2 ? 2 : 3)
   const auto head_dim = static_cast<int>(heads.head_dim);
   const int groups = kv_groups(head_dim);
   const int padded = groups * kKvGroup;
-  const KvHead cache =
-      head_of(sequence.cache, arguments.layer, head / (heads.n_heads / heads.n_kv_heads));
+  const HeadPages<Cache> cache(sequence.cache, arguments.layer,
+                               head / (heads.n_heads / heads.n_kv_heads), head_dim);
 
   const int value_positions = Staged::positions(padded);
   const int key_stages = (head_dim + Staged::kDims - 1) / Staged::kDims;
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kSlices > 2 ? 2 : 3)
   int next_index = 0, next_stage = 0, parity = 0;
   const auto copy_next = [&] {
     if (next_index < n_blocks) {
-      const CachedBlock<Cache> block = cached_block<Cache>(cache, head_dim, next_index);
+      const HeadBlock<Cache> block = cache.block(next_index);
       const int n = least(kPositions, longest - next_index * kPositions);
       const int n_tiles = (n + 15) / 16;
       auto* to = stages[parity];
@@ -296,7 +296,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kSlices > 2 ? 2 : 3)
     const int n = least(kPositions, longest - index * kPositions);
     // What the warp's first query sees of the block; each query sees one more, up to n.
     const int visible = tile.first_position + first_query + 1 - index * kPositions;
-    const CachedBlock<Cache> block = cached_block<Cache>(cache, head_dim, index);
+    const HeadBlock<Cache> block = cache.block(index);
     float products[kQueries][kLanePositions] = {};
     for (int begin = 0; begin < head_dim; begin += Staged::kDims) {
       const auto* staged = next_is_there();

@@ -1,5 +1,5 @@
-// The KV cache on the device: where a head lies (formats/kv_formats.h), and the codes of its
-// formats as in kernels/kv_caches.inl.
+// The KV cache on the device: the codes of its formats as in kernels/kv_caches.inl, and where a
+// head's block of positions lies in its page (formats/kv_formats.h).
 #pragma once
 
 #include "base/rounding.h"
@@ -8,15 +8,6 @@
 #include "formats/kv_formats.h"
 
 namespace pythia_rt::cuda {
-
-// What KvMemory::head says on the host. All four parts begin at multiples of 16 bytes.
-__device__ __forceinline__ KvHead head_of(const KvMemory& cache, int64_t layer, int64_t index) {
-  const KvSizes& sizes = cache.head_sizes;
-  std::byte* memory = cache.memory + (layer * cache.n_heads + index) * cache.head_bytes;
-  std::byte* scales = memory + sizes.keys + sizes.values;
-  return {memory, memory + sizes.keys, reinterpret_cast<uint16_t*>(scales),
-          reinterpret_cast<uint16_t*>(scales + sizes.scales)};
-}
 
 // Groups of dimensions that share a scale.
 constexpr int kv_groups(int head_dim) { return (head_dim + kKvGroup - 1) / kKvGroup; }
@@ -88,6 +79,41 @@ struct ByteCache {
   }
   static __device__ __forceinline__ Code encode(float value, float scale) {
     return static_cast<Code>(__float2int_rn(value / (scale == 0.0f ? 1.0f : scale)));
+  }
+};
+
+// A head's part of a page: all four begin at multiples of 16 bytes.
+template <typename Cache>
+struct HeadBlock {
+  using Code = typename Cache::Code;
+  Code* keys;              // [tiles][head_dim][16]
+  Code* values;            // [kPagePositions][padded]
+  uint16_t* key_scales;    // [tiles][groups][16], or unused
+  uint16_t* value_scales;  // likewise
+};
+
+// A head's parts of all pages.
+template <typename Cache>
+struct HeadPages {
+  std::byte* const* pages;
+  unsigned offset;  // of the head in each page, which is smaller than 4 GB
+  int head_dim;
+
+  __device__ __forceinline__ HeadPages(const KvPages& cache, int64_t layer, int64_t index, int dim)
+      : pages(cache.pages),
+        offset(static_cast<unsigned>((layer * cache.layout.n_heads + index) *
+                                     cache.layout.head_bytes)),
+        head_dim(dim) {}
+
+  // What head_in_page says on the host.
+  __device__ __forceinline__ HeadBlock<Cache> block(int index) const {
+    using Code = typename Cache::Code;
+    constexpr auto kPositions = static_cast<int>(kPagePositions);
+    const int groups = kv_groups(head_dim);
+    auto* keys = reinterpret_cast<Code*>(pages[index] + offset);
+    Code* values = keys + kPositions * head_dim;
+    auto* scales = reinterpret_cast<uint16_t*>(values + kPositions * groups * kKvGroup);
+    return {keys, values, scales, scales + kPositions * groups};
   }
 };
 

@@ -23,9 +23,9 @@ struct RowPlace {
   int32_t position;
 };
 
-// A sequence's cache.
+// A sequence's cache: the table of its pages is in memory of the device too.
 struct SequencePlace {
-  KvMemory cache;
+  KvPages cache;
   KvFormat format;
 };
 

@@ -50,27 +50,28 @@ __device__ __forceinline__ float scale_group(float value, bool stores, uint16_t*
   return 1.0f;
 }
 
-// Writes one position: the key as a column of its tile of 16 positions, the value as a row, padded
-// with zeros to whole groups.
+// Writes one position of a block: the key as a column of its tile of 16 positions, the value as a
+// row, padded with zeros to whole groups.
 template <typename Cache>
-__device__ __forceinline__ void append(const float* key, const float* value, const KvHead& cache,
-                                       int64_t head_dim, int64_t position) {
+__device__ __forceinline__ void append(const float* key, const float* value,
+                                       const HeadBlock<Cache>& block, int head_dim, int position) {
   using Code = typename Cache::Code;
-  const int64_t tile = position / 16;
-  const int64_t lane = position % 16;
-  const int64_t groups = divide_up(head_dim, kKvGroup);
-  const int64_t padded = groups * kKvGroup;
-  Code* keys = static_cast<Code*>(cache.keys) + tile * head_dim * 16 + lane;
-  Code* values = static_cast<Code*>(cache.values) + position * padded;
-  for (int64_t begin = 0; begin < padded; begin += kWarp) {  // all lanes must reach the shuffles
-    const int64_t i = begin + threadIdx.x % kWarp;
+  const int tile = position / 16;
+  const int lane = position % 16;
+  const int groups = kv_groups(head_dim);
+  const int padded = groups * kKvGroup;
+  Code* keys = block.keys + tile * head_dim * 16 + lane;
+  Code* values = block.values + position * padded;
+#pragma unroll 1
+  for (int begin = 0; begin < padded; begin += kWarp) {  // all lanes must reach the shuffles
+    const int i = begin + static_cast<int>(threadIdx.x) % kWarp;
     const bool stores = i < padded;
     const bool is_there = i < head_dim;
-    const int64_t scale_index = (tile * groups + i / kKvGroup) * 16 + lane;
+    const int scale_index = (tile * groups + i / kKvGroup) * 16 + lane;
     const float k = is_there ? key[i] : 0.0f;
     const float v = is_there ? value[i] : 0.0f;
-    const float key_scale = scale_group<Cache>(k, stores, cache.key_scales + scale_index);
-    const float value_scale = scale_group<Cache>(v, stores, cache.value_scales + scale_index);
+    const float key_scale = scale_group<Cache>(k, stores, block.key_scales + scale_index);
+    const float value_scale = scale_group<Cache>(v, stores, block.value_scales + scale_index);
     if (is_there) keys[i * 16] = Cache::encode(k, key_scale);
     if (stores) values[i] = Cache::encode(v, value_scale);
   }
@@ -95,9 +96,11 @@ __global__ void __launch_bounds__(kThreads) rotate_and_append_kernel(RotateArgum
          arguments.sines + place.position * half);
   if (head < heads.n_heads) return;
   __syncwarp();
+  constexpr auto kPositions = static_cast<int>(kPagePositions);
+  const auto head_dim = static_cast<int>(heads.head_dim);
+  const HeadPages<Cache> pages(sequence.cache, arguments.layer, head - heads.n_heads, head_dim);
   append<Cache>(data, data + heads.n_kv_heads * heads.head_dim,
-                head_of(sequence.cache, arguments.layer, head - heads.n_heads), heads.head_dim,
-                place.position);
+                pages.block(place.position / kPositions), head_dim, place.position % kPositions);
 }
 
 void rotate_and_append(Stream stream, const HeadLayout& heads, int64_t layer, Rows qkv,

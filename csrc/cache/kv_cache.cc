@@ -1,0 +1,91 @@
+#include "cache/kv_cache.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/rounding.h"
+
+namespace pythia_rt {
+
+namespace {
+
+bool is_shared(const PageRef& page) { return page.use_count() > 1; }
+
+}  // namespace
+
+KvCache::KvCache(PagePool& pool, KvFormat format)
+    : pool_(&pool), format_(format), memory_(pool.n_parts()) {}
+
+void KvCache::set_length(int64_t length) {
+  const bool is_shorter = length < length_;
+  length_ = length;
+  if (is_shorter) trim();
+}
+
+void KvCache::trim() {
+  const auto kept = static_cast<size_t>(divide_up(length_, kPagePositions));
+  if (pages_.size() <= kept) return;
+  pages_.resize(kept);
+  for (auto& memory : memory_) memory.resize(kept);
+}
+
+bool KvCache::has_room(int64_t count) const {
+  const int64_t end = divide_up(length_ + count, kPagePositions);
+  if (n_pages() < end) return false;
+  return std::none_of(pages_.begin() + length_ / kPagePositions, pages_.begin() + end, is_shared);
+}
+
+void KvCache::make_room(int64_t count) {
+  const int64_t first = length_ / kPagePositions;
+  const int64_t end = divide_up(length_ + count, kPagePositions);
+  std::vector<PageRef> fresh;  // of [first, end), null for those that are the sequence's own
+  for (int64_t i = first; i < end; ++i) {
+    const bool is_own = i < n_pages() && !is_shared(pages_[static_cast<size_t>(i)]);
+    fresh.push_back(is_own ? nullptr : pool_->take(format_));
+  }
+  pages_.reserve(static_cast<size_t>(end));
+  for (auto& memory : memory_) memory.reserve(static_cast<size_t>(end));
+  for (int64_t i = first; i < end; ++i) {
+    PageRef& page = fresh[static_cast<size_t>(i - first)];
+    if (page == nullptr) continue;
+    if (i == n_pages()) {
+      add(std::move(page));
+      continue;
+    }
+    const auto index = static_cast<size_t>(i);
+    if (i * kPagePositions < length_) pool_->copy(*pages_[index], *page);
+    for (size_t part = 0; part < memory_.size(); ++part) {
+      memory_[part][index] = page->parts[part]->data();
+    }
+    pages_[index] = std::move(page);
+  }
+}
+
+void KvCache::add(PageRef page) {
+  for (size_t part = 0; part < memory_.size(); ++part) {
+    memory_[part].push_back(page->parts[part]->data());
+  }
+  pages_.push_back(std::move(page));
+}
+
+KvPages KvCache::pages(size_t part) const {
+  return {memory_[part].data(), pool_->layout(format_, part)};
+}
+
+void KvCache::read_page(int64_t index, std::byte* out) const {
+  pool_->read(*pages_[static_cast<size_t>(index)], out);
+  const int64_t written = std::min(length_ - index * kPagePositions, kPagePositions);
+  for (size_t part = 0; part < memory_.size(); ++part) {
+    const PageLayout layout = pool_->layout(format_, part);
+    clear_positions(layout, format_, written, out);
+    out += layout.bytes();
+  }
+}
+
+void KvCache::append_page(const std::byte* bytes, int64_t count) {
+  make_room(count);
+  pool_->write(bytes, *pages_[static_cast<size_t>(length_ / kPagePositions)]);
+  length_ += count;
+}
+
+}  // namespace pythia_rt

@@ -1,0 +1,123 @@
+#include "cache/page_pool.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+
+namespace pythia_rt {
+
+PagePool::PagePool(std::vector<CachedLayers> parts, int64_t n_kv_heads, int64_t head_dim)
+    : parts_(std::move(parts)),
+      n_kv_heads_(n_kv_heads),
+      head_dim_(head_dim),
+      idle_(std::make_unique<Idle>()) {}
+
+PageLayout PagePool::layout(KvFormat format, size_t part) const {
+  return page_layout(format, head_dim_, n_kv_heads_, parts_[part].n_layers);
+}
+
+int64_t PagePool::page_bytes(KvFormat format) const {
+  int64_t bytes = 0;
+  for (size_t i = 0; i < n_parts(); ++i) bytes += layout(format, i).bytes();
+  return bytes;
+}
+
+// In a child of fork() that found the list in the middle of a change, which is not touched again.
+std::unique_lock<ForkSafeMutex> PagePool::lock() {
+  const bool is_orphaned = mutex_.is_orphaned();
+  std::unique_lock lock(mutex_);
+  if (is_orphaned) {
+    static_cast<void>(idle_.release());
+    idle_ = std::make_unique<Idle>();
+  }
+  return lock;
+}
+
+std::unique_ptr<Page> PagePool::reuse(KvFormat format) {
+  const auto found = std::find_if(idle_->rbegin(), idle_->rend(),
+                                  [&](const auto& page) { return page->format == format; });
+  if (found == idle_->rend()) return nullptr;
+  std::unique_ptr<Page> page = std::move(*found);
+  idle_->erase(std::next(found).base());
+  return page;
+}
+
+std::unique_ptr<Page> PagePool::make(KvFormat format) {
+  auto page = std::make_unique<Page>();
+  page->format = format;
+  for (size_t i = 0; i < n_parts(); ++i) {
+    const auto bytes = static_cast<size_t>(layout(format, i).bytes());
+    page->parts.push_back(parts_[i].backend->allocate(bytes));
+  }
+  return page;
+}
+
+PageRef PagePool::take(KvFormat format) {
+  constexpr int64_t kMegabyte = 1000 * 1000;
+  const int64_t bytes = page_bytes(format);
+  std::unique_ptr<Page> page;
+  {
+    const auto guard = lock();
+    if (bytes > budget_ - bytes_taken_) {
+      throw NoRoom(text("the cache has a budget of ", budget_ / kMegabyte, " MB, of which ",
+                        bytes_taken_ / kMegabyte, " MB are in use: there is no room for the ",
+                        bytes / kMegabyte + 1, " MB of another ", kPagePositions, " positions"));
+    }
+    page = reuse(format);
+    if (page == nullptr) {
+      idle_->clear();  // of other formats: a device may need their room
+      page = make(format);
+    }
+    n_taken_ += 1;
+    bytes_taken_ += bytes;
+  }
+  return {page.release(), [this](Page* taken) { give_back(std::unique_ptr<Page>(taken)); }};
+}
+
+void PagePool::give_back(std::unique_ptr<Page> page) noexcept {
+  Idle unneeded;  // released after the lock
+  const auto guard = lock();
+  n_taken_ -= 1;
+  bytes_taken_ -= page_bytes(page->format);
+  if (n_taken_ == 0) {
+    unneeded.swap(*idle_);
+    return;
+  }
+  try {
+    idle_->push_back(std::move(page));
+  } catch (const std::bad_alloc&) {
+    // Then the page is not kept.
+  }
+}
+
+void PagePool::copy(const Page& from, Page& to) {
+  for (size_t i = 0; i < n_parts(); ++i) {
+    const auto bytes = static_cast<size_t>(layout(from.format, i).bytes());
+    parts_[i].backend->copy(from.parts[i]->data(), bytes, to.parts[i]->data());
+  }
+}
+
+void PagePool::read(const Page& page, std::byte* out) {
+  for (size_t i = 0; i < n_parts(); ++i) {
+    const auto bytes = static_cast<size_t>(layout(page.format, i).bytes());
+    parts_[i].backend->download(page.parts[i]->data(), bytes, out);
+    out += bytes;
+  }
+}
+
+void PagePool::write(const std::byte* bytes, Page& page) {
+  for (size_t i = 0; i < n_parts(); ++i) {
+    const auto size = static_cast<size_t>(layout(page.format, i).bytes());
+    parts_[i].backend->upload(bytes, size, page.parts[i]->data());
+    bytes += size;
+  }
+}
+
+void PagePool::replace(const Backend* lost, Backend* fresh) {
+  for (CachedLayers& part : parts_) {
+    if (part.backend == lost) part.backend = fresh;
+  }
+}
+
+}  // namespace pythia_rt

@@ -1,0 +1,83 @@
+// The memory of all caches of a model, in pages.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/fork_safe_mutex.h"
+#include "formats/kv_formats.h"
+
+namespace pythia_rt {
+
+// Keys and values of kPagePositions positions, in every layer: on each device those of its layers.
+struct Page {
+  KvFormat format;
+  std::vector<std::unique_ptr<DeviceBuffer>> parts;
+};
+
+// A page that sequences share. With its last holder it goes back to its pool.
+using PageRef = std::shared_ptr<Page>;
+
+// Consecutive layers that one device runs.
+struct CachedLayers {
+  Backend* backend;
+  int64_t n_layers;
+};
+
+// Any number of threads may take pages and give them back. Whoever copies must have the devices for
+// itself.
+class PagePool {
+ public:
+  PagePool(std::vector<CachedLayers> parts, int64_t n_kv_heads, int64_t head_dim);
+  PagePool(const PagePool&) = delete;
+
+  size_t n_parts() const { return parts_.size(); }
+  PageLayout layout(KvFormat format, size_t part) const;
+  // Of a page, on all devices.
+  int64_t page_bytes(KvFormat format) const;
+
+  // The bytes that pages may take; kNoBudget, the default, for what the devices have.
+  static constexpr int64_t kNoBudget = INT64_MAX;
+  int64_t budget() const { return budget_; }
+  void set_budget(int64_t bytes) { budget_ = bytes; }
+
+  // A page that nobody else holds, whatever stands in it. Throws NoRoom beyond the budget or where
+  // a device has none.
+  PageRef take(KvFormat format);
+
+  // What stands in a page, into one that take() gave.
+  void copy(const Page& from, Page& to);
+  // To and from the host, page_bytes(): part by part, each as its layout says.
+  void read(const Page& page, std::byte* out);
+  void write(const std::byte* bytes, Page& page);
+
+  // Pages that sequences hold, each counted once.
+  int64_t n_taken() const { return n_taken_; }
+  int64_t bytes_taken() const { return bytes_taken_; }
+
+  // `fresh` does from now on what `lost` did.
+  void replace(const Backend* lost, Backend* fresh);
+
+ private:
+  using Idle = std::vector<std::unique_ptr<Page>>;
+
+  std::unique_lock<ForkSafeMutex> lock();
+  void give_back(std::unique_ptr<Page> page) noexcept;
+  std::unique_ptr<Page> reuse(KvFormat format);
+  std::unique_ptr<Page> make(KvFormat format);
+
+  std::vector<CachedLayers> parts_;
+  int64_t n_kv_heads_;
+  int64_t head_dim_;
+  std::atomic<int64_t> budget_{kNoBudget};
+  std::atomic<int64_t> n_taken_{0};
+  std::atomic<int64_t> bytes_taken_{0};
+  ForkSafeMutex mutex_;
+  std::unique_ptr<Idle> idle_;  // given back; none as soon as nobody holds any
+};
+
+}  // namespace pythia_rt
