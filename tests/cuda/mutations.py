@@ -215,6 +215,21 @@ MUTATIONS = [
         "prompts and q8",
     ),
     kernel(
+        "cache: every block of positions in the first page",
+        "kv_cache.cuh",
+        "pages[index] + offset",
+        "pages[0] + offset",
+        "single_tokens and f16",
+    ),
+    kernel(
+        "cache: positions counted from the sequence's first one, not the page's",
+        "rope.cu",
+        "place.position % kPositions",
+        "place.position",
+        "single_tokens and f16",
+        "address",
+    ),
+    kernel(
         "attention of rows: heads that share keys read beyond them",
         "attention_by_rows.cu",
         "head / (heads.n_heads / heads.n_kv_heads)",
