@@ -82,12 +82,12 @@ def peak_bytes(
 
 
 def kv_bytes(spec: Mapping[str, Any], kv_format: str, tokens: int) -> int:
-    """Of the key-value cache of so many tokens, of a model with this spec."""
+    """Of the key-value cache of so many tokens, in pages of 128, of a model with this spec."""
     groups = -(-spec["head_dim"] // 16)
     code = {"f32": 4, "f16": 2, "q8": 1}[kv_format]
     scales = 4 * groups if kv_format == "q8" else 0
     head = code * (spec["head_dim"] + 16 * groups) + scales  # values fill their groups
-    return int(spec["n_layers"] * spec["n_kv_heads"] * head * -(-tokens // 16) * 16)
+    return int(spec["n_layers"] * spec["n_kv_heads"] * head * -(-tokens // 128) * 128)
 
 
 def _first_output(command: list[object]) -> float:

@@ -345,7 +345,7 @@ def test_sequences_together_write_what_each_writes_alone(flat: Path) -> None:
 )
 def test_size_of_the_cache(kv_format: str, expected: int) -> None:
     spec = {"head_dim": 64, "n_layers": 3, "n_kv_heads": 2}
-    assert fresh.kv_bytes(spec, kv_format, 17) == 3 * 2 * expected * 32
+    assert fresh.kv_bytes(spec, kv_format, 17) == 3 * 2 * expected * 128
 
 
 def test_the_processor_has_a_name(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class PythiaRt:
         )
         self.vocab_size: int = self._file.spec["vocab_size"]
         self.reads = Reads(
-            self.model.bytes_per_token, kv_bytes(self._file.spec, kv_format, 16) // 16
+            self.model.bytes_per_token, kv_bytes(self._file.spec, kv_format, 128) // 128
         )
         self._room, self._kv_format = room, kv_format
         self._made: dict[int, list[_core.Session]] = {}  # by how many run together
