@@ -49,9 +49,9 @@ class Clocked:
         self.steps: list[float] = []  # microseconds; the first reads the prompt
         self.tokens: list[Token] = []  # traced, all but the first and the last
 
-    def prefill(self, tokens: Tokens) -> None:
+    def append(self, tokens: Tokens) -> None:
         """See _core.Session."""
-        self._session.prefill(tokens)
+        self._session.append(tokens)
 
     def step(self, sampler: Any) -> tuple[int, float]:
         """See _core.Session."""
@@ -66,7 +66,7 @@ class Clocked:
             return result
         regions, first, last = self._take()
         inside = sum(took for _, kernel, _, took in regions if kernel is None)
-        if start <= first:  # not the first step, whose operations began with the prompt
+        if len(self.steps) > 1:  # the first one reads the prompt
             self._token = {
                 (ENTERING, None): _region(1, first - start),
                 **{(name, kernel): _region(calls, took) for name, kernel, calls, took in regions},
@@ -102,6 +102,7 @@ class Writer:
             max_new_tokens=count,
             seed=1,
         )
+        session.append(prompt)
         stream = Stream(cast(Any, session), writing)
         for _ in stream:
             pass

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from pythia_rt.loading import Loading
     from pythia_rt.model import Model
     from pythia_rt.sampling import Sampling
+    from pythia_rt.saved_session import SessionFileError
     from pythia_rt.scoring import Score
+    from pythia_rt.session import Session
     from pythia_rt.stream import Stream
     from pythia_rt.tokenizer import Tokenizer
 
@@ -36,6 +38,8 @@ __all__ = [
     "Model",
     "Sampling",
     "Score",
+    "Session",
+    "SessionFileError",
     "Stream",
     "Timing",
     "Tokenizer",
@@ -53,6 +57,8 @@ _HOMES = {
     "Model": "pythia_rt.model",
     "Sampling": "pythia_rt.sampling",
     "Score": "pythia_rt.scoring",
+    "Session": "pythia_rt.session",
+    "SessionFileError": "pythia_rt.saved_session",
     "Stream": "pythia_rt.stream",
     "Timing": "pythia_rt.generation",
     "Tokenizer": "pythia_rt.tokenizer",

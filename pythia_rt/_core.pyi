@@ -15,6 +15,7 @@ __all__: list[str] = [
     "MappedRange",
     "Model",
     "Norm",
+    "PAGE_POSITIONS",
     "Sampler",
     "Session",
     "SpecField",
@@ -315,6 +316,10 @@ class Session:
         """
         Forgets everything after the first `position` tokens.
         """
+    def run(self) -> None:
+        """
+        Runs the tokens that wait; the logits after the last one are kept.
+        """
     def step(self, sampler: Sampler) -> tuple[int, float]:
         """
         Samples the next token: (id, log-probability under the model's raw distribution).
@@ -327,9 +332,24 @@ class Session:
         Tokens that it has room for.
         """
     @property
+    def is_ready(self) -> bool:
+        """
+        Whether the next token can be sampled: nothing waits, and there are logits.
+        """
+    @property
+    def kv_format(self) -> str:
+        """
+        The number format of its cache.
+        """
+    @property
     def last_logits(self) -> numpy.typing.NDArray[numpy.float32]:
         """
         A copy of the kept logits [vocab_size].
+        """
+    @property
+    def page_bytes(self) -> int:
+        """
+        Bytes of one page of its cache.
         """
     @property
     def pages(self) -> int:
@@ -340,6 +360,11 @@ class Session:
     def position(self) -> int:
         """
         Tokens so far, those that wait for a pass included.
+        """
+    @property
+    def waiting(self) -> int:
+        """
+        Tokens that wait for a pass.
         """
 
 class Layer:
@@ -593,3 +618,5 @@ def validate_spec(spec: dict[str, typing.Any]) -> None:
     """
     Raises ValueError, with a few words, for a dictionary that is no valid spec.
     """
+
+PAGE_POSITIONS: int = 128

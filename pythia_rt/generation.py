@@ -16,14 +16,16 @@ class Timing:
     """
 
     prompt_tokens: int
+    cached_tokens: int  # of these, tokens that a session had read before
     new_tokens: int
     prefill_seconds: float  # from the prompt to the first new token
     decode_seconds: float  # for the new tokens after the first
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens read per second."""
-        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+        """Prompt tokens read per second, those that were cached left out."""
+        n_read = self.prompt_tokens - self.cached_tokens
+        return n_read / self.prefill_seconds if self.prefill_seconds else 0.0
 
     @property
     def decode_tokens_per_second(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
@@ -22,12 +21,14 @@ from pythia_rt.options import replaced
 from pythia_rt.overflow import first_not_finite, why_not_finite
 from pythia_rt.prompt import Prompt, Prompts, list_of_prompts, no_tokenizer, token_ids
 from pythia_rt.sampling import Sampling, SamplingOptions, merged, one_for_each
+from pythia_rt.saved_session import SavedSession
 from pythia_rt.scoring import Score, score, with_top
+from pythia_rt.session import Session
 from pythia_rt.stream import Stream
 from pythia_rt.suggested import suggested_sampling
 from pythia_rt.together import write_together
 from pythia_rt.tokenizer import Tokenizer
-from pythia_rt.writing import Writing, make_sampler
+from pythia_rt.writing import Writing, begin_writing
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -167,7 +168,10 @@ class Model:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What the model is made of: the flat file's spec (ARCHITECTURE.md explains its keys)."""
+        """What the model is made of: the flat file's spec.
+
+        `_core.spec_fields()` says what its keys mean.
+        """
         return dict(self._file.spec)
 
     @property
@@ -348,38 +352,25 @@ class Model:
 
     def _stream(self, prompt: Prompt, sampling: Sampling) -> Stream:
         writing = self._write(prompt, sampling)
-        return Stream(self.new_session(writing.capacity), writing)
+        session = self.new_session(writing.capacity)
+        session.append(writing.prompt)
+        return Stream(session, writing)
 
     def _write(self, prompt: Prompt, sampling: Sampling) -> Writing:
-        spec = self._file.spec
-        sampling.check_vocabulary(self._vocab_size)
-        if sampling.stops and self._tokenizer is None:
-            raise ValueError(
-                "this model has no tokenizer, so stop strings cannot be found in it: use "
-                "stop_token_ids"
-            )
-        ids = self._ids(prompt)
+        return self._begin(self._ids(prompt), sampling, self.context)
+
+    def _begin(
+        self, ids: NDArray[np.int32], sampling: Sampling, capacity: int, cached: int = 0
+    ) -> Writing:
+        """What continues `ids`, of which so many were read before, in a session of `capacity`."""
         self._check_length(len(ids))
-        room = self.context - len(ids)
-        if room == 0:
-            raise ValueError(
-                f"the prompt fills the context of {self.context} tokens and leaves no room for new "
-                "text: shorten it"
-            )
-        new_tokens = min(sampling.max_new_tokens, room)
-        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
-        n_tokens = int(spec["n_tokens"])  # the rows beyond are padding, which is never written
-        sampler = make_sampler(sampling, n_tokens, seed)
-        return Writing(
+        return begin_writing(
             ids,
-            sampler,
-            tokenizer=self._tokenizer,
-            stops=sampling.stops,
-            eos_ids=frozenset(spec["eos_ids"]),
-            stop_ids=sampling.stop_ids,
-            n_tokens=n_tokens,
-            max_new_tokens=new_tokens,
-            seed=seed,
+            sampling,
+            self._file.spec,
+            self._tokenizer,
+            capacity=capacity,
+            cached=cached,
             not_finite=self._not_finite,
         )
 
@@ -388,9 +379,39 @@ class Model:
         tokenizer = self._tokenizer if isinstance(prompt, str) else None
         return token_ids(prompt, tokenizer, self._vocab_size)
 
+    def _session_ids(self, text: Prompt, is_first: bool) -> NDArray[np.int32]:
+        if is_first or not isinstance(text, str) or self._tokenizer is None:
+            return self._ids(text)
+        return self._ids(self._tokenizer.encode(text, add_special_tokens=False))
+
     @property
     def _vocab_size(self) -> int:
         return int(self._file.spec["vocab_size"])
+
+    def session(self, *, capacity: int | None = None) -> Session:
+        """A text that is read, written, taken back and continued bit by bit: see `Session`.
+
+        `capacity` bounds its tokens; the default is the model's context. Memory is taken as tokens
+        come. Raises ValueError for a bad argument.
+        """
+        capacity = self._room(capacity)
+        return Session(self.new_session(capacity), self._file, self._session_ids, self._begin)
+
+    def load_session(self, path: str | os.PathLike[str], *, capacity: int | None = None) -> Session:
+        """A session that `Session.save` wrote, from this model, as it was.
+
+        Raises SessionFileError where the file is none, is damaged, newer, or of another model;
+        OSError where it cannot be read; ValueError where it has more than `capacity` tokens.
+        """
+        with SavedSession(Path(path).expanduser(), self._file) as saved:
+            core = self.new_session(self._room(capacity), kv_format=saved.kv_format)
+            saved.restore(core)
+            return Session(core, self._file, self._session_ids, self._begin, saved.tokens)
+
+    def _room(self, capacity: int | None) -> int:
+        if capacity is not None and not 1 <= capacity <= self.context:
+            raise ValueError(f"capacity must be from 1 to {self.context} tokens, not {capacity}")
+        return capacity or self.context
 
     def new_session(self, capacity: int, *, kv_format: str | None = None) -> _core.Session:
         """An empty sequence of the core, with room for `capacity` tokens of key-value cache.

@@ -24,7 +24,8 @@ class Stream(Iterator[str]):
     """
 
     def __init__(self, session: _core.Session, writing: Writing) -> None:
-        """Made by `Model.stream`. The prompt is read at the first `next()`."""
+        """Made by `Model.stream`. The prompt, which waits in `session`, is read at the first
+        `next()`."""
         self._session: _core.Session | None = session
         self._writing = writing
 
@@ -68,8 +69,6 @@ class Stream(Iterator[str]):
         """One token more; returns the text it makes ready, which may be empty."""
         writing = self._writing
         started = time.perf_counter()
-        if not writing.tokens:
-            session.prefill(writing.prompt)
         try:
             token, logprob = session.step(writing.sampler)
         except RuntimeError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt import _core
+from pythia_rt.convert.flatfile.spec import Spec
 from pythia_rt.detokenizer import Detokenizer
 from pythia_rt.generation import FinishReason, Generation, Timing
 from pythia_rt.sampling import Sampling
@@ -32,6 +34,48 @@ def make_sampler(sampling: Sampling, n_tokens: int, seed: int) -> _core.Sampler:
     )
 
 
+def begin_writing(
+    prompt: NDArray[np.int32],
+    sampling: Sampling,
+    spec: Spec,
+    tokenizer: Tokenizer | None,
+    *,
+    capacity: int,
+    cached: int,
+    not_finite: Callable[[NDArray[np.int32]], RuntimeError],
+) -> Writing:
+    """What continues a prompt, of which so many tokens were read before, within `capacity` tokens.
+
+    Raises ValueError for options that the model cannot meet and where no room is left.
+    """
+    sampling.check_vocabulary(spec["vocab_size"])
+    if sampling.stops and tokenizer is None:
+        raise ValueError(
+            "this model has no tokenizer, so stop strings cannot be found in it: use stop_token_ids"
+        )
+    room = capacity - len(prompt)
+    if room == 0:
+        raise ValueError(
+            f"the prompt fills the context of {capacity} tokens and leaves no room for new text: "
+            "shorten it"
+        )
+    seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+    n_tokens = spec["n_tokens"]  # the rows beyond are padding, which is never written
+    return Writing(
+        prompt,
+        make_sampler(sampling, n_tokens, seed),
+        tokenizer=tokenizer,
+        stops=sampling.stops,
+        eos_ids=frozenset(spec["eos_ids"]),
+        stop_ids=sampling.stop_ids,
+        n_tokens=n_tokens,
+        max_new_tokens=min(sampling.max_new_tokens, room),
+        seed=seed,
+        cached=cached,
+        not_finite=not_finite,
+    )
+
+
 class Writing:
     """A prompt, the sampler that continues it, and what has come of it.
 
@@ -51,11 +95,13 @@ class Writing:
         n_tokens: int | None = None,
         max_new_tokens: int,
         seed: int,
+        cached: int = 0,
         not_finite: Callable[[NDArray[np.int32]], RuntimeError] | None = None,
     ) -> None:
-        """Ids from `n_tokens` on are padding; `not_finite` makes the error for tokens after which
-        no token can be sampled."""
+        """`cached` tokens of the prompt were read before. Ids from `n_tokens` on are padding;
+        `not_finite` makes the error for tokens after which no token can be sampled."""
         self.prompt = prompt
+        self.cached = cached
         self.sampler = sampler
         self.seed = seed
         self.max_new_tokens = max_new_tokens
@@ -110,6 +156,7 @@ class Writing:
             seed=self.seed,
             timing=Timing(
                 prompt_tokens=len(self.prompt),
+                cached_tokens=self.cached,
                 new_tokens=len(self.tokens),
                 prefill_seconds=self.prefill_seconds,
                 decode_seconds=self.decode_seconds,

@@ -20,8 +20,8 @@ needs_extension = pytest.mark.skipif(
     not os.environ.get(testing_extension.VARIABLE),
     reason="PYTHIA_RT_TESTING_DIR does not name a build of _testing",
 )
-# Of backend.h, what prepares a model and what tells of a pass.
-NO_OPERATIONS = {"check_heads", "upload", "pass"}
+# Of backend.h, what prepares a model, moves pages of caches and tells of a pass.
+NO_OPERATIONS = {"check_heads", "upload", "download", "copy", "pass"}
 AROUND = {trace.ENTERING, trace.BETWEEN, trace.SAMPLING, trace.PYTHON}
 
 

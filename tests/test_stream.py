@@ -86,11 +86,9 @@ class Script:
     def accept_prompt(self, tokens: Any) -> None:
         self.prompt += tokens.tolist()
 
-    def prefill(self, tokens: Any) -> None:
-        assert self.prompt == tokens.tolist()
-
     def step(self, sampler: Script) -> tuple[int, float]:
         assert sampler is self
+        assert self.prompt == [5, 6]
         return next(self.tokens), -1.5
 
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pythia_rt import _core
-from pythia_rt._core import Linear, Norm
+from pythia_rt._core import Linear as Linear  # for whoever walks the layout
+from pythia_rt._core import Norm as Norm
 
 from .spec import Spec
 

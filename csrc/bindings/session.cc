@@ -331,6 +331,29 @@ void bind_session(py::module_& module) {
            "Another session that has come as far. Both share the pages of their caches until one\n"
            "writes into a page.")
       .def_property_readonly(
+          "waiting", [](BoundSession& self) { return self.sequence().n_waiting(); },
+          "Tokens that wait for a pass.")
+      .def_property_readonly(
+          "is_ready", [](BoundSession& self) { return self.sequence().is_ready(); },
+          "Whether the next token can be sampled: nothing waits, and there are logits.")
+      .def(
+          "run",
+          [](BoundSession& self) {
+            self.run([&](Sequence& sequence, const auto& interrupt) {
+              run_to_end({{&sequence}}, interrupt);
+            });
+          },
+          "Runs the tokens that wait; the logits after the last one are kept.")
+      .def_property_readonly(
+          "kv_format",
+          [](BoundSession& self) {
+            return kv_format_names()[static_cast<size_t>(self.sequence().cache().format())];
+          },
+          "The number format of its cache.")
+      .def_property_readonly(
+          "page_bytes", [](BoundSession& self) { return self.sequence().page_bytes(); },
+          "Bytes of one page of its cache.")
+      .def_property_readonly(
           "pages", [](BoundSession& self) { return self.sequence().n_pages(); },
           "Pages of 128 positions that its cache holds.")
       .def(
@@ -356,6 +379,8 @@ void bind_session(py::module_& module) {
           },
           py::arg("bytes"), py::arg("count"),
           "Becomes `count` tokens longer by a page that a session which had come as far has read.");
+
+  module.attr("PAGE_POSITIONS") = kPagePositions;
 
   module.def("forward", &forward_batch, py::arg("sessions"), py::arg("tokens"),
              "Appends tokens [n_i] to each session in shared passes; returns each one's logits\n"

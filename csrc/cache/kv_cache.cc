@@ -30,12 +30,14 @@ void KvCache::trim() {
 }
 
 bool KvCache::has_room(int64_t count) const {
+  if (count == 0) return true;  // a shared page stays shared
   const int64_t end = divide_up(length_ + count, kPagePositions);
   if (n_pages() < end) return false;
   return std::none_of(pages_.begin() + length_ / kPagePositions, pages_.begin() + end, is_shared);
 }
 
 void KvCache::make_room(int64_t count) {
+  if (count == 0) return;
   const int64_t first = length_ / kPagePositions;
   const int64_t end = divide_up(length_ + count, kPagePositions);
   std::vector<PageRef> fresh;  // of [first, end), null for those that are the sequence's own

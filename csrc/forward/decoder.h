@@ -22,8 +22,8 @@ class Decoder {
   Decoder(const Spec& spec, const Weights& weights, const Parts& parts);
 
   // One pass over at most kMaxRows tokens of any number of sequences. Appends to their caches,
-  // which must have room. `between_layers` is called by passes long enough for somebody to lose
-  // patience; if it throws, nothing has been appended.
+  // which must have room. `between_layers` is called by passes that take longer than a token; if it
+  // throws, nothing has been appended.
   void run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_layers,
            Probe* probe = nullptr);
 
