@@ -57,7 +57,7 @@ void KvCache::make_room(int64_t count) {
     const auto index = static_cast<size_t>(i);
     if (i * kPagePositions < length_) pool_->copy(*pages_[index], *page);
     for (size_t part = 0; part < memory_.size(); ++part) {
-      memory_[part][index] = page->parts[part]->data();
+      memory_[part][index] = page->parts[part];
     }
     pages_[index] = std::move(page);
   }
@@ -65,7 +65,7 @@ void KvCache::make_room(int64_t count) {
 
 void KvCache::add(PageRef page) {
   for (size_t part = 0; part < memory_.size(); ++part) {
-    memory_[part].push_back(page->parts[part]->data());
+    memory_[part].push_back(page->parts[part]);
   }
   pages_.push_back(std::move(page));
 }

@@ -1,9 +1,11 @@
 #include "cache/page_pool.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/error.h"
+#include "base/rounding.h"
 
 namespace pythia_rt {
 
@@ -43,13 +45,32 @@ std::unique_ptr<Page> PagePool::reuse(KvFormat format) {
   return page;
 }
 
-std::unique_ptr<Page> PagePool::make(KvFormat format) {
-  auto page = std::make_unique<Page>();
-  page->format = format;
-  for (size_t i = 0; i < n_parts(); ++i) {
-    const auto bytes = static_cast<size_t>(layout(format, i).bytes());
-    page->parts.push_back(parts_[i].backend->allocate(bytes));
+std::vector<std::unique_ptr<Page>> PagePool::make_together(KvFormat format, int64_t count) {
+  std::vector<std::unique_ptr<Page>> pages;
+  for (int64_t i = 0; i < count; ++i) {
+    pages.push_back(std::make_unique<Page>());
+    pages.back()->format = format;
   }
+  for (size_t part = 0; part < n_parts(); ++part) {
+    const int64_t bytes = layout(format, part).bytes();
+    const std::shared_ptr<DeviceBuffer> memory =
+        parts_[part].backend->allocate(static_cast<size_t>(count * bytes));
+    for (int64_t i = 0; i < count; ++i) {
+      pages[static_cast<size_t>(i)]->parts.push_back(memory->data() + i * bytes);
+      pages[static_cast<size_t>(i)]->memory.push_back(memory);
+    }
+  }
+  return pages;
+}
+
+// Pages of small models come several at a time, so that the system's large pages hold them too.
+std::unique_ptr<Page> PagePool::make(KvFormat format) {
+  constexpr int64_t kLeast = int64_t{1} << 18, kTogether = int64_t{8} << 20;
+  const int64_t bytes = page_bytes(format);
+  auto pages = make_together(format, bytes < kLeast ? 1 : divide_up(kTogether, bytes));
+  std::unique_ptr<Page> page = std::move(pages.front());
+  idle_->insert(idle_->end(), std::make_move_iterator(pages.rbegin()),
+                std::make_move_iterator(std::prev(pages.rend())));
   return page;
 }
 
@@ -94,14 +115,14 @@ void PagePool::give_back(std::unique_ptr<Page> page) noexcept {
 void PagePool::copy(const Page& from, Page& to) {
   for (size_t i = 0; i < n_parts(); ++i) {
     const auto bytes = static_cast<size_t>(layout(from.format, i).bytes());
-    parts_[i].backend->copy(from.parts[i]->data(), bytes, to.parts[i]->data());
+    parts_[i].backend->copy(from.parts[i], bytes, to.parts[i]);
   }
 }
 
 void PagePool::read(const Page& page, std::byte* out) {
   for (size_t i = 0; i < n_parts(); ++i) {
     const auto bytes = static_cast<size_t>(layout(page.format, i).bytes());
-    parts_[i].backend->download(page.parts[i]->data(), bytes, out);
+    parts_[i].backend->download(page.parts[i], bytes, out);
     out += bytes;
   }
 }
@@ -109,7 +130,7 @@ void PagePool::read(const Page& page, std::byte* out) {
 void PagePool::write(const std::byte* bytes, Page& page) {
   for (size_t i = 0; i < n_parts(); ++i) {
     const auto size = static_cast<size_t>(layout(page.format, i).bytes());
-    parts_[i].backend->upload(bytes, size, page.parts[i]->data());
+    parts_[i].backend->upload(bytes, size, page.parts[i]);
     bytes += size;
   }
 }

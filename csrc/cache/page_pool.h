@@ -16,7 +16,8 @@ namespace pythia_rt {
 // Keys and values of kPagePositions positions, in every layer: on each device those of its layers.
 struct Page {
   KvFormat format;
-  std::vector<std::unique_ptr<DeviceBuffer>> parts;
+  std::vector<std::byte*> parts;
+  std::vector<std::shared_ptr<DeviceBuffer>> memory;  // that they stand in, with other pages
 };
 
 // A page that sequences share. With its last holder it goes back to its pool.
@@ -69,6 +70,7 @@ class PagePool {
   void give_back(std::unique_ptr<Page> page) noexcept;
   std::unique_ptr<Page> reuse(KvFormat format);
   std::unique_ptr<Page> make(KvFormat format);
+  std::vector<std::unique_ptr<Page>> make_together(KvFormat format, int64_t count);
 
   std::vector<CachedLayers> parts_;
   int64_t n_kv_heads_;
@@ -77,7 +79,7 @@ class PagePool {
   std::atomic<int64_t> n_taken_{0};
   std::atomic<int64_t> bytes_taken_{0};
   ForkSafeMutex mutex_;
-  std::unique_ptr<Idle> idle_;  // given back; none as soon as nobody holds any
+  std::unique_ptr<Idle> idle_;  // given back or not taken yet; none as soon as nobody holds any
 };
 
 }  // namespace pythia_rt
