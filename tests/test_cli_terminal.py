@@ -155,12 +155,12 @@ def test_an_error_within_the_text_starts_a_line(monkeypatch: pytest.MonkeyPatch)
     """Of a stream that fails after its first words."""
     script = (
         "import itertools, sys\n"
-        "from pythia_rt import generation\n"
-        "step, count = generation.Stream._advance, itertools.count()\n"
+        "from pythia_rt import stream\n"
+        "step, count = stream.Stream._advance, itertools.count()\n"
         "def fail(self, session):\n"
         "    if next(count) == 5: raise RuntimeError('it failed')\n"
         "    return step(self, session)\n"
-        "generation.Stream._advance = fail\n"
+        "stream.Stream._advance = fail\n"
         "from pythia_rt.cli import main\n"
         "main(['generate', 'The', '--temperature', '0'])\n"
     )

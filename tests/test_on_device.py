@@ -248,7 +248,8 @@ def test_a_run_that_is_cut_off_keeps_what_came_before(
     with machine.start("out", STAND_IN_STOP="compare 1.4b hangs") as process:
         partial = machine.out / "1.4b.partial.jsonl"
         deadline = time.monotonic() + 60
-        while not partial.exists() and time.monotonic() < deadline:
+        # It hangs after what it has written: the folder's file alone would be too early.
+        while not running(machine.folder) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(kill)
         assert process.wait(30) == (143 if kill == signal.SIGTERM else -kill)
