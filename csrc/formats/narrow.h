@@ -5,7 +5,7 @@
 //   value  = level(code) * scale
 #pragma once
 
-#include <cstring>
+#include <algorithm>
 
 #include "formats/group_layout.h"
 #include "formats/matrix.h"
@@ -60,7 +60,7 @@ struct Narrow : Grid {
                               const float* scales, float unit, const PackedBlock& out) {
     auto* bytes = static_cast<uint8_t*>(out.weight);
     auto* scale_codes = static_cast<int8_t*>(out.scales);
-    std::memset(bytes, 0, static_cast<size_t>(groups * kGroupBytes));
+    std::fill_n(bytes, groups * kGroupBytes, uint8_t{0});
     *out.unit = unit;
     for (int64_t group = 0; group < groups; ++group) {
       for (int64_t row = 0; row < kRowBlock; ++row) {

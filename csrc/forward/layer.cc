@@ -42,8 +42,8 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
   const Rows v = columns(qkv, q.width + k.width, spec.key_value_size());
   const Rows attended = stage.activations.attended.first(count);
   const Rows mlp = stage.activations.mlp.first(count);
-  const Rows added =
-      attn_in;  // what a product adds to x, if watched: attn_in has been used by then
+  // What a product adds to x, where that is watched: attn_in has been used by then.
+  const Rows added = attn_in;
 
   const HeadLayout heads{spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.rotary_dim};
   const HeadLayout rotated{spec.n_heads, spec.n_kv_heads, spec.head_dim, 0};
