@@ -91,8 +91,8 @@ MUTATIONS = [
     kernel(
         "cache: lanes append what other lanes have not rotated yet",
         "rope.cu",
-        "  __syncwarp();\n  append",
-        "  append",
+        "  __syncwarp();\n  constexpr",
+        "  constexpr",
         "single_tokens and f16",
         "thread",
     ),
