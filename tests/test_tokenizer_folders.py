@@ -103,6 +103,16 @@ FOLDERS: dict[str, dict[str, Any]] = {
         "tokenizer_config": {"added_tokens_decoder": {"4096": USER | {"special": False}}}
     },
     "added_tokens.json": {"files": {"added_tokens.json": {"<|user|>": 4100, "[PAD]": 4096}}},
+    "added_tokens.json, two with one id, one of them named with flags": {
+        "files": {
+            "tokenizer_config.json": {"bos_token": "<|user|>"},
+            "added_tokens.json": {"<|user|>": 4090, "[PAD]": 4090},
+            "special_tokens_map.json": {
+                "bos_token": "<|user|>",
+                "sep_token": {"content": "<|user|>", "lstrip": True, "single_word": True},
+            },
+        },
+    },
     "added_tokens.json, a special one": {
         "tokenizer_config": {"pad_token": "[PAD]"},
         "files": {"added_tokens.json": {"<|user|>": 4096, "[PAD]": 4097}},

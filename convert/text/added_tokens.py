@@ -51,9 +51,14 @@ def tokens_to_add(
     own |= _take_names(values)
     declared = values.get("added_tokens_decoder")
     by_id: dict[int, AddedToken] = {}
+    by_content: dict[str, AddedToken] = {}  # also those whose id another token took
+
+    def declare(index: int, token: AddedToken) -> None:
+        by_id[index] = by_content[token.content] = token
+
     if declared is not None:
         for key, value in _object(declared, TOKENIZER_CONFIG_FILE).items():
-            by_id[_id(key, TOKENIZER_CONFIG_FILE)] = _token(value, TOKENIZER_CONFIG_FILE)
+            declare(_id(key, TOKENIZER_CONFIG_FILE), _token(value, TOKENIZER_CONFIG_FILE))
     else:  # the two files are read only where tokenizer_config.json does not list the tokens
         _merge_special_tokens(values, special_tokens)
         own |= _take_names(values)
@@ -63,10 +68,9 @@ def tokens_to_add(
         for content, index in added_tokens.items():
             special = content in known
             token = AddedToken(content, normalized=not special, special=special)
-            by_id[_id(index, ADDED_TOKENS_FILE)] = token
+            declare(_id(index, ADDED_TOKENS_FILE), token)
         for value in file_tokens:
-            by_id[_id(value.get("id"), TOKENIZER_FILE)] = _token(value, TOKENIZER_FILE)
-    by_content = {token.content: token for token in by_id.values()}
+            declare(_id(value.get("id"), TOKENIZER_FILE), _token(value, TOKENIZER_FILE))
     named = {}
     for key in NAMED:
         value = _read(values.get(key), TOKENIZER_CONFIG_FILE)
@@ -77,7 +81,7 @@ def tokens_to_add(
     }
     named |= {key: _read(token, TOKENIZER_CONFIG_FILE) for key, token in own.items()}
     tokens: list[str | AddedToken] = [by_id[i] for i in sorted(by_id)]
-    contents = {*present, *by_content}
+    contents = {*present, *(token.content for token in by_id.values())}
     more = [_read(value, TOKENIZER_CONFIG_FILE) for value in _extras(values, TOKENIZER_CONFIG_FILE)]
     for new in [*named.values(), *more]:
         # A str and an AddedToken are different here; of two for one content the last one counts.
