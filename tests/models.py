@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 
 from pythia_rt import _core
 from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, linears, vectors
-from pythia_rt.convert.flatfile.spec import Spec, validate_spec
+from pythia_rt.convert.flatfile.spec import CHOICES, FIELDS, Spec, validate_spec
 
 Tensors = dict[str, NDArray[np.uint8] | NDArray[np.float32]]
 
@@ -29,32 +31,85 @@ def make_spec(**changes: Any) -> Spec:
         "max_positions": 64,
         "norm": "layer",
         "norm_eps": 1e-5,
-        "residual": "parallel",
+        "block": "parallel",
         "mlp": "plain",
         "activation": "gelu",
         "rope": "half",
         "rotary_dim": 6,
         "rope_base": 10000.0,
         "tied_head": False,
-        "attention_bias": True,
+        "qkv_bias": True,
+        "attn_out_bias": True,
         "mlp_bias": True,
+        "head_bias": False,
         "bos_id": 0,
         "eos_ids": [1],
     }
     return validate_spec(spec | changes)
 
 
-def make_tensors(spec: Spec, form: str = "f32") -> Tensors:
-    """Random tensors of all norms, biases and matrices; the same of each name in every spec."""
-    tensors: Tensors = {}
-    for name, size in vectors(spec).items():
-        values = np.zeros(-(-size // VECTOR_MULTIPLE) * VECTOR_MULTIPLE, np.float32)
-        values[:size] = _normal(name, size) + name.endswith("norm.weight")
-        tensors[name] = values
+def covering_specs() -> list[Spec]:
+    """Specs of which every two choices, of different fields, that may stand together are in one.
+
+    All combinations would be hundreds, and thousands with a few more fields.
+    """
+    variants: dict[str, list[Any]] = {name: list(values) for name, values in CHOICES.items()}
+    variants |= {n: [False, True] for n, f in FIELDS.items() if f.type == "bool"}
+    pairs = {
+        ((a, x), (b, y))
+        for a, b in itertools.combinations(variants, 2)
+        for x in variants[a]
+        for y in variants[b]
+    }
+    random = np.random.default_rng(0)
+    specs, fruitless = [], 0
+    while pairs and fruitless < 100:  # what is left then contradicts itself
+        draws = [
+            {name: values[random.integers(len(values))] for name, values in variants.items()}
+            for _ in range(20)
+        ]
+        valid = [draw for draw in draws if _is_valid(draw)]
+        best = max(valid, key=lambda draw: len(pairs & _pairs(draw)), default={})
+        fruitless = 0 if pairs & _pairs(best) else fruitless + 1
+        if not fruitless:
+            pairs -= _pairs(best)
+            specs.append(make_spec(**best))
+    return specs
+
+
+def _pairs(draw: dict[str, Any]) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
+    return set(itertools.combinations(draw.items(), 2))
+
+
+def _is_valid(changes: dict[str, Any]) -> bool:
+    try:
+        make_spec(**changes)
+    except ValueError:
+        return False
+    return True
+
+
+def make_weights(spec: Spec) -> dict[str, NDArray[np.float32]]:
+    """Random entries of all norms and biases, and matrices; the same of each name in every spec."""
+    weights = {
+        name: _normal(name, size) + name.endswith("norm.weight")
+        for name, size in vectors(spec).items()
+    }
     for matrix in linears(spec):
         scale = 1 if matrix.part == "embed" else matrix.columns**-0.5
-        values = _normal(matrix.name, matrix.rows, matrix.columns) * np.float32(scale)
-        parts = _core.pack(form, values, "F32", matrix.rows, matrix.columns)
+        weights[matrix.name] = _normal(matrix.name, matrix.rows, matrix.columns) * np.float32(scale)
+    return weights
+
+
+def make_tensors(spec: Spec, form: str = "f32") -> Tensors:
+    """The same, padded and packed as a flat file has them."""
+    weights = make_weights(spec)
+    tensors: Tensors = {
+        name: np.pad(weights[name], (0, -size % VECTOR_MULTIPLE))
+        for name, size in vectors(spec).items()
+    }
+    for matrix in linears(spec):
+        parts = _core.pack(form, weights[matrix.name], "F32", matrix.rows, matrix.columns)
         layout = _core.packed_layout(form, matrix.rows, matrix.columns)
         tensors |= {
             f"{matrix.name}.{part}": data for (part, _, _), data in zip(layout, parts, strict=True)
@@ -70,8 +125,12 @@ def make_model(spec: Spec, form: str = "f32", tensors: Tensors | None = None) ->
 
 def logits_of(model: _core.Model, kv_format: str = "f32") -> NDArray[np.float32]:
     """What a model says of 40 tokens."""
-    tokens = np.random.default_rng(1).integers(0, model.spec["n_tokens"], 40, np.int32)
-    return _core.Session(model, kv_format=kv_format).logits(tokens)
+    return _core.Session(model, kv_format=kv_format).logits(some_tokens(model.spec))
+
+
+def some_tokens(spec: Mapping[str, Any]) -> NDArray[np.int32]:
+    """40 tokens."""
+    return np.random.default_rng(1).integers(0, spec["n_tokens"], 40, np.int32)
 
 
 def _normal(name: str, *shape: int) -> NDArray[np.float32]:

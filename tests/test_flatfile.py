@@ -169,7 +169,7 @@ def test_other_safetensors_files_are_told_apart(tmp_path: Path) -> None:
     assert "no flat file: convert its folder first" in refuse(path)
 
 
-@pytest.mark.parametrize("version", ["4", "10", "999999999"])
+@pytest.mark.parametrize("version", ["5", "10", "999999999"])
 def test_a_newer_version_is_refused(flat: Path, tmp_path: Path, version: str) -> None:
     header, data = split(flat)
     header["__metadata__"] = {"pythia_rt.version": version}  # whatever else it may mean by then
@@ -181,7 +181,7 @@ def test_a_newer_version_is_refused(flat: Path, tmp_path: Path, version: str) ->
     assert "upgrade with pip install -U pythia_rt" in sentence
 
 
-@pytest.mark.parametrize("version", ["0", "1", "2"])
+@pytest.mark.parametrize("version", ["0", "1", "2", "3"])
 def test_an_older_version_is_refused(flat: Path, tmp_path: Path, version: str) -> None:
     header, data = split(flat)
     header["__metadata__"] = {"pythia_rt.version": version}
@@ -253,7 +253,7 @@ CONTRADICTIONS: list[tuple[Callable[[Header], None], str]] = [
     (spec_change(n_tokens=101), "tokenizer has 101 ids"),
     (spec_change(vocab_size=200), "instead of"),
     (spec_change(tied_head=True), "formats"),
-    (spec_change(attention_bias=False), "does not belong there"),
+    (spec_change(qkv_bias=False), "does not belong there"),
     (spec_change(n_kv_heads=1), "instead of"),
     (spec_change(n_kv_heads=2), "no multiple"),
     (spec_change(rotary_dim=7), "rotary_dim"),
@@ -269,7 +269,7 @@ CONTRADICTIONS: list[tuple[Callable[[Header], None], str]] = [
     (spec_change(rope_base=10**400), "rope_base"),
     (spec_change(activation="relu"), "activation"),
     (spec_change(activation=["gelu"]), "activation"),
-    (spec_change(residual=None), "residual"),
+    (spec_change(block=None), "block"),
     (spec_change(tied_head=0), "tied_head"),
     (spec_change(bos_id=100), "bos_id"),
     (spec_change(eos_ids=[-1]), "eos_ids"),

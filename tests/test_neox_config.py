@@ -172,8 +172,8 @@ def test_defaults_are_those_of_transformers() -> None:
     assert spec["norm_eps"] == theirs.layer_norm_eps
     assert spec["bos_id"] == theirs.bos_token_id
     assert spec["tied_head"] == theirs.tie_word_embeddings
-    assert spec["attention_bias"] == theirs.attention_bias
-    assert (spec["residual"] == "parallel") == theirs.use_parallel_residual
+    assert spec["qkv_bias"] == spec["attn_out_bias"] == theirs.attention_bias
+    assert (spec["block"] == "parallel") == theirs.use_parallel_residual
     rope: Any = theirs.rope_parameters
     assert spec["rope_base"] == rope["rope_theta"]
     assert spec["rotary_dim"] == int(spec["head_dim"] * rope["partial_rotary_factor"])

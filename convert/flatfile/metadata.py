@@ -10,7 +10,8 @@ ALIGNMENT = 64  # bytes; the data and every tensor start on a multiple of it
 PADDING_PREFIX = "padding."
 # 2: formats below 8 bits have 8-bit scales. 3: what a text is made by is resolved, in `text`, an
 # object to which later writers may add keys, as readers leave out those that they do not know.
-VERSION = 3
+# 4: the spec has the choices of other architectures than GPT-NeoX.
+VERSION = 4
 # Metadata keys, without their prefix; every value is a string.
 KEYS = (
     "version",  # of the file format, a decimal number

@@ -28,15 +28,17 @@ class Spec(TypedDict):
     max_positions: int
     norm: str
     norm_eps: float
-    residual: str
+    block: str
     mlp: str
     activation: str
     rope: str
     rotary_dim: int
     rope_base: float
     tied_head: bool
-    attention_bias: bool
+    qkv_bias: bool
+    attn_out_bias: bool
     mlp_bias: bool
+    head_bias: bool
     bos_id: int
     eos_ids: list[int]
 

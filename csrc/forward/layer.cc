@@ -85,8 +85,8 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
   };
 
   watch.at(Point::resid_pre, x);
-  switch (spec.residual) {
-    case Residual::parallel:
+  switch (spec.block) {
+    case Block::parallel:
       // x + attention(norm1(x)) + mlp(norm2(x)): neither waits for the other.
       backend.layer_norm_pair(x, attn_norm, mlp_norm);
       watch.at(Point::attn_norm, attn_in);
@@ -101,7 +101,7 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
         backend.linear_pair(attn_out, mlp_down);
       }
       break;
-    case Residual::sequential:
+    case Block::sequential:
       // h = x + attention(norm1(x)), then h + mlp(norm2(h)).
       backend.layer_norm(attn_norm.parameters, x, attn_in);
       watch.at(Point::attn_norm, attn_in);

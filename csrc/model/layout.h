@@ -39,11 +39,10 @@ void visit_layer(const Spec& spec, AnyWeights& layer, Visitor&& visitor) {
   const int64_t hidden = spec.hidden_size;
   visitor.norm("attn_norm", layer.attn_norm, hidden);
   visitor.norm("mlp_norm", layer.mlp_norm, hidden);
-  visitor.matrix(
-      "qkv", layer.qkv,
-      MatrixShape{"attention", spec.qkv_size(), hidden, spec.attention_bias, "attn_norm"});
+  visitor.matrix("qkv", layer.qkv,
+                 MatrixShape{"attention", spec.qkv_size(), hidden, spec.qkv_bias, "attn_norm"});
   visitor.matrix("attn_out", layer.attn_out,
-                 MatrixShape{"attention", hidden, spec.query_size(), spec.attention_bias, "qkv"});
+                 MatrixShape{"attention", hidden, spec.query_size(), spec.attn_out_bias, "qkv"});
   visitor.matrix("mlp_up", layer.mlp_up,
                  MatrixShape{"mlp", spec.mlp_size, hidden, spec.mlp_bias, "mlp_norm"});
   visitor.matrix("mlp_down", layer.mlp_down,
@@ -55,8 +54,9 @@ template <typename AnyWeights, typename Visitor>
 void visit_last(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
   visitor.norm("final_norm", weights.final_norm, spec.hidden_size);
   if (!spec.tied_head) {
-    visitor.matrix("head", weights.head,
-                   MatrixShape{"head", spec.vocab_size, spec.hidden_size, false, "final_norm"});
+    visitor.matrix(
+        "head", weights.head,
+        MatrixShape{"head", spec.vocab_size, spec.hidden_size, spec.head_bias, "final_norm"});
   }
 }
 

@@ -63,6 +63,9 @@ void check_relations(const Spec& spec) {
   if (spec.rotary_dim % 2 != 0 || spec.rotary_dim > spec.head_dim) {
     throw_invalid("rotary_dim ", spec.rotary_dim, " is odd or above the head size ", spec.head_dim);
   }
+  if (spec.tied_head && spec.head_bias) {
+    throw_invalid("head_bias is set, and a tied head, the embedding, has none");
+  }
   if (spec.n_tokens > spec.vocab_size) {
     throw_invalid("the tokenizer has ", spec.n_tokens, " ids and the model ", spec.vocab_size,
                   " rows");

@@ -85,14 +85,15 @@ class _Solver:
         The weights of attention sum to 1, so a constant in the values is one in its outputs.
         """
         constant = self._heads.spread_values(self._heads.values(bias))
-        sums = add_up(self._source, matrix, shift=constant)
+        sums = add_up(self._source, matrix, shift=constant if matrix.bias else None)
         if sums is None:
             return
+        outputs = squares if matrix.bias else squares + bias * bias  # what is left in the values
         if matrix.bias:
             self._store(f"{matrix.name}.bias", self._vector(f"{matrix.name}.bias") + sums.shifted)
             self._heads.values(bias)[:] = 0
         columns = self._heads.gather_values(sums.columns / matrix.rows)
-        shares = share_evenly(np.sqrt(self._heads.values(squares)), np.sqrt(columns))
+        shares = share_evenly(np.sqrt(self._heads.values(outputs)), np.sqrt(columns))
         self._heads.values(factors)[:] = shares
         self.balance.set_factors(matrix.name, columns=1 / self._heads.spread_values(shares))
 

@@ -1,0 +1,124 @@
+"""The decoder of any spec in double precision, with the points of csrc/forward/points.inc.
+
+Slow and plain: one sequence, no cache. What each choice of the spec means is written down here once
+more, from the papers and transformers, in the fewest words: THE referee for points of the space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import kernels
+
+Doubles = NDArray[np.float64]
+At = Callable[[str, int, Doubles], Doubles]  # the layer is -1 where a point is in none
+
+
+def forward(
+    spec: Mapping[str, Any],
+    weights: Mapping[str, NDArray[Any]],
+    tokens: NDArray[np.int32],
+    at: At = lambda point, layer, values: values,
+) -> Doubles:
+    """Return the logits [tokens, vocabulary].
+
+    `weights` has the entries of every norm and bias, without padding, and every matrix, by neutral
+    name. `at(point, layer, values)` is called at every point and says what the rest goes on with.
+    """
+    return _Decoder(spec, weights, at).logits(tokens)
+
+
+@final
+class _Decoder:
+    def __init__(
+        self, spec: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], at: At
+    ) -> None:
+        self.spec, self.at = spec, at
+        self.weights = {name: values.astype(np.float64) for name, values in weights.items()}
+
+    def logits(self, tokens: NDArray[np.int32]) -> Doubles:
+        embed = self.weights["embed"]
+        x = self.at("embed", -1, embed[tokens])
+        for layer in range(self.spec["n_layers"]):
+            x = self.at("resid_post", layer, self.layer(layer, self.at("resid_pre", layer, x)))
+        x = self.at("final_norm", -1, self.norm("final_norm", x))
+        tied: Doubles = x @ embed.T
+        return tied if self.spec["tied_head"] else self.linear("head", x)
+
+    def layer(self, i: int, x: Doubles) -> Doubles:
+        def normed(name: str, x: Doubles) -> Doubles:
+            return self.at(name, i, self.norm(f"layers.{i}.{name}", x))
+
+        match self.spec["block"]:
+            case "sequential":
+                x = self.at("resid_mid", i, x + self.attention(i, normed("attn_norm", x)))
+                return x + self.mlp(i, normed("mlp_norm", x))
+            case "parallel":
+                attn_out = self.attention(i, normed("attn_norm", x))
+                return x + attn_out + self.mlp(i, normed("mlp_norm", x))
+            case block:
+                raise ValueError(block)
+
+    def attention(self, i: int, x: Doubles) -> Doubles:
+        """What attention adds to the stream."""
+        spec, at = self.spec, self.at
+        dim, group = spec["head_dim"], spec["n_heads"] // spec["n_kv_heads"]
+        ends = np.cumsum([spec["n_heads"] * dim, spec["n_kv_heads"] * dim])
+        q, k, v = np.split(self.linear(f"layers.{i}.qkv", x), ends, axis=1)
+        bias = self.weights.get(f"layers.{i}.qkv.bias")
+        if bias is not None:
+            # Where nothing rotates, it moves all scores of a query alike: the runtime omits it.
+            constant = bias[ends[0] : ends[1]].reshape(-1, dim).copy()
+            constant[:, : spec["rotary_dim"]] = 0
+            k = k - constant.reshape(-1)
+        q, k, v = at("q", i, q), at("k", i, k), at("v", i, v)
+        if spec["rotary_dim"] > 0:
+            q, k = at("rot_q", i, self.rotate(q)), at("rot_k", i, self.rotate(k))
+        heads = []
+        for head in range(spec["n_heads"]):
+            of_head = slice(head * dim, (head + 1) * dim)
+            of_group = slice(head // group * dim, (head // group + 1) * dim)
+            heads.append(self.attend(q[:, of_head], k[:, of_group], v[:, of_group]))
+        attended = at("attended", i, np.concatenate(heads, axis=1))
+        return at("attn_out", i, self.linear(f"layers.{i}.attn_out", attended))
+
+    def attend(self, q: Doubles, k: Doubles, v: Doubles) -> Doubles:
+        """One head, causally."""
+        scores = q @ k.T * self.spec["head_dim"] ** -0.5
+        scores[~np.tri(len(q), dtype=bool)] = -np.inf
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        mixed: Doubles = weights / weights.sum(axis=1, keepdims=True) @ v
+        return mixed
+
+    def rotate(self, x: Doubles) -> Doubles:
+        rotary_dim, dim = self.spec["rotary_dim"], self.spec["head_dim"]
+        frequencies = self.spec["rope_base"] ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
+        rows = [
+            kernels.rotate(row.reshape(-1, dim), np.cos(angle), np.sin(angle)).reshape(-1)
+            for row, angle in zip(x, np.outer(np.arange(len(x)), frequencies), strict=True)
+        ]
+        return np.stack(rows)
+
+    def mlp(self, i: int, x: Doubles) -> Doubles:
+        """What the MLP adds to the stream."""
+        activation = kernels.EPILOGUES[self.spec["activation"]]
+        pre = self.at("mlp_pre", i, self.linear(f"layers.{i}.mlp_up", x))
+        post = self.at("mlp_post", i, activation(pre))
+        return self.at("mlp_out", i, self.linear(f"layers.{i}.mlp_down", post))
+
+    def norm(self, name: str, x: Doubles) -> Doubles:
+        weight = self.weights[f"{name}.weight"]
+        match self.spec["norm"]:
+            case "layer":
+                bias = self.weights[f"{name}.bias"]
+                return kernels.layer_norm(x, weight, bias, self.spec["norm_eps"])[0]
+            case norm:
+                raise ValueError(norm)
+
+    def linear(self, name: str, x: Doubles) -> Doubles:
+        y: Doubles = x @ self.weights[name].T
+        return y + self.weights.get(f"{name}.bias", np.zeros(()))
