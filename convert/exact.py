@@ -10,6 +10,7 @@ from .conversion import convert
 from .errors import CheckpointError
 from .files.json_object import read_json
 from .flatfile import FlatFile
+from .quantise.weights import WeightReader
 from .source.checkpoint import CONFIG_FILE, Checkpoint
 from .source.hub import resolve
 
@@ -52,9 +53,6 @@ def own_format(folder: Path, activation: str | None = None) -> str:
         plan = architectures.find(config).make_plan(
             config, checkpoint.tensors, n_tokens=None, activation=activation
         )
-        types = {
-            checkpoint.tensors[rows.tensor].dtype
-            for ranges in plan.linears.values()
-            for rows in ranges
-        }
+        reader = WeightReader(checkpoint)
+        types = {reader.dtype(pieces) for pieces in plan.linears.values()}
     return {"F16": "f16", "BF16": "bf16"}.get(types.pop(), "f32") if len(types) == 1 else "f32"

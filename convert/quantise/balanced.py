@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..flatfile.layout import VECTOR_MULTIPLE, Linear
-from ..plan import Plan
+from ..plan import Plan, slice_pieces
 from ..source.checkpoint import Checkpoint
 from . import weights
 from .balancing import Balance, rewrites, solve
-from .weights import Chunk, WeightReader, not_finite, slice_ranges, to_float32
+from .pieces import to_float32
+from .weights import Chunk, WeightReader, not_finite
 
 _ROWS = 64  # scaled at a time: what was just decoded is still in the cache
 
@@ -93,13 +94,13 @@ class BalancedWeights:
 
     def chunks(self, matrix: Linear) -> Iterator[Chunk]:
         """Yield the rows of a matrix in chunks; the data of one is valid until the next one."""
-        ranges = self._plan.linears[matrix.name]
+        pieces = self._plan.linears[matrix.name]
         step = None
         if self._balance.changes(matrix.name):
             # Such a chunk also stands in memory as floats, best in a cache: a quarter of the usual.
-            rows = weights.CHUNK_BYTES // 4 // (self._reader.size(ranges) // matrix.rows)
+            rows = weights.CHUNK_BYTES // 4 // (self._reader.size(pieces) // matrix.rows)
             step = max(1, rows // weights.ROW_BLOCK) * weights.ROW_BLOCK
-        return scale_chunks(self._reader.matrix(ranges, step), matrix, self._balance)
+        return scale_chunks(self._reader.matrix(pieces, step), matrix, self._balance)
 
     def values(self, matrix: Linear) -> NDArray[np.float32]:
         """Return a whole matrix [rows, columns].
@@ -124,7 +125,7 @@ class BalancedWeights:
         source = self._plan.linears[matrix.name]
         found = []
         for index in indices:
-            for chunk in self._reader.matrix(list(slice_ranges(source, index, index + 1))):
+            for chunk in self._reader.matrix(list(slice_pieces(source, index, index + 1))):
                 row = self.decode(matrix, Chunk(index, 1, chunk.dtype, chunk.data))
                 scaled = np.empty_like(row)
                 self._balance.scale(matrix.name, index, row, out=scaled)

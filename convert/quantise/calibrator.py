@@ -15,7 +15,7 @@ from pythia_rt import _core
 
 from ..errors import CheckpointError, quote
 from ..flatfile.layout import Linear, is_quantised, linears, vectors
-from ..plan import Plan
+from ..plan import Plan, source_of
 from .balanced import BalancedWeights
 from .feedback import ErrorFeedback, Inputs
 
@@ -161,8 +161,9 @@ class Calibrator:
         try:
             return ErrorFeedback(self._formats[name], inputs)
         except np.linalg.LinAlgError:
+            tensor = source_of(self._plan.linears[name])
             raise CheckpointError(
-                f"the inputs of tensor {quote(self._plan.linears[name][0].tensor)} overflow on the "
+                f"the inputs of tensor {quote(tensor)} overflow on the "
                 "calibration text: the checkpoint is damaged, or convert without calibration"
             ) from None
 
@@ -171,7 +172,7 @@ class Calibrator:
         try:
             return _core.pack_codes(form, *feedback.quantise(values, self._threads))
         except ValueError as reason:
-            tensor = self._plan.linears[name][0].tensor
+            tensor = source_of(self._plan.linears[name])
             raise CheckpointError(
                 f"tensor {quote(tensor)} does not fit the format {form} ({reason}): "
                 "choose another format"

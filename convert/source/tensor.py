@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +39,11 @@ class SourceTensor:
     def nbytes(self) -> int:
         """Bytes of all elements."""
         return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+    def transposed(self) -> SourceTensor:
+        """The same matrix with its columns as rows; reading few of these at a time is slow."""
+        rows, columns = self.strides or (self.shape[1], 1)
+        return replace(self, shape=self.shape[::-1], strides=(columns, rows))
 
     def read_rows(self, start: int, stop: int, destination: memoryview) -> None:
         """Read rows [start, stop) into `destination`: raw little-endian bytes in row-major order.

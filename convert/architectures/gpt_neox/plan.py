@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import CheckpointError, quote
 from ...flatfile.layout import linears, vectors
 from ...flatfile.spec import Spec
-from ...plan import Plan, Rows
+from ...plan import Plan, Rows, count_rows, source_of, source_rows
 from ...source.tensor import SourceTensor
 from ...source.unusable import refuse_parts, refuse_quantised
 from .config import read_config
@@ -102,9 +102,9 @@ def _straightened(name: str, n_heads: int, head_dim: int) -> Iterator[Rows]:
 
 def _check_shapes(plan: Plan, tensors: Mapping[str, SourceTensor]) -> None:
     columns = {matrix.name: matrix.columns for matrix in linears(plan.spec)}
-    for name, ranges in (plan.linears | plan.vectors).items():
-        tensor = tensors[ranges[0].tensor]
-        rows = sum(r.stop - r.start for r in ranges)
+    for name, pieces in (plan.linears | plan.vectors).items():
+        tensor = tensors[source_of(pieces)]
+        rows = count_rows(pieces)
         expected = (rows, columns[name]) if name in columns else (rows,)
         if tensor.shape != expected:
             raise CheckpointError(
@@ -125,5 +125,5 @@ def _rows(tensor: SourceTensor) -> int:
 
 
 def _all_rows(plan: Plan) -> Iterator[Rows]:
-    for ranges in (*plan.linears.values(), *plan.vectors.values()):
-        yield from ranges
+    for pieces in (*plan.linears.values(), *plan.vectors.values()):
+        yield from source_rows(pieces)
