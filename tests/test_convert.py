@@ -80,7 +80,7 @@ def balance_of(folder: Path, formats: dict[str, str]) -> Balance:
     """Return the balance of the checkpoint in `folder` in these formats."""
     with Checkpoint(folder) as checkpoint:
         config = json.loads((folder / "config.json").read_text())
-        plan = gpt_neox.make_plan(config, checkpoint.tensors, n_tokens=IDS, activation=None)
+        plan = gpt_neox.FAMILY.make_plan(config, checkpoint.tensors, n_tokens=IDS, activation=None)
         return balance_checkpoint(checkpoint, plan, formats)
 
 

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from transformers import GPTNeoXConfig
 
 from pythia_rt.convert import CheckpointError, architectures
-from pythia_rt.convert.architectures.gpt_neox.config import ACTIVATIONS, read_config
+from pythia_rt.convert.architectures.gpt_neox import FAMILY
+from pythia_rt.convert.architectures.shared.config import GELUS
 from pythia_rt.convert.flatfile.spec import Spec
 
 ROPE_KEYS = ("rotary_pct", "rotary_emb_base")
 
 
 def read(config: dict[str, Any], vocab_size: int = 1000) -> Spec:
-    return read_config(config, vocab_size=vocab_size, n_tokens=None)
+    return FAMILY.read_config(config, vocab_size=vocab_size, n_tokens=None)
 
 
 def with_rope(**changes: Any) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def test_unknown_rope_is_refused(key: str, value: Any, says: str) -> None:
     assert key in sentence
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", GELUS)
 def test_activations_mean_what_transformers_means(name: str) -> None:
     import torch
     from transformers.activations import ACT2FN
@@ -199,26 +200,36 @@ def test_what_transformers_saves_is_read_alike(tmp_path: Path, spelling: dict[st
 )
 def test_special_ids(ends: list[int], bos: Any, expected: tuple[int, list[int]]) -> None:
     config = make_config(bos_token_id=bos)
-    spec = read_config(config, vocab_size=1000, n_tokens=None, eos_ids=ends)
+    spec = FAMILY.read_config(config, vocab_size=1000, n_tokens=None, eos_ids=ends)
     assert (spec["bos_id"], spec["eos_ids"]) == expected
 
 
 def test_ids_without_a_row_are_no_tokens_of_the_model() -> None:
-    assert read_config(make_config(), vocab_size=100, n_tokens=101)["n_tokens"] == 100
+    assert FAMILY.read_config(make_config(), vocab_size=100, n_tokens=101)["n_tokens"] == 100
 
 
 @pytest.mark.parametrize(
     "model_type",
-    ["llama", "gpt_neox_japanese", "stablelm_alpha", "", "__init__", "../gpt_neox", None, 3, ["x"]],
+    ["qwen3", "gpt_neox_japanese", "stablelm_alpha", "", "__init__", "../gpt_neox", None, 3, ["x"]],
 )
 def test_unknown_architectures_are_refused(model_type: Any) -> None:
-    with pytest.raises(CheckpointError, match="known ones are gpt_neox: choose"):
+    with pytest.raises(CheckpointError, match=r"known ones are .*gpt_neox.*: choose"):
         architectures.find(make_config(model_type=model_type))
 
 
 def test_architectures_are_found_by_name() -> None:
-    assert architectures.names() == ["gpt_neox"]
-    assert callable(architectures.find({"model_type": "gpt_neox"}).make_plan)
+    assert "gpt_neox" in architectures.names()
+    assert architectures.find({"model_type": "gpt_neox"}) is FAMILY
+    assert architectures.find({"architectures": ["GPTNeoXForCausalLM"]}) is FAMILY
+
+
+def test_what_is_near_and_what_is_lacking_is_said() -> None:
+    with pytest.raises(CheckpointError, match=r"'gptneox' \(did you mean gpt_neox\?\)"):
+        architectures.find({"model_type": "gptneox"})
+    for name, what in architectures.LACKING.items():
+        with pytest.raises(CheckpointError, match="does not have") as error:
+            architectures.find({"model_type": name})
+        assert what in str(error.value)
 
 
 VALUES = (

@@ -1,46 +1,64 @@
-"""Reads the tensor names of a GPT-NeoX checkpoint, whatever a training put before them.
-
-Names: huggingface/transformers, models/gpt_neox/modeling_gpt_neox.py. As for transformers,
-"gpt_neox." may stand or not stand before each of them.
-"""
+"""Reads the tensor names of a checkpoint, whatever a training put before them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from ...errors import CheckpointError, quote
 from ...source.tensor import SourceTensor
 
-PREFIX = "gpt_neox."  # of all but the head; a base-model save lacks it
-HEADS = ("embed_out.weight", "lm_head.weight")  # transformers 5 renamed the module, not the files
-
 # Modules that wrap another (torch.compile; DDP and DeepSpeed; FSDP; activation checkpointing;
 # Lightning Fabric) and thereby stand in the names of its tensors. The model has none of that name.
 _WRAPPER = r"(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
 _WRAPPERS = re.compile(rf"(?<![^.]){_WRAPPER}")
-# `outer` is what the whole model was a part of when it was saved; mostly nothing.
-_NAME = re.compile(
-    rf"(?P<outer>(?:.*?\.)??)(?:{re.escape(PREFIX)}(?:{_WRAPPER})*)?"
-    r"(?P<name>(?:embed_in|layers\.\d+|final_layer_norm|embed_out|lm_head)\..*)",
-    re.DOTALL,
-)
-# The causal mask, its fill value and the rotary frequencies: old saves hold them, we need none.
-_BUFFER = re.compile(
-    r"(?:.*\.)?(?:layers\.\d+\.attention\.(?:bias|masked_bias)"
-    r"|rotary_emb\.(?:inv_freq|original_inv_freq|cos_cached|sin_cached))",
-    re.DOTALL,
-)
 
 
-class NeoxTensors(NamedTuple):
+@dataclass(frozen=True)
+class Names:
+    """How a family calls its tensors.
+
+    As for transformers, one of `prefixes` may stand or not stand before each of them; a base-model
+    save has none. `modules` are regular expressions of what follows. `masks` is the module of a
+    layer in which old saves have the causal mask and its fill value.
+    """
+
+    prefixes: tuple[str, ...]
+    modules: tuple[str, ...]
+    masks: str | None = None
+
+    @cached_property
+    def name(self) -> re.Pattern[str]:
+        """A tensor's full name; `outer` is what the whole model was a part of when it was saved."""
+        prefix = "|".join(map(re.escape, self.prefixes))
+        return re.compile(
+            rf"(?P<outer>(?:.*?\.)??)(?:(?:{prefix})(?:{_WRAPPER})*)?"
+            rf"(?P<name>(?:{'|'.join(self.modules)})\..*)",
+            re.DOTALL,
+        )
+
+    @cached_property
+    def buffer(self) -> re.Pattern[str]:
+        """What old saves hold and nobody needs: masks, the frequencies of the rotation."""
+        masks = "" if self.masks is None else rf"\w+\.\d+\.{self.masks}\.(?:bias|masked_bias)|"
+        return re.compile(
+            rf"(?:.*\.)?(?:{masks}"
+            r"rotary(?:_emb)?\.(?:inv_freq|original_inv_freq|cos_cached|sin_cached))",
+            re.DOTALL,
+        )
+
+
+class Tensors(NamedTuple):
     """The tensors of a checkpoint without its old buffers.
 
     `given` has all by their names in the files; `named` has those that are in a module of the model
-    by their names there, without "gpt_neox.".
+    by their names there, without prefix.
     """
 
+    names: Names
     given: dict[str, SourceTensor]
     named: dict[str, SourceTensor]
 
@@ -48,10 +66,11 @@ class NeoxTensors(NamedTuple):
         """Return the tensor of this name in the base model; raise CheckpointError without it."""
         if name in self.named:
             return self.named[name]
-        shown = PREFIX + name if any(PREFIX in given for given in self.given) else name
+        prefixes = self.names.prefixes
+        prefix = next((p for p in prefixes if any(p in given for given in self.given)), "")
         adapters = any(part in given for given in self.given for part in (".lora_", ".base_layer."))
         raise CheckpointError(
-            f"tensor {quote(shown)} is missing: "
+            f"tensor {quote(prefix + name)} is missing: "
             + (
                 "merge the adapters into the weights first (peft's merge_and_unload)"
                 if adapters
@@ -60,7 +79,7 @@ class NeoxTensors(NamedTuple):
         )
 
 
-def read_names(tensors: Mapping[str, SourceTensor]) -> NeoxTensors:
+def read_names(tensors: Mapping[str, SourceTensor], names: Names) -> Tensors:
     """Return the tensors of a checkpoint by what they are in the model.
 
     A module that all of the model is a part of is taken off. Raises CheckpointError, naming the
@@ -71,10 +90,10 @@ def read_names(tensors: Mapping[str, SourceTensor]) -> NeoxTensors:
     outer: dict[str, str] = {}  # outer module -> one of its tensors
     twice: tuple[str, str] | None = None
     for full, tensor in tensors.items():
-        if _BUFFER.fullmatch(_WRAPPERS.sub("", full)):
+        if names.buffer.fullmatch(_WRAPPERS.sub("", full)):
             continue
         given[full] = tensor
-        match = _NAME.fullmatch(full)
+        match = names.name.fullmatch(full)
         if match is None:
             continue
         outer.setdefault(match["outer"], full)
@@ -93,4 +112,4 @@ def read_names(tensors: Mapping[str, SourceTensor]) -> NeoxTensors:
             f"tensors {quote(twice[0])} and {quote(twice[1])} have the same place in the model: "
             "remove the one that does not belong to it"
         )
-    return NeoxTensors(given, named)
+    return Tensors(names, given, named)

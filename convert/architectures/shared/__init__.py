@@ -1,0 +1,1 @@
+"""What every family is made with: reading configs and tensor names, and making plans of them."""
