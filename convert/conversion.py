@@ -41,7 +41,7 @@ from .quantise.weights import WeightReader, pack_chunk
 from .source.checkpoint import CONFIG_FILE, Checkpoint
 from .source.digests import SourceDigests
 from .source.hub import identify, resolve
-from .text.text_files import read_text_files, resolve_end_ids, resolve_facts
+from .text.text_files import read_text_files, resolve_end_ids, resolve_text
 from .text.tokenizer import Vocabulary, build_tokenizer, encode
 from .threads import checked_threads
 
@@ -115,25 +115,25 @@ def convert(
     folder, _ = resolve(source, revision, cache_dir, progress=progress)
     with Checkpoint(folder) as checkpoint:
         config = read_json(folder / CONFIG_FILE, CheckpointError)
-        files = read_text_files(folder)
+        read = read_text_files(folder)
+        architecture = architectures.find(config)
+        files, facts, vocabulary = resolve_text(read, config)
         if report is not None and TOKENIZER_FILE not in files:
             raise CheckpointError(
                 f"{folder} has no {TOKENIZER_FILE}, and a report is measured on text: add it, "
                 "or convert without a report"
             )
-        architecture = architectures.find(config)
-        facts, vocabulary = resolve_facts(files, config)
         plan = architecture.make_plan(
             config,
             checkpoint.tensors,
             n_tokens=None if vocabulary is None else vocabulary.total,
-            eos_ids=resolve_end_ids(files, config),
+            eos_ids=resolve_end_ids(read, config),
             activation=activation,
         )
         _check_vocabulary(vocabulary, plan.spec, folder)
         matrices = linears(plan.spec)
         formats = choose_formats(format, matrices, **parts)
-        inputs = [folder / name for name in (CONFIG_FILE, *files)] + checkpoint.files
+        inputs = [folder / name for name in (CONFIG_FILE, *read)] + checkpoint.files
         _check_not_input(target, inputs)
         digests = SourceDigests(folder, inputs)
         recipe = describe(format, **parts)

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 import pythia_rt
 from pythia_rt.convert import FlatFile, FlatFileError, convert, resolve
-from pythia_rt.convert.flatfile.layout import TEXT_FILES, TOKENIZER_FILE
+from pythia_rt.convert.flatfile.layout import TEXT_FILES, TOKENIZER_FILE, TOKENIZER_SOURCES
 from pythia_rt.convert.flatfile.metadata import VERSION
 from pythia_rt.convert.quantise.recipe import check_formats
 from pythia_rt.convert.source.checkpoint import CONFIG_FILE
@@ -89,7 +89,8 @@ def _name(folder: Path, format: str) -> str:
         "files": [
             (file.name, file.stat().st_size, _identity(file))
             for file in sorted(folder.iterdir())
-            if file.suffix in _SOURCE_SUFFIXES and file.is_file()
+            if file.suffix in _SOURCE_SUFFIXES or file.name in TOKENIZER_SOURCES
+            if file.is_file()
         ],
         "content": {
             name: hashlib.sha256((folder / name).read_bytes()).hexdigest()

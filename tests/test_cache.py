@@ -121,6 +121,19 @@ def test_what_says_how_text_is_made_makes_another_file(
     assert len(conversions) == 3
 
 
+def test_another_tokenizer_model_makes_another_file(
+    folder: Path, cache: Path, conversions: list[str]
+) -> None:
+    (folder / "README.txt").write_text("read by nobody")
+    load(folder, cache)
+    (folder / "README.txt").write_text("me neither")
+    load(folder, cache)
+    assert len(conversions) == 1
+    (folder / "tokenizer.model").write_bytes(b"not read beside a tokenizer.json")
+    load(folder, cache)
+    assert len(conversions) == 2
+
+
 def test_another_version_of_the_package_converts_again(
     folder: Path, cache: Path, conversions: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

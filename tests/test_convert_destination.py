@@ -150,7 +150,7 @@ def test_short_writes_are_continued(
     assert convert(source, out / "pieces").read_bytes() == whole
 
 
-@pytest.mark.parametrize("where", ["pack_chunk", "FlatFileWriter.finish", "resolve_facts"])
+@pytest.mark.parametrize("where", ["pack_chunk", "FlatFileWriter.finish", "resolve_text"])
 def test_an_interrupt_leaves_nothing(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

@@ -84,6 +84,21 @@ def test_only_what_is_needed_is_fetched(tmp_path: Path, fake: FakeHub, kind: str
     assert FlatFile(local).metadata["data_sha256"] == file.metadata["data_sha256"]
 
 
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_what_a_tokenizer_is_built_of_is_fetched_where_there_is_none(
+    tmp_path: Path, fake: FakeHub, has_tokenizer: bool
+) -> None:
+    write_checkpoint(fake.repository)
+    for name in layout.TOKENIZER_SOURCES:
+        (fake.repository / name).write_text("")
+    if not has_tokenizer:
+        (fake.repository / "tokenizer.json").unlink()
+    folder, _ = hub.resolve(NAME, "step3", tmp_path)
+    assert folder.is_dir()
+    assert (set(layout.TOKENIZER_SOURCES) < set(fake.fetched)) is not has_tokenizer
+    assert fake.fetched.count("tokenizer.json") == has_tokenizer
+
+
 def test_shards_are_fetched_from_where_the_index_says(tmp_path: Path, fake: FakeHub) -> None:
     write_checkpoint(fake.repository, kind="sharded")
     (fake.repository / "weights").mkdir()

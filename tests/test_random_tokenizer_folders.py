@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -10,15 +11,22 @@ from typing import Any
 from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizer_folders import make_folder, ours, resolve, template
+from tokenizer_folders import as_sources, make_folder, ours, resolve, template
 
 from pythia_rt.convert.text.added_tokens import NAMED
 
-CLASSES = ("GPTNeoXTokenizer", "PreTrainedTokenizerFast", "GPT2Tokenizer", "LlamaTokenizer", None)
+CLASSES = (
+    "GPTNeoXTokenizer", "PreTrainedTokenizerFast", "GPT2Tokenizer", "Qwen2TokenizerFast",
+    "CodeGenTokenizer", "LlamaTokenizer", None,
+)  # fmt: skip
+MODELS = ("gpt_neox", "llama", "mistral", "qwen2", "opt", "stablelm", "olmo", "bloom", "falcon")
 WORDS = (
     "<|user|>", "[PAD]", "<|endoftext|>", "<|padding|>", "<s>", "[MASK]", "hi", "\u0120the", "the",
     "A", "e\u0301", " x",
 )  # fmt: skip
+
+BYTE_LEVEL = ("GPTNeoXTokenizer", "GPT2TokenizerFast", "Qwen2Tokenizer", "CodeGenTokenizer")
+BYTE_LEVEL_MODELS = ("gpt2", "opt", "gptj", "phi", "qwen2", "qwen3", "gpt_neox")
 
 
 def some(random: Random) -> list[str]:
@@ -67,12 +75,14 @@ def special_tokens(random: Random) -> dict[str, Any]:
     return given
 
 
-def random_folder(random: Random, folder: Path) -> Path:
+def random_folder(random: Random, folder: Path, *, sources: bool = False) -> Path:
+    """With `sources` it has vocab.json and merges.txt in place of tokenizer.json."""
+
     def change(data: dict[str, Any]) -> None:
         if random.random() < 0.3:
             template(random.choice(["<|endoftext|> $A", "$A <|endoftext|>"]))(data)
         if random.random() < 0.3:
-            data["normalizer"] = None
+            data["normalizer"] = random.choice([None, {"type": "NFKC"}])
         if random.random() < 0.3:
             data["added_tokens"].append({"id": 4096, **added_token(random)})
 
@@ -82,14 +92,24 @@ def random_folder(random: Random, folder: Path) -> Path:
         files["added_tokens.json"] = ids
     if random.random() < 0.4:
         files["special_tokens_map.json"] = special_tokens(random)
-    return make_folder(folder, tokenizer=change, files=files)
+    if sources:  # no other class can build a tokenizer of them
+        files["tokenizer_config.json"]["tokenizer_class"] = random.choice(BYTE_LEVEL)
+        has_space = " x" in json.dumps(files)  # their template cannot hold such a token
+        for name in ("add_bos_token", "add_eos_token"):
+            if random.random() < 0.5 and not has_space:
+                files["tokenizer_config.json"][name] = random.choice([True, False])
+    model = random.choice(BYTE_LEVEL_MODELS if sources else MODELS)
+    made = make_folder(
+        folder, tokenizer=change, config=lambda data: data.update(model_type=model), files=files
+    )
+    if sources:
+        as_sources(made)
+    return made
 
 
-@given(random=st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=examples(80))
-def test_tokens_are_those_of_transformers(auto: Any, random: Random) -> None:
+def check(auto: Any, random: Random, *, sources: bool) -> None:
     with TemporaryDirectory() as temporary:
-        folder = random_folder(random, Path(temporary) / "f")
+        folder = random_folder(random, Path(temporary) / "f", sources=sources)
         theirs = auto.from_pretrained(folder)
         tokenizer, (facts, vocabulary) = ours(folder), resolve(folder)
     added = {token["id"]: dict(token) for token in facts["added_tokens"]}
@@ -100,3 +120,15 @@ def test_tokens_are_those_of_transformers(auto: Any, random: Random) -> None:
     for _ in range(3):
         text = "".join(random.choice([*WORDS, " ", "  ", "q"]) for _ in range(6))
         assert tokenizer.encode(text) == theirs(text).input_ids
+
+
+@given(random=st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=examples(80))
+def test_tokens_are_those_of_transformers(auto: Any, random: Random) -> None:
+    check(auto, random, sources=False)
+
+
+@given(random=st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=examples(30))
+def test_without_a_tokenizer_json(auto: Any, random: Random) -> None:
+    check(auto, random, sources=True)

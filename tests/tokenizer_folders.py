@@ -11,7 +11,7 @@ from typing import Any
 import tokenizers
 
 from pythia_rt.convert.flatfile.text_facts import TextFacts
-from pythia_rt.convert.text.text_files import read_text_files, resolve_facts
+from pythia_rt.convert.text.text_files import Text, read_text_files, resolve_text
 from pythia_rt.convert.text.tokenizer import Vocabulary
 from pythia_rt.model import DEMO_FOLDER
 from pythia_rt.tokenizer import Tokenizer
@@ -49,6 +49,15 @@ def make_folder(
     return folder
 
 
+def as_sources(folder: Path) -> None:
+    """Put vocab.json and merges.txt, as GPT-2 has them, in place of a folder's tokenizer.json."""
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    (folder / "tokenizer.json").unlink()
+
+
 def token(content: str, **flags: bool) -> dict[str, Any]:
     """Return an added token as added_tokens_decoder has it: special unless `flags` differ."""
     plain = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)
@@ -63,12 +72,17 @@ def template(single: str, **ids: int) -> Change:
     return lambda data: data.update(post_processor=section)
 
 
+def resolve_all(folder: Path) -> Text:
+    """Return what the converter makes of a folder, with the files that it keeps."""
+    return resolve_text(read_text_files(folder), json.loads((folder / "config.json").read_text()))
+
+
 def resolve(folder: Path) -> tuple[TextFacts, Vocabulary | None]:
     """Return what the converter makes of a folder."""
-    return resolve_facts(read_text_files(folder), json.loads((folder / "config.json").read_text()))
+    return resolve_all(folder)[1:]
 
 
 def ours(folder: Path) -> Tokenizer:
     """Return our tokenizer of a folder."""
-    facts, _ = resolve(folder)
-    return Tokenizer((folder / "tokenizer.json").read_bytes(), facts)
+    text = resolve_all(folder)
+    return Tokenizer(text.files["tokenizer.json"], text.facts)

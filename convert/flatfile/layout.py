@@ -32,6 +32,11 @@ TEXT_FILES = (
     CHAT_TEMPLATE_FILE,
     GENERATION_FILE,
 )
+# Where there is no tokenizer.json it is built of these (convert/text/tokenizer_sources.py).
+VOCABULARY_FILE = "vocab.json"
+MERGES_FILE = "merges.txt"
+SENTENCEPIECE_FILE = "tokenizer.model"
+TOKENIZER_SOURCES = (VOCABULARY_FILE, MERGES_FILE, SENTENCEPIECE_FILE)
 
 
 class Stored(NamedTuple):

@@ -15,7 +15,7 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from ..errors import CheckpointError, Sentence, quote
-from ..flatfile.layout import TEXT_FILES
+from ..flatfile.layout import TEXT_FILES, TOKENIZER_FILE, TOKENIZER_SOURCES
 from .checkpoint import CONFIG_FILE, WEIGHT_FILES, index_shards
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -98,7 +98,8 @@ class Repository:
                 f"at revision {quote(self.revision)}: choose another model or revision"
             )
         folder = self._get(CONFIG_FILE, revision, offline=offline).parent
-        optional = [name for name in TEXT_FILES if has(name)]
+        sources = () if has(TOKENIZER_FILE) else TOKENIZER_SOURCES
+        optional = [name for name in (*TEXT_FILES, *sources) if has(name)]
         self._get_all([*optional, weights], revision, offline=offline)
         if weights.endswith(".json"):
             self._get_all(index_shards(folder / weights), revision, offline=offline)

@@ -7,8 +7,8 @@ counts on from the vocabulary. See tokenizer.py for the source.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken
 
@@ -26,6 +26,13 @@ NAMED = (
 )  # fmt: skip
 
 
+class Declared(NamedTuple):
+    """What the files declare."""
+
+    tokens: list[AddedToken]  # to be added, in this order
+    names: dict[str, str]  # the contents of those that have names, as "bos_token"
+
+
 def tokens_to_add(
     tokenizer_config: Mapping[str, Any],
     *,
@@ -34,13 +41,19 @@ def tokens_to_add(
     file_tokens: Iterable[Mapping[str, Any]],
     defaults: Mapping[str, str],
     present: Iterable[str],
-) -> list[AddedToken]:
+    flags_anew: bool = False,
+    pieces: Sequence[AddedToken] | None = None,
+    raw: bool = False,
+) -> Declared:
     """Return the tokens to add, in their order; those that are there already change their flags.
 
     The first three are the objects in tokenizer_config.json, special_tokens_map.json and
     added_tokens.json; `file_tokens` the added tokens of tokenizer.json; `defaults` the class's
-    named tokens; `present` the contents of the added tokens that the tokenizer has already. Raises
-    CheckpointError for what is no token.
+    named tokens; `present` the contents of the added tokens that the tokenizer has already;
+    `flags_anew` says that special tokens get the flags that a token has of itself. `pieces` are
+    those that tokenizer.model does not cut, with which no special_tokens_map.json counts for other
+    than named tokens, and `raw` says that no declared token is normalised. Raises CheckpointError
+    for what is no token.
     """
     values = dict(tokenizer_config)
     if "additional_special_tokens" in values and not values.get("extra_special_tokens"):
@@ -71,6 +84,8 @@ def tokens_to_add(
             declare(_id(index, ADDED_TOKENS_FILE), token)
         for value in file_tokens:
             declare(_id(value.get("id"), TOKENIZER_FILE), _token(value, TOKENIZER_FILE))
+    if pieces is not None:
+        values["additional_special_tokens"] = [*pieces]
     named = {}
     for key in NAMED:
         value = _read(values.get(key), TOKENIZER_CONFIG_FILE)
@@ -81,14 +96,21 @@ def tokens_to_add(
     }
     named |= {key: _read(token, TOKENIZER_CONFIG_FILE) for key, token in own.items()}
     tokens: list[str | AddedToken] = [by_id[i] for i in sorted(by_id)]
+    if raw:
+        tokens = [_changed(by_id[i], normalized=False) for i in sorted(by_id)]
     contents = {*present, *(token.content for token in by_id.values())}
     more = [_read(value, TOKENIZER_CONFIG_FILE) for value in _extras(values, TOKENIZER_CONFIG_FILE)]
     for new in [*named.values(), *more]:
         # A str and an AddedToken are different here; of two for one content the last one counts.
         if new is not None and str(new) not in contents and new not in tokens:
             tokens.append(new)
-    names = {str(token) for token in named.values() if token is not None}
-    return [_finished(token, names) for token in tokens]
+    contents_by_name = {key: str(token) for key, token in named.items() if token is not None}
+    named_contents = {*contents_by_name.values()}
+    finished = [_finished(token, named_contents) for token in tokens]
+    if flags_anew:
+        again = [*contents_by_name.values(), *map(str, more)]
+        finished += [AddedToken(content, special=True) for content in again]
+    return Declared(finished, contents_by_name)
 
 
 def _is_own(key: str) -> bool:
@@ -150,8 +172,11 @@ def _finished(token: str | AddedToken, names: set[str]) -> AddedToken:
     """Return the token, which is special if it has a name or is given as a str."""
     if isinstance(token, str):
         return AddedToken(token, special=True)
-    flags = {flag: getattr(token, flag) for flag in FLAGS}
-    return AddedToken(token.content, **flags | {"special": token.special or token.content in names})
+    return _changed(token, special=token.special or token.content in names)
+
+
+def _changed(token: AddedToken, **flags: bool) -> AddedToken:
+    return AddedToken(token.content, **{flag: getattr(token, flag) for flag in FLAGS} | flags)
 
 
 def _id(value: Any, where: str) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from ..files.json_object import parse_json
+from ..files.lfs import refuse_pointer
 from ..files.positional import PositionalFile
 from ..flatfile.layout import (
     ADDED_TOKENS_FILE,
@@ -18,10 +19,12 @@ from ..flatfile.layout import (
     TEXT_FILES,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
+    TOKENIZER_SOURCES,
 )
 from ..flatfile.spec import is_number
 from ..flatfile.text_facts import MAX_BYTES, SAMPLING, TextFacts, no_facts, validate_facts
 from .tokenizer import Vocabulary, resolve_tokenizer
+from .tokenizer_sources import build_tokenizer_file
 
 MAX_TOKENIZER_BYTES = 64 << 20
 
@@ -29,11 +32,13 @@ MAX_TOKENIZER_BYTES = 64 << 20
 def read_text_files(folder: Path) -> dict[str, bytes]:
     """Return {file name: bytes} of the TEXT_FILES in `folder`; those missing are left out.
 
-    Raises CheckpointError when one is damaged: it would be found out too late. A damaged
-    generation_config.json is left out with a warning, as transformers does.
+    Without a tokenizer.json, the TOKENIZER_SOURCES that there are come too. Raises CheckpointError
+    when one is damaged: it would be found out too late. A damaged generation_config.json is left
+    out with a warning, as transformers does.
     """
     files = {}
-    for name in TEXT_FILES:
+    has_tokenizer = (folder / TOKENIZER_FILE).exists()
+    for name in TEXT_FILES if has_tokenizer else (*TEXT_FILES, *TOKENIZER_SOURCES):
         path = folder / name
         if path.exists():
             file = PositionalFile(path, CheckpointError)
@@ -51,39 +56,57 @@ def read_text_files(folder: Path) -> dict[str, bytes]:
                     continue
             elif name == CHAT_TEMPLATE_FILE:
                 _decode(content, str(path))
+            elif name in TOKENIZER_SOURCES:
+                refuse_pointer(content, str(path), CheckpointError)
             else:
                 parse_json(content, str(path), CheckpointError)
             files[name] = content
     return files
 
 
-def resolve_facts(
-    files: Mapping[str, bytes], config: Mapping[str, Any]
-) -> tuple[TextFacts, Vocabulary | None]:
-    """Return the facts in the TEXT_FILES and config.json, and how many ids the tokenizer has.
+class Text(NamedTuple):
+    """What the files say."""
 
-    The second is None without a tokenizer.json. Raises CheckpointError when a file is damaged.
+    files: dict[str, bytes]  # of TEXT_FILES, a tokenizer.json that was built among them
+    facts: TextFacts
+    vocabulary: Vocabulary | None  # how many ids the tokenizer has; None without one
+
+
+def resolve_text(files: Mapping[str, bytes], config: Mapping[str, Any]) -> Text:
+    """Return what the files of `read_text_files` and config.json say.
+
+    Raises CheckpointError when one is damaged.
     """
     parsed = {
         name: parse_json(content, name, CheckpointError)
         for name, content in files.items()
-        if name.endswith(".json") and name != TOKENIZER_FILE
+        if name in TEXT_FILES and name.endswith(".json") and name != TOKENIZER_FILE
     }
     tokenizer_config = parsed.get(TOKENIZER_CONFIG_FILE, {})
+    added_tokens = parsed.get(ADDED_TOKENS_FILE, {})
     facts, vocabulary = no_facts(), None
-    if TOKENIZER_FILE in files:
+    kept = {name: content for name, content in files.items() if name in TEXT_FILES}
+    built = None
+    if TOKENIZER_FILE not in files:
+        built = build_tokenizer_file(
+            files, tokenizer_config, added_tokens=added_tokens, config=config
+        )
+        if built is not None:
+            kept = {TOKENIZER_FILE: built.content, **kept}
+    if TOKENIZER_FILE in kept:
         facts, vocabulary = resolve_tokenizer(
-            files[TOKENIZER_FILE],
+            kept[TOKENIZER_FILE],
             tokenizer_config,
             special_tokens=parsed.get(SPECIAL_TOKENS_FILE, {}),
-            added_tokens=parsed.get(ADDED_TOKENS_FILE, {}),
+            added_tokens=added_tokens,
             config=config,
+            built=built,
         )
     # As transformers does: without the file, an old config.json may hold these itself.
     facts["sampling"] = _sampling(parsed.get(GENERATION_FILE, config))
     facts["chat_templates"] = _chat_templates(tokenizer_config, files.get(CHAT_TEMPLATE_FILE))
     try:
-        return validate_facts(facts), vocabulary
+        return Text(kept, validate_facts(facts), vocabulary)
     except ValueError as reason:
         raise CheckpointError(
             f"what the tokenizer's files say cannot be kept, {reason}: fetch them again "

@@ -17,8 +17,9 @@ from ..errors import CheckpointError
 from ..files.json_object import parse_json
 from ..flatfile.layout import TOKENIZER_FILE
 from ..flatfile.text_facts import FLAGS, AddedToken, TextFacts, no_facts
-from .added_tokens import tokens_to_add
+from .added_tokens import Declared, tokens_to_add
 from .tokenizer_classes import changed_sections, find_class
+from .tokenizer_sources import Built
 
 
 class Vocabulary(NamedTuple):
@@ -77,16 +78,19 @@ def resolve_tokenizer(
     special_tokens: Mapping[str, Any],
     added_tokens: Mapping[str, Any],
     config: Mapping[str, Any],
+    built: Built | None = None,
 ) -> tuple[TextFacts, Vocabulary]:
     """Return what transformers' AutoTokenizer makes of the files: the facts and the ids.
 
     `source` is the content of tokenizer.json; the others are the objects in tokenizer_config.json,
-    special_tokens_map.json, added_tokens.json and config.json, empty without the file. The facts
-    that concern no tokenizer are empty. Raises CheckpointError when one is damaged.
+    special_tokens_map.json, added_tokens.json and config.json, empty without the file. `built` says
+    that the tokenizer.json was built and is no file of the folder. The facts that concern no
+    tokenizer are empty. Raises CheckpointError when one is damaged.
     """
     data = parse_json(source, TOKENIZER_FILE, CheckpointError)
     base = _count_ids(data)
-    rebuilt = find_class(data, tokenizer_config, config)
+    rebuilt = find_class(data, tokenizer_config, config) if built is None else None
+    defaults = built or rebuilt
     facts = no_facts()
     try:
         own_tokens = [_completed(token) for token in data.get("added_tokens") or []]
@@ -103,16 +107,22 @@ def resolve_tokenizer(
     if rebuilt is None or rebuilt.keeps_template:
         facts["prefix_ids"], facts["suffix_ids"] = _affixes(tokenizer)
     present = [token["content"] for token in list_added_tokens(tokenizer)]
-    tokenizer.add_tokens(
-        tokens_to_add(
-            tokenizer_config,
-            special_tokens=special_tokens,
-            added_tokens=added_tokens,
-            file_tokens=data.get("added_tokens") or [],
-            defaults={} if rebuilt is None else rebuilt.named_tokens,
-            present=present,
-        )
+    declared = tokens_to_add(
+        tokenizer_config,
+        special_tokens=special_tokens,
+        added_tokens=added_tokens,
+        file_tokens=data.get("added_tokens") or [],
+        defaults={} if defaults is None else defaults.named_tokens,
+        present=present,
+        flags_anew=defaults is not None and defaults.flags_anew,
+        pieces=None if built is None else built.pieces,
+        raw=built is not None and built.raw,
     )
+    tokenizer.add_tokens(declared.tokens)
+    if built is not None:
+        # With a tokenizer.json these two are not read: its template says it.
+        facts["prefix_ids"] = _named_id(tokenizer, declared, "bos_token", tokenizer_config)
+        facts["suffix_ids"] = _named_id(tokenizer, declared, "eos_token", tokenizer_config)
     facts["added_tokens"] = list_added_tokens(tokenizer)
     facts["split_special_tokens"] = tokenizer_config.get("split_special_tokens") is True
     last = max((token["id"] for token in facts["added_tokens"]), default=-1)
@@ -166,6 +176,20 @@ def _count_ids(data: Mapping[str, Any]) -> int:
     if not ids or not all(type(i) is int and 0 <= i < 1 << 24 for i in ids + more):
         raise CheckpointError(f"{TOKENIZER_FILE} has a damaged vocabulary: fetch it again")
     return int(max(ids)) + 1
+
+
+def _named_id(
+    tokenizer: tokenizers.Tokenizer,
+    declared: Declared,
+    name: str,
+    tokenizer_config: Mapping[str, Any],
+) -> list[int]:
+    """Return the id of a token that tokenizer_config.json wants beside a text, if it does."""
+    content = declared.names.get(name)
+    if content is None or not tokenizer_config.get(f"add_{name}"):
+        return []
+    token_id = tokenizer.token_to_id(content)
+    return [] if token_id is None else [token_id]
 
 
 def _affixes(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
