@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import final
 
 from tqdm import tqdm
 
+from .files.closing import Closing
+
 
 @final
-class Progress:
+class Progress(Closing):
     """A tqdm bar over `total` bytes and `tensors` tensors; silent when not `enabled`."""
 
     def __init__(self, total: int, tensors: int, *, enabled: bool) -> None:
@@ -33,15 +34,8 @@ class Progress:
         self._done += 1
         self._bar.set_postfix_str(self._count(), refresh=False)
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Take the bar off the terminal."""
         self._bar.close()
 
     def _count(self) -> str:

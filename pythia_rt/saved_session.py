@@ -10,13 +10,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import pythia_rt
 from pythia_rt import _core
+from pythia_rt.convert.files.closing import Closing
 from pythia_rt.convert.files.positional import PositionalFile
 from pythia_rt.convert.files.safetensors_header import read_header
 from pythia_rt.convert.flatfile.layout import Stored
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PREFIX = "pythia_rt.session."
 VERSION = 1
 _DIGEST = "data_sha256"  # of everything after the header
+_BLOCK_BYTES = 1 << 24
 
 
 class SessionFileError(ValueError):
@@ -58,7 +59,7 @@ def save_session(
         writer.finish(_prefixed({**metadata, _DIGEST: writer.data_sha256}))
 
 
-class SavedSession:
+class SavedSession(Closing):
     """A session file of the model in `model`, opened and validated. A context manager.
 
     `tokens` are all its tokens, `kv_format` the format of its cache.
@@ -72,6 +73,8 @@ class SavedSession:
         self._file = PositionalFile(path, SessionFileError)
         try:
             self._header = read_header(self._file, SessionFileError)
+            self._position = self._header.data_start
+            self._digest = hashlib.sha256()  # of what stands before
             self._check_metadata(model)
             self.kv_format = self._metadata("kv_format")
             if self.kv_format not in _core.kv_format_names():
@@ -85,36 +88,30 @@ class SavedSession:
             self._file.close()
             raise
 
-    def __enter__(self) -> SavedSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def restore(self, session: _core.Session) -> None:
-        """Bring an empty session of the core to where the saved one was.
+        """Bring an empty session of the core to where the saved one was; once, in one reading.
 
-        Raises SessionFileError where the data is damaged, ValueError where it has no room.
+        Raises SessionFileError where the data is damaged, ValueError where it has no room; then
+        the session is to be dropped.
         """
         if len(self.tokens) > session.capacity:
             raise ValueError(
                 f"{self._path} has {len(self.tokens)} tokens, more than the capacity of "
                 f"{session.capacity}"
             )
-        self._check_digest()
         # There are no logits in the file: the last token is read again, which gives the same ones.
         n_cached = min(self._n_cached, len(self.tokens) - 1) if self.tokens else 0
         for i, begin in enumerate(range(0, n_cached, _core.PAGE_POSITIONS)):
-            page = self._read(f"page.{i}")
-            if len(page) != session.page_bytes:
-                raise self._damaged(f"pages of {len(page)} bytes, not {session.page_bytes}")
+            page = self._read(f"page.{i}", session.page_bytes)
             count = min(_core.PAGE_POSITIONS, n_cached - begin)
             session.append_page(np.frombuffer(page, np.uint8), count)
+        self._read_until(self._file.size)
+        if self._digest.hexdigest() != self._metadata(_DIGEST):
+            raise self._damaged("other data than were written")
         rest = np.array(self.tokens[n_cached:], np.int32)
         if len(rest):
             session.append(rest)
@@ -138,22 +135,29 @@ class SavedSession:
         entry = self._header.tensors.get("tokens")
         if entry is None or entry.dtype != "I32" or len(entry.shape) != 1:
             raise self._damaged("no list of tokens")
-        tokens: list[int] = np.frombuffer(self._read("tokens"), np.int32).tolist()
+        tokens: list[int] = np.frombuffer(self._read("tokens", entry.nbytes), np.int32).tolist()
         return tokens
 
-    def _check_digest(self) -> None:
-        digest = hashlib.sha256()
-        size = self._file.size
-        for begin in range(self._header.data_start, size, 1 << 24):
-            digest.update(self._file.read(begin, min(1 << 24, size - begin)))
-        if digest.hexdigest() != self._metadata(_DIGEST):
-            raise self._damaged("other data than were written")
-
-    def _read(self, name: str) -> bytes:
+    def _read(self, name: str, size: int) -> bytes:
+        """A tensor of so many bytes, which stands behind those that were read before."""
         entry = self._header.tensors.get(name)
         if entry is None:
             raise self._damaged(f"no {name}")
-        return self._file.read(entry.offset, entry.nbytes)
+        if entry.nbytes != size:
+            raise self._damaged(f"a {name} of {entry.nbytes} bytes, not {size}")
+        if entry.offset < self._position:
+            raise self._damaged(f"{name} in another place than it was written")
+        self._read_until(entry.offset)
+        self._position += size
+        data = self._file.read(entry.offset, size)
+        self._digest.update(data)
+        return data
+
+    def _read_until(self, end: int) -> None:
+        while self._position < end:
+            size = min(_BLOCK_BYTES, end - self._position)
+            self._digest.update(self._file.read(self._position, size))
+            self._position += size
 
     def _metadata(self, key: str) -> str:
         value = self._header.metadata.get(PREFIX + key)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING
 
+from pythia_rt.convert.files.closing import Closing
 from pythia_rt.generation import Generation
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pythia_rt.writing import Writing
 
 
-class Stream(Iterator[str]):
+class Stream(Iterator[str], Closing):
     """Text as it is written: iterate over it, then read `result`.
 
     Characters are never split and stop strings never shown, not even in part, so some tokens give
@@ -39,17 +39,6 @@ class Stream(Iterator[str]):
             self.close()
             raise
         raise StopIteration
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop writing and release the key-value cache. May be called again."""

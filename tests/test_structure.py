@@ -84,7 +84,7 @@ FOLDERS = {
 # named may import all, and none of these may import that.
 CONVERT_IMPORTS: dict[str, frozenset[str]] = {
     "errors": frozenset(),
-    "progress": frozenset(),
+    "progress": frozenset({"files"}),
     "threads": frozenset({"errors"}),
     "files": frozenset({"errors"}),
     "flatfile": frozenset({"errors", "files"}),

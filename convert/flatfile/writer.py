@@ -10,17 +10,17 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, final
 
 from ..files.atomic import AtomicFile
+from ..files.closing import Closing
 from ..files.safetensors_header import DTYPE_BYTES
 from .layout import Stored
 from .metadata import ALIGNMENT, PADDING_PREFIX
 
 
 @final
-class FlatFileWriter:
+class FlatFileWriter(Closing):
     """Writes the tensors of a table one after the other. Use it as a context manager.
 
     Leaving the context without `finish`, by whatever exception, leaves no file.
@@ -85,15 +85,8 @@ class FlatFileWriter:
         """The digest, in hexadecimal, of all data written so far."""
         return self._digest.hexdigest()
 
-    def __enter__(self) -> FlatFileWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Leave no file, unless it has its name."""
         self._file.discard()
 
     def _write_tensor(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Any, final
 
 from ..errors import CheckpointError, quote
+from ..files.closing import Closing
 from ..files.json_object import read_json
 from ..files.positional import PositionalFile
 from ..files.safetensors_header import read_header
@@ -37,7 +37,7 @@ _INSTEAD = (
 
 
 @final
-class Checkpoint:
+class Checkpoint(Closing):
     """The tensors of a checkpoint folder, in open files. Use it as a context manager.
 
     `tensors` maps names to SourceTensor, in the order of the files; `files` lists the paths that
@@ -70,17 +70,6 @@ class Checkpoint:
         """Close every file."""
         for file in self._open:
             file.close()
-
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _read(self, folder: Path) -> None:
         path = next((folder / n for n in WEIGHT_FILES if (folder / n).exists()), None)

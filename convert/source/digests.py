@@ -6,14 +6,15 @@ import hashlib
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import final
+
+from ..files.closing import Closing
 
 BLOCK_BYTES = 4 << 20
 
 
 @final
-class SourceDigests:
+class SourceDigests(Closing):
     """Hashes files of `folder` in a thread of its own; hashlib and reading release the GIL.
 
     Use it as a context manager: leaving it stops the thread.
@@ -44,12 +45,8 @@ class SourceDigests:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop the thread."""
         self._stop.set()
         self._thread.join()
 
