@@ -62,10 +62,10 @@ class CpuBackend : public Backend {
   const void* hold(const void* data, size_t /*bytes*/) override { return data; }
 
   void upload(const void* data, size_t bytes, std::byte* out) override {
-    std::memcpy(out, data, bytes);
+    copy(static_cast<const std::byte*>(data), bytes, out);
   }
   void download(const std::byte* data, size_t bytes, void* out) override {
-    std::memcpy(out, data, bytes);
+    copy(data, bytes, static_cast<std::byte*>(out));
   }
   void copy(const std::byte* data, size_t bytes, std::byte* out) override {
     std::memcpy(out, data, bytes);

@@ -29,17 +29,21 @@ class Pass {
 
   bool is_empty() const { return chunks_.empty(); }
 
-  void run(FunctionRef<void()> interrupt, Probe* probe = nullptr) {
-    Model& model = entries_.front().work->sequence->model();
+  // Pages for its tokens. Throws NoRoom, and nothing has changed.
+  void take_pages() {
     std::vector<RoomRequest> requests;
     for (const Chunk& chunk : chunks_) requests.push_back({chunk.cache, chunk.count});
-    model.make_room(requests);
+    model().make_room(requests);
+  }
+
+  // The pages must have been taken.
+  void run(FunctionRef<void()> interrupt, Probe* probe = nullptr) {
     for (const Entry& entry : entries_) entry.work->sequence->keep_logits(false);
     for (size_t i = 0; i < chunks_.size(); ++i) {
       if (chunks_[i].n_terms > 0) chunks_[i].terms = terms_.data() + entries_[i].first_term;
     }
     if (probe != nullptr) probe->begin(numbers());
-    model.run(chunks_, interrupt, probe);
+    model().run(chunks_, interrupt, probe);
     for (size_t i = 0; i < chunks_.size(); ++i) settle(entries_[i], chunks_[i]);
   }
 
@@ -52,6 +56,8 @@ class Pass {
     size_t first_term;    // in terms_
     bool is_last;         // nothing waits afterwards
   };
+
+  Model& model() const { return entries_.front().work->sequence->model(); }
 
   void add(const Work& work, int64_t count) {
     Sequence& sequence = *work.sequence;
@@ -179,7 +185,10 @@ std::vector<Outcome> step(const std::vector<Writer>& writers, int64_t max_rows,
   for (const Writer& writer : writers) works.push_back({writer.sequence});
   check_sequences(works);
   Pass pass(works, max_rows);
-  if (!pass.is_empty()) pass.run(interrupt);
+  if (!pass.is_empty()) {
+    pass.take_pages();
+    pass.run(interrupt);
+  }
   std::vector<Outcome> outcomes;
   for (size_t i = 0; i < writers.size(); ++i) {
     if (!writers[i].sequence->is_ready()) continue;
