@@ -309,6 +309,32 @@ def test_no_room_on_the_device(make_model: MakeModel, monkeypatch: pytest.Monkey
         np.concatenate([tokens_of(100), tokens_of(1)]))[-1:])  # fmt: skip
 
 
+def test_a_few_pages_are_kept_for_the_next_session(
+    make_model: MakeModel, page_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model("cuda")
+    session = session_of(model)
+    session.prefill(tokens_of(200))
+    model.cache_budget = page_bytes
+    del session
+    monkeypatch.setenv("PYTHIA_RT_EMULATOR_MEMORY", "1000")  # there are no others
+    model.cache_budget = None
+    assert (model.cache_pages, model.cache_bytes) == (0, 0)
+    session = session_of(model)
+    session.prefill(tokens_of(100, 1))
+    with pytest.raises(MemoryError, match="the CUDA device has no room for another"):
+        session.prefill(tokens_of(100, 1))
+    monkeypatch.delenv("PYTHIA_RT_EMULATOR_MEMORY")
+    expected = session_of(model).logits(np.concatenate([tokens_of(100, 1), tokens_of(9)]))
+    same(session.logits(tokens_of(9)), expected[-9:])
+    del session
+    model.cache_budget = 0
+    monkeypatch.setenv("PYTHIA_RT_EMULATOR_MEMORY", "1000")
+    model.cache_budget = None
+    with pytest.raises(MemoryError, match="the CUDA device has no room for another"):
+        session_of(model).prefill(tokens_of(1))
+
+
 def test_pages_that_do_not_fit(make_model: MakeModel) -> None:
     session, other = (session_of(make_model("scalar"), capacity=200) for _ in range(2))
     session.prefill(tokens_of(200))

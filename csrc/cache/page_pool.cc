@@ -13,16 +13,16 @@ PagePool::PagePool(std::vector<CachedLayers> parts, int64_t n_kv_heads, int64_t 
     : parts_(std::move(parts)),
       n_kv_heads_(n_kv_heads),
       head_dim_(head_dim),
-      idle_(std::make_unique<Idle>()) {}
+      idle_(std::make_unique<Idle>()) {
+  for (int format = 0; format < kKvFormatCount; ++format) {
+    for (size_t i = 0; i < n_parts(); ++i) {
+      page_bytes_[static_cast<size_t>(format)] += layout(KvFormat{format}, i).bytes();
+    }
+  }
+}
 
 PageLayout PagePool::layout(KvFormat format, size_t part) const {
   return page_layout(format, head_dim_, n_kv_heads_, parts_[part].n_layers);
-}
-
-int64_t PagePool::page_bytes(KvFormat format) const {
-  int64_t bytes = 0;
-  for (size_t i = 0; i < n_parts(); ++i) bytes += layout(format, i).bytes();
-  return bytes;
 }
 
 // In a child of fork() that found the list in the middle of a change, which is not touched again.
@@ -97,19 +97,36 @@ PageRef PagePool::take(KvFormat format) {
 }
 
 void PagePool::give_back(std::unique_ptr<Page> page) noexcept {
-  Idle unneeded;  // released after the lock
   const auto guard = lock();
   n_taken_ -= 1;
   bytes_taken_ -= page_bytes(page->format);
-  if (n_taken_ == 0) {
-    unneeded.swap(*idle_);
-    return;
-  }
   try {
     idle_->push_back(std::move(page));
   } catch (const std::bad_alloc&) {
     // Then the page is not kept.
   }
+  if (n_taken_ == 0) drop_unneeded();
+}
+
+void PagePool::set_budget(int64_t bytes) {
+  const auto guard = lock();
+  budget_ = bytes;
+  drop_unneeded();
+}
+
+// Those that stay are neighbours: memory that several pages share is released with the last.
+void PagePool::drop_unneeded() noexcept {
+  std::sort(idle_->begin(), idle_->end(),
+            [](const auto& a, const auto& b) { return a->parts > b->parts; });
+  int64_t left = budget_ - bytes_taken_;
+  if (n_taken_ == 0) left = std::min(left, kIdleBytes);
+  auto kept = idle_->end();
+  while (kept != idle_->begin()) {
+    left -= page_bytes((*std::prev(kept))->format);
+    if (left < 0) break;
+    --kept;
+  }
+  idle_->erase(idle_->begin(), kept);
 }
 
 void PagePool::copy(const Page& from, Page& to) {

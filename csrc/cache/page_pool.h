@@ -1,6 +1,7 @@
 // The memory of all caches of a model, in pages.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -29,6 +30,10 @@ struct CachedLayers {
   int64_t n_layers;
 };
 
+// So many bytes of pages, within the budget, are kept when nobody holds any: a model that writes
+// one text after another would otherwise have the system clear memory anew for each.
+constexpr int64_t kIdleBytes = int64_t{64} << 20;
+
 // Any number of threads may take pages and give them back. Whoever copies must have the devices for
 // itself.
 class PagePool {
@@ -39,12 +44,12 @@ class PagePool {
   size_t n_parts() const { return parts_.size(); }
   PageLayout layout(KvFormat format, size_t part) const;
   // Of a page, on all devices.
-  int64_t page_bytes(KvFormat format) const;
+  int64_t page_bytes(KvFormat format) const { return page_bytes_[static_cast<size_t>(format)]; }
 
   // The bytes that pages may take; kNoBudget, the default, for what the devices have.
   static constexpr int64_t kNoBudget = INT64_MAX;
   int64_t budget() const { return budget_; }
-  void set_budget(int64_t bytes) { budget_ = bytes; }
+  void set_budget(int64_t bytes);
 
   // A page that nobody else holds, whatever stands in it. Throws NoRoom beyond the budget or where
   // a device has none.
@@ -68,6 +73,7 @@ class PagePool {
 
   std::unique_lock<ForkSafeMutex> lock();
   void give_back(std::unique_ptr<Page> page) noexcept;
+  void drop_unneeded() noexcept;
   std::unique_ptr<Page> reuse(KvFormat format);
   std::unique_ptr<Page> make(KvFormat format);
   std::vector<std::unique_ptr<Page>> make_together(KvFormat format, int64_t count);
@@ -75,11 +81,12 @@ class PagePool {
   std::vector<CachedLayers> parts_;
   int64_t n_kv_heads_;
   int64_t head_dim_;
+  std::array<int64_t, kKvFormatCount> page_bytes_{};
   std::atomic<int64_t> budget_{kNoBudget};
   std::atomic<int64_t> n_taken_{0};
   std::atomic<int64_t> bytes_taken_{0};
   ForkSafeMutex mutex_;
-  std::unique_ptr<Idle> idle_;  // given back or not taken yet; none as soon as nobody holds any
+  std::unique_ptr<Idle> idle_;  // given back or not taken yet
 };
 
 }  // namespace pythia_rt
