@@ -100,6 +100,11 @@ class Norm:
     A norm of a model.
     """
     @property
+    def bias(self) -> bool:
+        """
+        Whether a vector is added; all have one that they multiply by.
+        """
+    @property
     def layer(self) -> int:
         """
         -1 outside of the layers.
@@ -107,7 +112,7 @@ class Norm:
     @property
     def name(self) -> str:
         """
-        In the flat file, before '.weight' and '.bias'.
+        In the flat file, before its vectors' names.
         """
     @property
     def role(self) -> str:

@@ -117,10 +117,20 @@ def make_tensors(spec: Spec, form: str = "f32") -> Tensors:
     return tensors
 
 
-def make_model(spec: Spec, form: str = "f32", tensors: Tensors | None = None) -> _core.Model:
+def make_model(
+    spec: Spec,
+    form: str = "f32",
+    tensors: Tensors | None = None,
+    *,
+    module: Any = _core,
+    threads: int = 2,
+    **options: Any,
+) -> _core.Model:
+    """A model, of another extension's if `module` is not the core."""
     formats = {matrix.name: form for matrix in linears(spec)}
     found = make_tensors(spec, form) if tensors is None else tensors
-    return _core.Model(dict(spec), formats, found, threads=2)
+    model: _core.Model = module.Model(dict(spec), formats, found, threads=threads, **options)
+    return model
 
 
 def logits_of(model: _core.Model, kv_format: str = "f32") -> NDArray[np.float32]:

@@ -168,21 +168,25 @@ def test_two_products(
     count=counts,
     width=st.one_of(widths, st.sampled_from([2048, 5120, 20480])),
     offset=st.sampled_from([0.0, 100.0]),
+    has_bias=st.booleans(),
     seed=seeds,
     order=orders,
 )
-def test_layer_norm(
-    subject: Subject, count: int, width: int, offset: float, seed: int, order: tuple[str, int]
-) -> None:
+def test_norm(
+    subject: Subject, count: int, width: int, offset: float, has_bias: bool, seed: int,
+    order: tuple[str, int],
+) -> None:  # fmt: skip
     set_order(order)
     count = min(count, 3) if width > 2000 else count
     rows = normal(seed, count, width) + np.float32(offset)
-    vectors = [normal(seed + i, width) for i in range(1, 5)]
+    # A layer norm has a bias, an RMS norm has none.
+    vectors = [normal(seed + i, width) if i % 2 or has_bias else None for i in range(1, 5)]
     backend = subject.make()
-    single = REFERENCE.layer_norm(rows, *vectors[:2], 1e-5)
-    assert_same_bits(backend.layer_norm(rows, *vectors[:2], 1e-5), single)
-    pair = REFERENCE.layer_norm_pair(rows, *vectors, 1e-5)
-    assert_same_bits(backend.layer_norm_pair(rows, *vectors, 1e-5), pair)
+    single = REFERENCE.norm(rows, *vectors[:2], 1e-5)
+    for in_place in (False, True):
+        assert_same_bits(backend.norm(rows, *vectors[:2], 1e-5, in_place), single)
+    pair = REFERENCE.norm_pair(rows, *vectors, 1e-5)
+    assert_same_bits(backend.norm_pair(rows, *vectors, 1e-5), pair)
 
 
 @every_backend

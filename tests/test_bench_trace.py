@@ -56,14 +56,14 @@ def test_a_trace(demo_file: Callable[[str], Path], threads: int, temperature: fl
         calls = {name: region.calls for (name, kernel), region in token.items() if kernel is None}
         assert {name: calls[name] for name in calls if name not in AROUND} == {
             "embed": 1,
-            "layer_norm_pair": layers,
+            "norm_pair": layers,
             "linear_pair": 2 * layers,
             "attention": layers,
-            "layer_norm": 1,
+            "norm": 1,
             "linear": 1,
             "read_rows": 1,
         }
-        assert token["layer_norm_pair", "norm"].calls == 2 * layers
+        assert token["norm_pair", "norm"].calls == 2 * layers
         assert token["linear_pair", "quantise"].calls == 4 * layers
         if threads == 1:
             assert token["attention", "rotate"].calls == 2 * heads * layers

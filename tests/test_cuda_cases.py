@@ -85,9 +85,12 @@ def test_into_the_same_rows(count: int, forms: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("width", [100, 6300])
-def test_norms(width: int) -> None:
+@pytest.mark.parametrize("has_bias", [True, False], ids=["layer", "rms"])
+def test_norms(width: int, has_bias: bool) -> None:
     rows, vectors = normal(1, 2, width), [normal(i, width) for i in range(2, 6)]
-    compare(lambda backend, _: backend.layer_norm_pair(rows, *vectors, 1e-5))
+    if not has_bias:
+        vectors[1::2] = [None, None]
+    compare(lambda backend, _: backend.norm_pair(rows, *vectors, 1e-5))
 
 
 @every_format

@@ -166,11 +166,26 @@ def test_layer_norm(count: int, width: int, offset: float, magnitude: float, see
     rows = normal(seed, count, width, magnitude=magnitude) + np.float32(offset)
     weight, bias = 1 + normal(seed + 1, width), normal(seed + 2, width)
     epsilon = float(np.float32(1e-5))
-    reference = _testing.layer_norm("scalar", rows, weight, bias, epsilon)
+    reference = _testing.norm("scalar", rows, weight, bias, epsilon)
     x, gain, shift = (array.astype(np.float64) for array in (rows, weight, bias))
     assert_within(reference, *oracle.layer_norm(x, gain, shift, epsilon))
     for isa in ISAS[:-1]:
-        assert_same_bits(_testing.layer_norm(isa, rows, weight, bias, epsilon), reference, isa)
+        assert_same_bits(_testing.norm(isa, rows, weight, bias, epsilon), reference, isa)
+
+
+@thorough
+@given(
+    count=counts, width=sizes, magnitude=st.sampled_from([1.0, 1e-3, 1e3, 1e-20, 0.0]), seed=seeds
+)
+def test_rms_norm(count: int, width: int, magnitude: float, seed: int) -> None:
+    rows = normal(seed, count, width, magnitude=magnitude)
+    weight = 1 + normal(seed + 1, width)
+    epsilon = float(np.float32(1e-5))
+    reference = _testing.norm("scalar", rows, weight, None, epsilon)
+    truth = oracle.rms_norm(rows.astype(np.float64), weight.astype(np.float64), epsilon)
+    assert_within(reference, *truth)
+    for isa in ISAS[:-1]:
+        assert_same_bits(_testing.norm(isa, rows, weight, None, epsilon), reference, isa)
 
 
 @thorough

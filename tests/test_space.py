@@ -7,7 +7,7 @@ oracle/decoder.py.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,46 @@ def test_scores_are_those_of_the_formula(spec: Spec) -> None:
     session = _core.Session(make_model(spec), kv_format="f32")
     ((found, _),) = _core.score([session], [tokens])
     assert np.abs(found - expected[np.arange(39), tokens[1:]]).max() <= 1e-4
+
+
+def in_pieces(module: Any, model: Any, cuts: Sequence[int]) -> Floats:
+    """The logits of 40 tokens that are given piece by piece."""
+    session = module.Session(model)
+    pieces = np.split(some_tokens(model.spec), cuts)
+    return np.concatenate([session.logits(piece) for piece in pieces])
+
+
+def scores_of(module: Any, model: Any) -> Floats:
+    ((scores, _),) = module.score([module.Session(model)], [some_tokens(model.spec)])
+    found: Floats = scores
+    return found
+
+
+@spaces
+@pytest.mark.parametrize("form", ["q4", "bf16"])
+def test_neither_device_nor_isa_nor_threads_nor_pieces_change_a_bit(
+    spec: Spec, form: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = make_model(spec, form, threads=3)
+    assert found.isa == isa
+    monkeypatch.setenv("PYTHIA_RT_ISA", "scalar")
+    reference = make_model(spec, form, threads=1)
+    compare(reference, _core, found)
+    if isa == "scalar":
+        from backends import _emulated
+
+        compare(reference, _emulated, make_model(spec, form, module=_emulated, device="cuda"))
+
+
+def compare(reference: Any, module: Any, model: Any) -> None:
+    expected = in_pieces(_core, reference, ())
+    for cuts in ((), (5, 29), range(30, 40)):
+        assert_same(in_pieces(module, model, cuts), expected)
+    assert_same(scores_of(module, model), scores_of(_core, reference))
+
+
+def assert_same(found: Floats, expected: Floats) -> None:
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
 
 
 class Weights:

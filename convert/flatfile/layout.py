@@ -58,7 +58,11 @@ def linears(spec: Spec) -> list[Linear]:
 
 def vectors(spec: Spec) -> dict[str, int]:
     """Return {name: entries before padding} of every norm's and bias's vector."""
-    sizes = {f"{n.name}.{part}": n.size for n in norms(spec) for part in ("weight", "bias")}
+    sizes = {}
+    for norm in norms(spec):
+        sizes[f"{norm.name}.weight"] = norm.size
+        if norm.bias:
+            sizes[f"{norm.name}.bias"] = norm.size
     return sizes | {f"{m.name}.bias": m.rows for m in linears(spec) if m.bias}
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pythia_rt import _core
 
 from ..errors import CheckpointError, quote
-from ..flatfile.layout import Linear, is_quantised, linears, vectors
+from ..flatfile.layout import Linear, is_quantised, linears, norms, vectors
 from ..plan import Plan, source_of
 from .balanced import BalancedWeights
 from .feedback import ErrorFeedback, Inputs
@@ -192,12 +192,15 @@ class Calibrator:
             add_bytes(chunk.rows * row_bytes)
 
     def _final_norm(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        width = self._plan.spec["hidden_size"]
-        weight, bias = (
-            self._weights.vector(f"final_norm.{part}")[:width] for part in ("weight", "bias")
+        spec = self._plan.spec
+        (norm,) = (norm for norm in norms(spec) if norm.name == "final_norm")
+        if spec["norm"] == "layer":
+            hidden = hidden - hidden.mean(axis=1, keepdims=True)
+        mean_square = np.square(hidden).mean(axis=1, keepdims=True)
+        normed = hidden / np.sqrt(mean_square + np.float32(spec["norm_eps"]))
+        result: NDArray[np.float32] = (
+            normed * self._weights.vector("final_norm.weight")[: norm.size]
         )
-        centred = hidden - hidden.mean(axis=1, keepdims=True)
-        variance = np.square(centred).mean(axis=1, keepdims=True)
-        normed = centred / np.sqrt(variance + np.float32(self._plan.spec["norm_eps"]))
-        result: NDArray[np.float32] = normed * weight + bias
+        if norm.bias:
+            result += self._weights.vector("final_norm.bias")[: norm.size]
         return result

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from ..flatfile.layout import linears
+from ..flatfile.layout import linears, norms
 from ..flatfile.spec import Spec
 from .balanced import BalancedWeights
 
@@ -25,13 +25,15 @@ def bound_keys_and_values(spec: Spec, weights: BalancedWeights) -> float:
     width = spec["hidden_size"]
     first_key = spec["n_heads"] * spec["head_dim"]
     first_value = first_key + spec["n_kv_heads"] * spec["head_dim"]
+    has_bias = {norm.name: norm.bias for norm in norms(spec)}
     largest = 0.0
     for matrix in linears(spec):
         if matrix.role != "qkv":
             continue
-        gain, shift = (
-            weights.vector(f"{matrix.reads}.{name}")[:width] for name in ("weight", "bias")
-        )
+        gain = weights.vector(f"{matrix.reads}.weight")[:width]
+        shift = np.zeros(width, np.float32)
+        if has_bias[matrix.reads]:
+            shift = weights.vector(f"{matrix.reads}.bias")[:width]
         bias = weights.vector(f"{matrix.name}.bias") if matrix.bias else np.zeros(matrix.rows)
         for chunk in weights.chunks(matrix):
             skipped = max(0, min(first_key - chunk.first, chunk.rows))

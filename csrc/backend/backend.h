@@ -35,8 +35,9 @@ struct Rows {
 };
 
 struct NormParameters {
+  bool centres;  // layer norm, which takes the mean off first; else RMS norm
   const float* weight;
-  const float* bias;
+  const float* bias;  // null in RMS norm, which has none
   float epsilon;
 };
 
@@ -123,8 +124,10 @@ class Backend {
   // out[i] = row tokens[i] of the embedding, the batch's tokens.
   virtual void embed(const Matrix& embedding, Rows out) = 0;
 
-  virtual void layer_norm(const NormParameters& norm, Rows in, Rows out) = 0;
-  virtual void layer_norm_pair(Rows in, const Norm& first, const Norm& second) = 0;
+  // The two may be the same rows.
+  virtual void norm(const NormParameters& parameters, Rows in, Rows out) = 0;
+  // Two norms of a kind.
+  virtual void norm_pair(Rows in, const Norm& first, const Norm& second) = 0;
 
   // Quantises the activations where the format asks for it.
   virtual void linear(const Product& product) = 0;

@@ -83,16 +83,17 @@ class CpuBackend : public Backend {
     });
   }
 
-  void layer_norm(const NormParameters& norm, Rows in, Rows out) override {
+  void norm(const NormParameters& parameters, Rows in, Rows out) override {
+    const auto kernel = parameters.centres ? kernels_.layer_norm : kernels_.rms_norm;
     each_row(pool_, in.count, in.width, [&](int64_t begin, int64_t end) {
-      kernels_.layer_norm({in.data, norm.weight, norm.bias, out.data, in.width, in.stride,
-                           norm.epsilon, begin, end});
+      kernel({in.data, parameters.weight, parameters.bias, out.data, in.width, in.stride,
+              parameters.epsilon, begin, end});
     });
   }
 
-  void layer_norm_pair(Rows in, const Norm& first, const Norm& second) override {
-    layer_norm(first.parameters, in, first.out);
-    layer_norm(second.parameters, in, second.out);
+  void norm_pair(Rows in, const Norm& first, const Norm& second) override {
+    norm(first.parameters, in, first.out);
+    norm(second.parameters, in, second.out);
   }
 
   void linear(const Product& product) override {

@@ -58,19 +58,22 @@ class TestBackend {
       : backend_(name == "cuda" ? make_cuda_backend()
                                 : make_cpu_backend(kernels_for(name), threads_of(name))) {}
 
-  Floats layer_norm(const Floats& values, const Floats& weight, const Floats& bias, float epsilon) {
-    const Rows in = rows_of(values), out = rows(in.count, in.width);
-    backend_->layer_norm(norm_of(weight, bias, epsilon), in, out);
+  // A layer norm, or without a bias an RMS norm; in place or not.
+  Floats norm(const Floats& values, const Floats& weight, const std::optional<Floats>& bias,
+              float epsilon, bool in_place) {
+    const Rows in = rows_of(values), out = in_place ? in : rows(in.count, in.width);
+    backend_->norm(norm_of(weight, bias, epsilon), in, out);
     return array_of(out);
   }
 
-  std::pair<Floats, Floats> layer_norm_pair(const Floats& values, const Floats& first_weight,
-                                            const Floats& first_bias, const Floats& second_weight,
-                                            const Floats& second_bias, float epsilon) {
+  std::pair<Floats, Floats> norm_pair(const Floats& values, const Floats& first_weight,
+                                      const std::optional<Floats>& first_bias,
+                                      const Floats& second_weight,
+                                      const std::optional<Floats>& second_bias, float epsilon) {
     const Rows in = rows_of(values);
     const Rows first = rows(in.count, in.width), second = rows(in.count, in.width);
-    backend_->layer_norm_pair(in, {norm_of(first_weight, first_bias, epsilon), first},
-                              {norm_of(second_weight, second_bias, epsilon), second});
+    backend_->norm_pair(in, {norm_of(first_weight, first_bias, epsilon), first},
+                        {norm_of(second_weight, second_bias, epsilon), second});
     return {array_of(first), array_of(second)};
   }
 
@@ -268,8 +271,9 @@ class TestBackend {
     return reinterpret_cast<float*>(data);
   }
 
-  NormParameters norm_of(const Floats& weight, const Floats& bias, float epsilon) {
-    return {padded_vector(weight), padded_vector(bias), epsilon};
+  NormParameters norm_of(const Floats& weight, const std::optional<Floats>& bias, float epsilon) {
+    return {bias.has_value(), padded_vector(weight), bias ? padded_vector(*bias) : nullptr,
+            epsilon};
   }
 
   Matrix matrix_of(const ProductCase& wanted) {
@@ -321,8 +325,9 @@ void bind_backends(py::module_& module) {
   py::class_<TestBackend>(module, "TestBackend")
       .def(py::init<const std::string&>(), py::arg("name"))
       .def_property_readonly("isa", &TestBackend::isa)
-      .def("layer_norm", &TestBackend::layer_norm)
-      .def("layer_norm_pair", &TestBackend::layer_norm_pair)
+      .def("norm", &TestBackend::norm, py::arg("values"), py::arg("weight"), py::arg("bias"),
+           py::arg("epsilon"), py::arg("in_place") = false)
+      .def("norm_pair", &TestBackend::norm_pair)
       .def("linear", &TestBackend::linear, py::arg("cases"), py::arg("before") = py::none())
       .def("finish", &TestBackend::finish, py::arg("epilogue"), py::arg("values"),
            py::arg("before") = py::none(), py::arg("in_place") = false)

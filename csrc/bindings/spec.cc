@@ -140,10 +140,14 @@ void bind_spec(py::module_& module) {
       "Raises ValueError, with a few words, for a dictionary that is no valid spec.");
 
   py::class_<NamedNorm>(module, "Norm", py::module_local(), "A norm of a model.")
-      .def_readonly("name", &NamedNorm::name, "In the flat file, before '.weight' and '.bias'.")
+      .def_readonly("name", &NamedNorm::name, "In the flat file, before its vectors' names.")
       .def_readonly("role", &NamedNorm::role, "Its name in its layer.")
       .def_readonly("layer", &NamedNorm::layer, "-1 outside of the layers.")
-      .def_readonly("size", &NamedNorm::size, "Entries of its vectors.");
+      .def_property_readonly(
+          "size", [](const NamedNorm& self) { return self.shape.size; }, "Entries of its vectors.")
+      .def_property_readonly(
+          "bias", [](const NamedNorm& self) { return self.shape.has_bias; },
+          "Whether a vector is added; all have one that they multiply by.");
   py::class_<NamedMatrix>(module, "Linear", py::module_local(),
                           "A weight matrix of a model; the embedding is one, row by token.")
       .def_readonly("name", &NamedMatrix::name, "In the flat file, before its parts' names.")

@@ -174,14 +174,18 @@ FloatArray linear(const std::string& isa, const std::string& format,
   return without_padding(out, in.count, rows, out_stride);
 }
 
-FloatArray layer_norm(const std::string& isa, const Floats& values, const Floats& weight,
-                      const Floats& bias, float epsilon) {
+// A layer norm, or without a bias an RMS norm.
+FloatArray norm(const std::string& isa, const Floats& values, const Floats& weight,
+                const std::optional<Floats>& bias, float epsilon) {
+  const KernelTable& table = kernels_for(isa);
   const PaddedRows in(values);
   const std::vector<float> padded_weight = padded_vector(weight, in.width);
-  const std::vector<float> padded_bias = padded_vector(bias, in.width);
+  std::vector<float> padded_bias;
+  if (bias) padded_bias = padded_vector(*bias, in.width);
   std::vector<float> out(in.data.size(), 0.0f);
-  kernels_for(isa).layer_norm({in.data.data(), padded_weight.data(), padded_bias.data(), out.data(),
-                               in.width, in.stride, epsilon, 0, in.count});
+  (bias ? table.layer_norm : table.rms_norm)({in.data.data(), padded_weight.data(),
+                                              bias ? padded_bias.data() : nullptr, out.data(),
+                                              in.width, in.stride, epsilon, 0, in.count});
   return without_padding(out, in.count, in.width, in.stride);
 }
 
@@ -349,8 +353,8 @@ PYBIND11_MODULE(_testing, module) {
              py::arg("rows"), py::arg("columns"), py::arg("values"), py::kw_only(),
              py::arg("epilogue") = "store", py::arg("bias") = py::none(),
              py::arg("before") = py::none(), py::arg("step") = int64_t{1} << 40);
-  module.def("layer_norm", &layer_norm, py::arg("isa"), py::arg("values"), py::arg("weight"),
-             py::arg("bias"), py::arg("epsilon"));
+  module.def("norm", &norm, py::arg("isa"), py::arg("values"), py::arg("weight"), py::arg("bias"),
+             py::arg("epsilon"));
   module.def("rotate", &rotate, py::arg("isa"), py::arg("heads"), py::arg("cosines"),
              py::arg("sines"));
   module.def("kv_format_names", &kv_format_names);

@@ -136,14 +136,14 @@ class CudaBackend : public Backend {
     cuda::embed(stream_, embedding, tables_.places(), out);
   }
 
-  void layer_norm(const NormParameters& norm, Rows in, Rows out) override {
-    const Norm one{norm, out};
-    cuda::layer_norm(stream_, in, &one, 1);
+  void norm(const NormParameters& parameters, Rows in, Rows out) override {
+    const Norm one{parameters, out};
+    cuda::norm(stream_, in, &one, 1);
   }
 
-  void layer_norm_pair(Rows in, const Norm& first, const Norm& second) override {
+  void norm_pair(Rows in, const Norm& first, const Norm& second) override {
     const Norm both[] = {first, second};
-    cuda::layer_norm(stream_, in, both, 2);
+    cuda::norm(stream_, in, both, 2);
   }
 
   void linear(const Product& product) override { multiply(&product, 1); }

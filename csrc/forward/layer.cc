@@ -88,7 +88,7 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
   switch (spec.block) {
     case Block::parallel:
       // x + attention(norm1(x)) + mlp(norm2(x)): neither waits for the other.
-      backend.layer_norm_pair(x, attn_norm, mlp_norm);
+      backend.norm_pair(x, attn_norm, mlp_norm);
       watch.at(Point::attn_norm, attn_in);
       watch.at(Point::mlp_norm, mlp_in);
       backend.linear_pair(project, mlp_up);
@@ -103,13 +103,13 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
       break;
     case Block::sequential:
       // h = x + attention(norm1(x)), then h + mlp(norm2(h)).
-      backend.layer_norm(attn_norm.parameters, x, attn_in);
+      backend.norm(attn_norm.parameters, x, attn_in);
       watch.at(Point::attn_norm, attn_in);
       backend.linear(project);
       attend();
       add(attn_out, Point::attn_out);
       watch.at(Point::resid_mid, x);
-      backend.layer_norm(mlp_norm.parameters, x, mlp_in);
+      backend.norm(mlp_norm.parameters, x, mlp_in);
       watch.at(Point::mlp_norm, mlp_in);
       backend.linear(mlp_up);
       activate();

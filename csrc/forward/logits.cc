@@ -30,8 +30,8 @@ void Logits::watch(const Stage& last, Probe& probe) {
   if (!probe.wants({Point::final_norm})) return;
   const int64_t count = last.batch.rows();
   const Rows normed = last.activations.mlp_in.first(count);
-  last.part.backend->layer_norm(norm_parameters(spec_, weights_.final_norm),
-                                last.activations.x.first(count), normed);
+  last.part.backend->norm(norm_parameters(spec_, weights_.final_norm),
+                          last.activations.x.first(count), normed);
   probe.at({Point::final_norm}, *last.part.backend, normed);
   is_normed_ = true;
 }
@@ -41,7 +41,7 @@ void Logits::run_head(const Stage& last, Rows hidden) const {
   const Rows normed = last.activations.wanted.first(hidden.count);
   const Rows logits = last.activations.logits.first(hidden.count);
   if (!is_normed_) {
-    last.part.backend->layer_norm(norm_parameters(spec_, weights_.final_norm), hidden, normed);
+    last.part.backend->norm(norm_parameters(spec_, weights_.final_norm), hidden, normed);
   }
   last.part.backend->linear({&weights_.head, normed, logits, Epilogue::store});
 }
@@ -86,7 +86,7 @@ void Logits::compute_terms(const Stage& last, const std::vector<Chunk>& chunks) 
   const Rows hidden = last.activations.attn_in.first(static_cast<int64_t>(targets_.size()));
   gather(last, wanted_rows_.data(), hidden);
   if (!is_normed_) {
-    backend.layer_norm(norm_parameters(spec_, weights_.final_norm), hidden, hidden);
+    backend.norm(norm_parameters(spec_, weights_.final_norm), hidden, hidden);
   }
   backend.score(weights_.head, hidden, targets_.data(), terms_.data());
   const SoftmaxTerm* term = terms_.data();

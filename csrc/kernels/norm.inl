@@ -1,4 +1,5 @@
 // Layer norm (Ba, Kiros, Hinton 2016): (x - mean) / sqrt(variance + epsilon) * weight + bias.
+// RMS norm (Zhang, Sennrich 2019): x / sqrt(mean of x^2 + epsilon) * weight.
 #pragma once
 
 #include "kernels/table.h"
@@ -27,9 +28,32 @@ inline void layer_norm_row(const NormArguments& arguments, int64_t row) {
   }
 }
 
+inline void rms_norm_row(const NormArguments& arguments, int64_t row) {
+  const float* in = arguments.in + row * arguments.stride;
+  float* out = arguments.out + row * arguments.stride;
+  const int64_t width = arguments.width;
+  Vec squares = zero();
+  for (int64_t i = 0; i < width; i += 16) {
+    const Vec x = load(in + i);  // zero beyond the width
+    squares = fma(x, x, squares);
+  }
+  const float mean_square = reduce_add(squares) / static_cast<float>(width);
+  const Vec inverse = broadcast(1.0f / square_root(mean_square + arguments.epsilon));
+  for (int64_t i = 0; i < width; i += 16) {
+    const Vec y = load(in + i) * inverse * load(arguments.weight + i);
+    store(out + i, fill_after(y, width - i, 0.0f));
+  }
+}
+
 inline void layer_norm(const NormArguments& arguments) {
   for (int64_t row = arguments.row_begin; row < arguments.row_end; ++row) {
     layer_norm_row(arguments, row);
+  }
+}
+
+inline void rms_norm(const NormArguments& arguments) {
+  for (int64_t row = arguments.row_begin; row < arguments.row_end; ++row) {
+    rms_norm_row(arguments, row);
   }
 }
 

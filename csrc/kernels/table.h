@@ -60,7 +60,7 @@ struct QuantiseArguments {
 struct NormArguments {
   const float* in;      // [rows][stride]
   const float* weight;  // [width padded to 16]
-  const float* bias;    // [width padded to 16]
+  const float* bias;    // [width padded to 16], null for rms_norm
   float* out;           // [rows][stride]
   int64_t width, stride;
   float epsilon;
@@ -107,6 +107,7 @@ struct KernelTable {
   void (*finish)(const FinishArguments&);
   void (*quantise)(const QuantiseArguments&);
   void (*layer_norm)(const NormArguments&);
+  void (*rms_norm)(const NormArguments&);
   void (*rotate)(const RopeArguments&);
   void (*append[kKvFormatCount])(const AppendArguments&);        // by KvFormat
   void (*attention[kKvFormatCount])(const AttentionArguments&);  // by KvFormat

@@ -139,6 +139,7 @@ const KernelTable kTable = {
     Entry<finish_rows>::call,
     Entry<quantise>::call,
     Entry<layer_norm>::call,
+    Entry<rms_norm>::call,
     Entry<rotate>::call,
     {
 #define PYTHIA_RT_KV_FORMAT(cache, name, code_type, is_scaled) Entry<append<cache>>::call,

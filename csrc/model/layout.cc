@@ -10,8 +10,8 @@ struct Collector {
   std::string prefix;
   int64_t layer = -1;
 
-  void norm(const char* name, const NormWeights&, int64_t size) {
-    norms.push_back({prefix + name, name, layer, size});
+  void norm(const char* name, const NormWeights&, const NormShape& shape) {
+    norms.push_back({prefix + name, name, layer, shape});
   }
   void matrix(const char* name, const Matrix&, const MatrixShape& shape) {
     const std::string reads = shape.reads;

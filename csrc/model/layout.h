@@ -4,11 +4,12 @@
 // _core.norms and _core.linears the flat file, its converter, recipes, calibration, balancing and
 // reports. What depends on a choice of the spec is a condition here and nowhere else.
 //
-// A visitor offers norm(name, weights, size) and matrix(name, weights, shape); `weights` is a
+// A visitor offers norm(name, weights, shape) and matrix(name, weights, shape); `weights` is a
 // member of the structs in model/weights.h, const where they are.
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,11 @@
 #include "model/weights.h"
 
 namespace pythia_rt {
+
+struct NormShape {
+  int64_t size;
+  bool has_bias;
+};
 
 struct MatrixShape {
   const char* part;  // of the model, for which a recipe may choose a format
@@ -27,6 +33,16 @@ struct MatrixShape {
   const char* reads;
 };
 
+inline NormShape norm_shape(const Spec& spec) {
+  switch (spec.norm) {
+    case NormKind::layer:
+      return {spec.hidden_size, true};
+    case NormKind::rms:
+      return {spec.hidden_size, false};
+  }
+  throw std::invalid_argument("there is no such norm");
+}
+
 // What comes before the layers.
 template <typename AnyWeights, typename Visitor>
 void visit_first(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
@@ -37,8 +53,8 @@ void visit_first(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
 template <typename AnyWeights, typename Visitor>
 void visit_layer(const Spec& spec, AnyWeights& layer, Visitor&& visitor) {
   const int64_t hidden = spec.hidden_size;
-  visitor.norm("attn_norm", layer.attn_norm, hidden);
-  visitor.norm("mlp_norm", layer.mlp_norm, hidden);
+  visitor.norm("attn_norm", layer.attn_norm, norm_shape(spec));
+  visitor.norm("mlp_norm", layer.mlp_norm, norm_shape(spec));
   visitor.matrix("qkv", layer.qkv,
                  MatrixShape{"attention", spec.qkv_size(), hidden, spec.qkv_bias, "attn_norm"});
   visitor.matrix("attn_out", layer.attn_out,
@@ -52,7 +68,7 @@ void visit_layer(const Spec& spec, AnyWeights& layer, Visitor&& visitor) {
 // What comes after them.
 template <typename AnyWeights, typename Visitor>
 void visit_last(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
-  visitor.norm("final_norm", weights.final_norm, spec.hidden_size);
+  visitor.norm("final_norm", weights.final_norm, norm_shape(spec));
   if (!spec.tied_head) {
     visitor.matrix(
         "head", weights.head,
@@ -68,7 +84,7 @@ struct NamedNorm {
   std::string name;
   std::string role;  // the name in its layer
   int64_t layer;
-  int64_t size;
+  NormShape shape;
 };
 struct NamedMatrix {
   std::string name;

@@ -20,9 +20,9 @@ template <typename Function>
 struct Pieces {
   const Function& function;
 
-  void norm(const char*, NormWeights& norm, int64_t size) const {
-    function(norm.weight, vector_bytes(size));
-    function(norm.bias, vector_bytes(size));
+  void norm(const char*, NormWeights& norm, const NormShape& shape) const {
+    function(norm.weight, vector_bytes(shape.size));
+    if (norm.bias != nullptr) function(norm.bias, vector_bytes(shape.size));
   }
   void matrix(const char*, Matrix& matrix, const MatrixShape&) const {
     const auto layout = packed_layout(matrix.format, matrix.rows, matrix.columns);

@@ -58,9 +58,9 @@ class Binder {
     Binder& binder;
     std::string prefix;
 
-    void norm(const char* name, NormWeights& norm, int64_t size) {
-      norm.weight = binder.vector(prefix + name + ".weight", size);
-      norm.bias = binder.vector(prefix + name + ".bias", size);
+    void norm(const char* name, NormWeights& norm, const NormShape& shape) {
+      norm.weight = binder.vector(prefix + name + ".weight", shape.size);
+      if (shape.has_bias) norm.bias = binder.vector(prefix + name + ".bias", shape.size);
     }
     void matrix(const char* name, Matrix& matrix, const MatrixShape& shape) {
       binder.bind(prefix + name, shape, matrix);

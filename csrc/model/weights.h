@@ -14,7 +14,7 @@ namespace pythia_rt {
 
 struct NormWeights {
   const float* weight = nullptr;  // [hidden_size padded to 16]
-  const float* bias = nullptr;    // [hidden_size padded to 16]
+  const float* bias = nullptr;    // [hidden_size padded to 16], or null
 };
 
 struct LayerWeights {

@@ -90,6 +90,9 @@ KernelTable traced(const KernelTable& kernels) {
   table.layer_norm = [](const NormArguments& arguments) {
     timed_kernel("norm", plain->layer_norm, arguments);
   };
+  table.rms_norm = [](const NormArguments& arguments) {
+    timed_kernel("norm", plain->rms_norm, arguments);
+  };
   table.rotate = [](const RopeArguments& arguments) {
     timed_kernel("rotate", plain->rotate, arguments);
   };
@@ -124,11 +127,11 @@ class TracedBackend : public Backend {
   void embed(const Matrix& embedding, Rows out) override {
     timed("embed", [&] { backend_->embed(embedding, out); });
   }
-  void layer_norm(const NormParameters& norm, Rows in, Rows out) override {
-    timed("layer_norm", [&] { backend_->layer_norm(norm, in, out); });
+  void norm(const NormParameters& parameters, Rows in, Rows out) override {
+    timed("norm", [&] { backend_->norm(parameters, in, out); });
   }
-  void layer_norm_pair(Rows in, const Norm& first, const Norm& second) override {
-    timed("layer_norm_pair", [&] { backend_->layer_norm_pair(in, first, second); });
+  void norm_pair(Rows in, const Norm& first, const Norm& second) override {
+    timed("norm_pair", [&] { backend_->norm_pair(in, first, second); });
   }
   void linear(const Product& product) override {
     timed("linear", [&] { backend_->linear(product); });

@@ -13,6 +13,7 @@ constexpr double kUnit = 1.0 / (1 << 24);
 void check_linear(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_quantise(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_layer_norm(const KernelTable& table, const KernelTable& scalar, Checks& checks);
+void check_rms_norm(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_rotate(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_softmax(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_fit_scales(const KernelTable& table, const KernelTable& scalar, Checks& checks);

@@ -116,6 +116,8 @@ class _Decoder:
             case "layer":
                 bias = self.weights[f"{name}.bias"]
                 return kernels.layer_norm(x, weight, bias, self.spec["norm_eps"])[0]
+            case "rms":
+                return kernels.rms_norm(x, weight, self.spec["norm_eps"])[0]
             case norm:
                 raise ValueError(norm)
 

@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from ...flatfile.layout import Linear, linears
+from ...flatfile.layout import Linear, linears, norms
 from ...flatfile.spec import Spec
 from .balance import Balance
 from .gains import channel_weight, share_evenly, share_gain
@@ -37,6 +37,7 @@ class _Solver:
     def __init__(self, spec: Spec, wanted: Collection[str], source: Source) -> None:
         self.balance = Balance()
         self._heads = Heads(spec)
+        self._norms = {norm.name: norm for norm in norms(spec)}
         self._readers = {matrix.reads: matrix for matrix in linears(spec)}
         self._wanted = wanted
         self._source = source
@@ -99,19 +100,26 @@ class _Solver:
 
     def _sums_after_norm(self, norm: str, matrix: Linear) -> Sums | None:
         """Sums of the matrix as it acts on the normalised residual stream, and W @ bias."""
-        weight, bias = self._vector(f"{norm}.weight"), self._vector(f"{norm}.bias")
+        weight, bias = self._norm_vectors(norm)
         gain = channel_weight(weight, np.zeros_like(bias) if matrix.bias else bias)
         shift = bias if matrix.bias else None
         return add_up(self._source, matrix, gain=gain, shift=shift, relative=True)
 
     def _share_norm(self, norm: str, matrix: Linear, sums: Sums) -> None:
-        weight, bias = self._vector(f"{norm}.weight"), self._vector(f"{norm}.bias")
+        weight, bias = self._norm_vectors(norm)
         if matrix.bias:
             bias = np.zeros_like(bias)
         gain = share_gain(channel_weight(weight, bias), sums.columns)
         self._store(f"{norm}.weight", weight * gain.norm)
-        self._store(f"{norm}.bias", bias * gain.norm)
+        if self._norms[norm].bias:
+            self._store(f"{norm}.bias", bias * gain.norm)
         self.balance.set_factors(matrix.name, columns=gain.columns)
+
+    def _norm_vectors(self, norm: str) -> tuple[Doubles, Doubles]:
+        """The weight and the bias, zeros where the norm has none."""
+        weight = self._vector(f"{norm}.weight")
+        has_bias = self._norms[norm].bias
+        return weight, self._vector(f"{norm}.bias") if has_bias else np.zeros_like(weight)
 
     def _vector(self, name: str) -> Doubles:
         return self._source.vector(name).astype(np.float64)

@@ -68,8 +68,8 @@ void embed(Stream stream, const Matrix& embedding, const Places& places, Rows ou
 // out[i] = in[rows[i]], whole strides.
 void gather(Stream stream, Rows in, const int64_t* rows, Rows out);
 
-// The same rows through one norm, or two in one launch.
-void layer_norm(Stream stream, Rows in, const Norm* norms, int n_norms);
+// The same rows through one norm, or two of a kind in one launch.
+void norm(Stream stream, Rows in, const Norm* norms, int n_norms);
 
 // One or two, in one launch. The inputs have equally many rows.
 void quantise(Stream stream, const QuantiseTask* tasks, int n_tasks);

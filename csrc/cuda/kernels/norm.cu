@@ -1,4 +1,4 @@
-// Layer norm (kernels/norm.inl) of rows through one or two norms: a thread block a row.
+// Layer and RMS norm (kernels/norm.inl) of rows through one or two norms: a thread block a row.
 //
 // Sums run in 16 lanes, element i in lane i % 16, as on the CPU: 16 threads follow a lane each over
 // the row in shared memory, where reading costs little, while the whole block loads and writes.
@@ -48,15 +48,15 @@ __device__ __forceinline__ float add_lane(const float* piece, int n, float centr
   return sum;
 }
 
-// The sum over a row, known to all threads when it returns. A row that fits into one piece is in
-// shared memory already when kSquares asks for the second sum.
-template <bool kSquares>
+// The sum over a row, known to all threads when it returns. With kAgain, a row that fits into one
+// piece is in shared memory already.
+template <bool kSquares, bool kAgain>
 __device__ __forceinline__ float sum_row(const float* row, int64_t width, float centre,
                                          float* piece, float* result) {
   const int64_t end = round_up(width, kLanes);
   float sum = 0.0f;
   for (int64_t begin = 0; begin < end; begin += kPiece) {
-    if (!kSquares || end > kPiece) {
+    if (!kAgain || end > kPiece) {
       __syncthreads();
       load_piece(row, begin, end, piece);
       __syncthreads();
@@ -74,20 +74,24 @@ __device__ __forceinline__ float sum_row(const float* row, int64_t width, float 
   return *result;
 }
 
+template <bool kCentres>
 __device__ __forceinline__ float normalised(float x, float mean, float inverse, float weight,
                                             float bias) {
-  return fmaf((x - mean) * inverse, weight, bias);
+  if constexpr (kCentres) return fmaf((x - mean) * inverse, weight, bias);
+  return x * inverse * weight;
 }
 
-}  // namespace
-
-__global__ void __launch_bounds__(kThreads) layer_norm_kernel(Rows in, Norms norms) {
-  SHARED(float, piece, [kPiece]);
-  SHARED(float, sums, [2]);
+// A layer norm if kCentres, else an RMS norm, which is one without a mean and without a bias.
+template <bool kCentres>
+__device__ __forceinline__ void norm_row(const Rows& in, const Norms& norms, float* piece,
+                                         float* sums) {
   const float* row = in.data + blockIdx.x * in.stride;
   const auto width = static_cast<float>(in.width);
-  const float mean = sum_row<false>(row, in.width, 0.0f, piece, &sums[0]) / width;
-  const float variance = sum_row<true>(row, in.width, mean, piece, &sums[1]) / width;
+  float mean = 0.0f;
+  if constexpr (kCentres) {
+    mean = sum_row<false, false>(row, in.width, 0.0f, piece, &sums[0]) / width;
+  }
+  const float variance = sum_row<true, kCentres>(row, in.width, mean, piece, &sums[1]) / width;
   const int64_t end = round_up(in.width, kLanes);
   const bool is_whole = end <= kPiece;  // else `piece` has only the row's end
   for (int64_t i = 4 * threadIdx.x; i < end; i += 4 * kThreads) {
@@ -99,22 +103,41 @@ __global__ void __launch_bounds__(kThreads) layer_norm_kernel(Rows in, Norms nor
       const Rows& out = norms.norms[task].out;
       const float inverse = 1.0f / sqrtf(variance + norm.epsilon);
       const float4 weight = *reinterpret_cast<const float4*>(norm.weight + i);
-      const float4 bias = *reinterpret_cast<const float4*>(norm.bias + i);
+      float4 bias = {};
+      if constexpr (kCentres) bias = *reinterpret_cast<const float4*>(norm.bias + i);
       float4 y;
-      y.x = normalised(x.x, mean, inverse, weight.x, bias.x);
-      y.y = i + 1 < in.width ? normalised(x.y, mean, inverse, weight.y, bias.y) : 0.0f;
-      y.z = i + 2 < in.width ? normalised(x.z, mean, inverse, weight.z, bias.z) : 0.0f;
-      y.w = i + 3 < in.width ? normalised(x.w, mean, inverse, weight.w, bias.w) : 0.0f;
+      y.x = normalised<kCentres>(x.x, mean, inverse, weight.x, bias.x);
+      y.y = i + 1 < in.width ? normalised<kCentres>(x.y, mean, inverse, weight.y, bias.y) : 0.0f;
+      y.z = i + 2 < in.width ? normalised<kCentres>(x.z, mean, inverse, weight.z, bias.z) : 0.0f;
+      y.w = i + 3 < in.width ? normalised<kCentres>(x.w, mean, inverse, weight.w, bias.w) : 0.0f;
       if (i >= in.width) y.x = 0.0f;
       *reinterpret_cast<float4*>(out.data + blockIdx.x * out.stride + i) = y;
     }
   }
 }
 
-void layer_norm(Stream stream, Rows in, const Norm* given, int n_given) {
+}  // namespace
+
+__global__ void __launch_bounds__(kThreads) layer_norm_kernel(Rows in, Norms norms) {
+  SHARED(float, piece, [kPiece]);
+  SHARED(float, sums, [2]);
+  norm_row<true>(in, norms, piece, sums);
+}
+
+__global__ void __launch_bounds__(kThreads) rms_norm_kernel(Rows in, Norms norms) {
+  SHARED(float, piece, [kPiece]);
+  SHARED(float, sums, [2]);
+  norm_row<false>(in, norms, piece, sums);
+}
+
+void norm(Stream stream, Rows in, const Norm* given, int n_given) {
   const Norms norms{{given[0], given[n_given - 1]}, n_given};
-  LAUNCH(layer_norm_kernel, dim3(static_cast<unsigned>(in.count)), dim3(kThreads), stream, in,
-         norms);
+  const dim3 blocks(static_cast<unsigned>(in.count)), threads(kThreads);
+  if (given[0].parameters.centres) {
+    LAUNCH(layer_norm_kernel, blocks, threads, stream, in, norms);
+  } else {
+    LAUNCH(rms_norm_kernel, blocks, threads, stream, in, norms);
+  }
 }
 
 }  // namespace pythia_rt::cuda
