@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 
 from .errors import Sentence
 
@@ -21,7 +22,7 @@ def checked_threads(threads: int | None) -> int:
     """
     if threads is None:
         return 0
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+    if isinstance(threads, bool) or not isinstance(threads, Integral) or threads < 1:
         wanted = "threads must be a whole number of at least 1"
         raise ValueError(
             Sentence(
@@ -34,4 +35,4 @@ def checked_threads(threads: int | None) -> int:
             f"threads must be at most {most}, the processors that this process may use, not "
             f"{threads}: more would wait for each other"
         )
-    return threads
+    return int(threads)

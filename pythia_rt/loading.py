@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from pythia_rt.convert.threads import checked_threads
-from pythia_rt.options import Options, integer, one_of, option
+from pythia_rt.options import Options, flag, integer, one_of, option
 
 DEVICES = ("cpu", "cuda", "auto")
 
@@ -61,9 +61,7 @@ class Loading(Options):
         kind=str,
         shown="f16, or f32 where needed",
     )
-    copy: bool = option(
-        False, lambda _, value: bool(value), "Copy the weights into memory first.", kind=bool
-    )
+    copy: bool = option(False, flag, "Copy the weights into memory first.", kind=bool)
     device: str = option(
         "cpu", one_of(DEVICES), f"Where to run: {', '.join(DEVICES)}.", kind=str, shown="cpu"
     )

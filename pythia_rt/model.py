@@ -17,7 +17,7 @@ from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.devices import check_available, make_core_model
 from pythia_rt.generation import Generation
 from pythia_rt.loading import Loading, LoadingOptions
-from pythia_rt.options import replaced
+from pythia_rt.options import replaced, whole_number_from
 from pythia_rt.overflow import first_not_finite, why_not_finite
 from pythia_rt.prompt import Prompt, Prompts, list_of_prompts, no_tokenizer, token_ids
 from pythia_rt.sampling import Sampling, SamplingOptions, merged, one_for_each
@@ -330,10 +330,9 @@ class Model:
         likeliest tokens at each place every text is read once more, by itself.
         Raises ValueError as `generate` does, before any text is read, and RuntimeError as it does.
         """
-        if isinstance(texts, (str, bytes, np.ndarray)):
+        if isinstance(texts, (str, bytes, np.ndarray)) or not isinstance(texts, Iterable):
             raise ValueError("score takes a list of texts: for a single one, a list of that one")
-        if not 0 <= top <= self._vocab_size:
-            raise ValueError(f"top must be from 0 to {self._vocab_size} tokens, not {top}")
+        top = whole_number_from(0, self._vocab_size, "tokens")("top", top)
         ids = [self._ids(text) for text in texts]
         for text in ids:
             self._check_length(len(text))
@@ -409,9 +408,9 @@ class Model:
             return Session(core, self._file, self._session_ids, self._begin, saved.tokens)
 
     def _room(self, capacity: int | None) -> int:
-        if capacity is not None and not 1 <= capacity <= self.context:
-            raise ValueError(f"capacity must be from 1 to {self.context} tokens, not {capacity}")
-        return capacity or self.context
+        if capacity is None:
+            return self.context
+        return whole_number_from(1, self.context, "tokens")("capacity", capacity)
 
     def new_session(self, capacity: int, *, kv_format: str | None = None) -> _core.Session:
         """An empty sequence of the core, with room for `capacity` tokens of key-value cache.

@@ -85,6 +85,18 @@ def integer(accepts: Callable[[int], bool], what: str) -> Callable[[str, Any], i
     return read
 
 
+def whole_number_from(least: int, most: int, unit: str) -> Callable[[str, Any], int]:
+    """A check for a whole number of some `unit`, within bounds."""
+    return integer(lambda n: least <= n <= most, f"from {least} to {most} {unit}")
+
+
+def flag(name: str, value: Any) -> bool:
+    """Check for True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
 def real(accepts: Callable[[float], bool], what: str) -> Callable[[str, Any], float]:
     """A check for a number that `accepts`, in words `what`."""
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pythia_rt import _core
 from pythia_rt.generation import Generation
+from pythia_rt.options import whole_number_from
 from pythia_rt.prompt import Prompt
 from pythia_rt.sampling import Sampling, SamplingOptions, merged
 from pythia_rt.saved_session import save_session
@@ -108,6 +109,7 @@ class Session:
         """Forget everything after the first `length` tokens. Raises ValueError for more than there
         are."""
         self._settle()
+        length = whole_number_from(0, len(self._tokens), "tokens")("length", length)
         self._session.rewind(length)
         del self._tokens[length:]
 

@@ -82,6 +82,8 @@ class Tokenizer:
         Ids of no token, negative ones and those of padding rows among them, become nothing. Raises
         ValueError for what is no whole number.
         """
+        if not isinstance(tokens, Iterable):
+            raise ValueError(f"decode takes token ids in a list, not {tokens!r}")
         if self._is_byte_level:
             return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")
         ids = [token for token in map(whole_number, tokens) if 0 <= token <= _MAX_ID]

@@ -9,7 +9,7 @@ import sys
 import threading
 import typing
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from demo import GREEDY, PROMPT, ids_of
 
 import pythia_rt
-from pythia_rt import Generation, Model, Sampling
+from pythia_rt import Generation, Loading, Model, Sampling
 from pythia_rt.sampling import SamplingOptions
 
 # The package
@@ -381,3 +381,39 @@ def test_ctrl_c_stops_a_long_prompt(model: Model, interrupt: threading.Timer) ->
         for _ in range(1000):
             model.logits([7] * 2048)
     assert model.generate(PROMPT, **GREEDY).text
+
+
+@pytest.mark.parametrize("value", [True, 1.5, "x", [1], None, float("nan"), np.float32(2), 2**70])
+def test_arguments_of_another_type_get_one_sentence(model: Model, value: Any) -> None:
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    session = model.session()
+    session.append("Some words")
+    calls: list[tuple[str, Callable[[], Any]]] = [
+        ("top must be from 0 to", lambda: model.score(["a"], top=value)),
+        ("length must be from 0 to", lambda: session.rewind(value)),
+        ("format .* is unknown", lambda: Model.demo(format=value)),
+    ]
+    if value is not None:  # which stands for the default
+        calls.append(("capacity must be from 1 to", lambda: model.session(capacity=value)))
+    if not isinstance(value, (str, list)):
+        calls.append(("score takes a list of texts", lambda: model.score(value)))
+        calls.append(("decode takes token ids", lambda: tokenizer.decode(value)))
+    if value is not None and value is not True:
+        calls.append(("copy must be True or False", lambda: Model.demo(copy=value)))
+    for sentence, call in calls:
+        with pytest.raises(ValueError, match=sentence):
+            call()
+    assert session.tokens == tokenizer.encode("Some words")
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(model: Model) -> None:
+    two = np.int64(2)
+    assert model.session(capacity=two).capacity == 2
+    (found,), (expected,) = (model.score(["a b c"], top=top) for top in (two, 2))
+    np.testing.assert_array_equal(found.top_ids, expected.top_ids)
+    session = model.session()
+    session.append(np.array([1, 2, 3]))
+    session.rewind(two)
+    assert session.tokens == [1, 2]
+    assert Loading(threads=np.int64(1)).threads == 1

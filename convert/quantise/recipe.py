@@ -21,8 +21,9 @@ RECIPES = {
 def check_formats(recipe: str, **parts: str | None) -> None:
     """Raise ValueError for a recipe, or a format of a part of the model, that there is not."""
     known = _core.format_names()
-    for option, name in {"format": recipe, **parts}.items():
-        if name is not None and name not in known:
+    given = {option: name for option, name in parts.items() if name is not None}
+    for option, name in {"format": recipe, **given}.items():
+        if name not in known:
             raise ValueError(f"{option} {name!r} is unknown: choose one of {', '.join(known)}")
 
 
