@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import codecs
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pythia_rt.byte_map import ByteMap
     from pythia_rt.tokenizer import Tokenizer
 
-# Of a tokenizer that is not byte-level: so many tokens are decoded anew for each piece, and so many
-# of them stay when they become too many. What a decoder does at the start of a text (it takes a
-# space away) is then far behind.
+# Where a token's text depends on others: so many tokens are decoded anew for each piece, and so
+# many of them stay when they become too many. What a decoder does at the start of a text (it takes
+# a space away) is then far behind.
 _MOST_TOKENS, _KEPT_TOKENS = 96, 32
 
 
@@ -21,15 +21,49 @@ class Detokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        found = tokenizer.byte_map
+        self._pieces = _Anew(tokenizer) if found is None else _Bytes(tokenizer, found)
+
+    def feed(self, token: int) -> str:
+        """The text that `token` completes: empty while a character is unfinished."""
+        return self._pieces.feed(token)
+
+    def flush(self) -> str:
+        """The tokens have ended: return what was held back, U+FFFD for bytes of no character."""
+        return self._pieces.flush()
+
+
+class _Bytes:
+    """Of tokens that are bytes, whatever is beside them."""
+
+    def __init__(self, tokenizer: Tokenizer, byte_map: ByteMap) -> None:
+        self._bytes_of = tokenizer.token_bytes
+        self._decoder = byte_map.decoder()
+        self._spaces = byte_map.leading_spaces  # that may still be taken away
+
+    def feed(self, token: int) -> str:
+        content = self._bytes_of(token)
+        while self._spaces and content:
+            if not content.startswith(b" "):
+                self._spaces = 0
+                break
+            content = content[1:]
+            self._spaces -= 1
+        return self._decoder.decode(content)
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class _Anew:
+    """Of tokens that the library alone can decode, together."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._tokens: list[int] = []
         self._shown = 0  # characters of their text
 
     def feed(self, token: int) -> str:
-        """The text that `token` completes: empty while a character is unfinished."""
-        if self._tokenizer.is_byte_level:
-            return self._decoder.decode(self._tokenizer.token_bytes(token))
         if not self._tokenizer.name(token):
             return ""
         self._tokens.append(token)
@@ -46,7 +80,4 @@ class Detokenizer:
         return piece
 
     def flush(self) -> str:
-        """The tokens have ended: return what was held back, U+FFFD for bytes of no character."""
-        if self._tokenizer.is_byte_level:
-            return self._decoder.decode(b"", final=True)
         return self._tokenizer.decode(self._tokens)[self._shown :]

@@ -37,11 +37,11 @@ class Timing:
 class Generation:
     """What was written.
 
-    `text` is the new text alone, without the token that ended it and without the stop string; it is
-    empty for a model without a tokenizer. `tokens` are all sampled ids, those of the stop string
-    and the token that ended the text included, and `logprobs` their natural log-probabilities under
-    the model's own distribution over the tokenizer's ids, before temperature, penalties and
-    filters.
+    `text` is the new text alone, as `Tokenizer.decode` gives it for these tokens, without the token
+    that ended it and without the stop string; it is empty for a model without a tokenizer. `tokens`
+    are all sampled ids, those of the stop string and the token that ended the text included, and
+    `logprobs` their natural log-probabilities under the model's own distribution over the
+    tokenizer's ids, before temperature, penalties and filters.
 
     `finish_reason` is "eos" (an end token of the model), "stop" (a stop string, or one of the
     stop_token_ids that is no end token) or "length" (max_new_tokens or the end of the context).

@@ -381,7 +381,7 @@ class Model:
     def _session_ids(self, text: Prompt, is_first: bool) -> NDArray[np.int32]:
         if is_first or not isinstance(text, str) or self._tokenizer is None:
             return self._ids(text)
-        return self._ids(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._ids(self._tokenizer.encode(text, continues=True))
 
     @property
     def _vocab_size(self) -> int:

@@ -71,8 +71,9 @@ class Session:
     def append(self, text: Prompt) -> None:
         """Append a str, or token ids, which are read when something is asked about them.
 
-        Of several strs only the first begins with the tokens that the tokenizer puts before a text.
-        Raises ValueError as `Model.generate` does and where there is no room, and nothing changes.
+        Of several strs only the first begins with the tokens, and the space, that the tokenizer
+        puts before a text: the others continue it as they stand (`Tokenizer.encode`). Raises
+        ValueError as `Model.generate` does and where there is no room, and nothing changes.
         """
         self._settle()
         ids = self._ids(text, not self._tokens)

@@ -19,6 +19,7 @@ from tokenizer_folders import Change, as_sources, make_folder, ours, resolve, re
 from pythia_rt import Model
 from pythia_rt.convert import CheckpointError, FlatFile, convert
 from pythia_rt.convert.text.sentencepiece_model import read_sentencepiece
+from pythia_rt.detokenizer import Detokenizer
 from pythia_rt.info import describe
 
 GOLDEN = json.loads((FOLDER / "golden.json").read_text())
@@ -109,6 +110,27 @@ def test_no_class_is_sentencepiece_itself(tmp_path: Path, name: str) -> None:
     special = ["<s>" in text or "[INST]" in text or text == "<0x41>" for text in TEXTS]
     assert all(one or two for one, two in zip(same, special, strict=True))
     assert sum(same) >= len(TEXTS) - 3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_text_is_that_of_sentencepiece(tmp_path: Path, name: str) -> None:
+    """Of any ids, bytes of no character among them; control tokens have a text here alone."""
+    mine = ours(model_folder(tmp_path / "f", MODELS[name], "no class"))
+    for ids, text in GOLDEN[name]["sentencepiece"]["ids"]:
+        if "[INST]" not in map(mine.name, ids):
+            detokenizer = Detokenizer(mine)
+            pieces = [detokenizer.feed(token) for token in ids]
+            assert "".join(pieces) + detokenizer.flush() == mine.decode(ids) == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_text_goes_on(tmp_path: Path, name: str, kind: str) -> None:
+    if kind in GOLDEN[name]:
+        mine = ours(model_folder(tmp_path / "f", MODELS[name], kind))
+        for first, then in (("The server", " is up"), ("The serv", "er"), ("a", "\n b"), ("x", "")):
+            ids = mine.encode(first, add_special_tokens=False) + mine.encode(then, continues=True)
+            assert mine.decode(ids) == first + then
 
 
 def test_renamed_pieces(tmp_path: Path) -> None:
@@ -245,8 +267,15 @@ def test_a_converted_model_has_its_tokenizer(tmp_path: Path) -> None:
     scores = [model.score([prompt])[0].log_probabilities for prompt in (text, ids)]
     np.testing.assert_array_equal(*scores)
     assert "".join(model.stream(text, **options)) == model.generate(text, **options).text
+    whole = model.generate(text, max_new_tokens=40, seed=1)
+    assert whole.text == model.tokenizer.decode(whole.tokens)
+    for start in range(2, 20, 3):  # across tokens, and bytes of tokens
+        stop = whole.text[start : start + 4]
+        stopped = model.generate(text, max_new_tokens=40, seed=1, stop=stop)
+        assert stopped.text == whole.text[: whole.text.index(stop)]
     session = model.session()
     session.append(text)
     assert session.tokens == ids
-    session.append(" is")
+    session.append(" is up")
     assert session.tokens.count(1) == 1
+    assert model.tokenizer.decode(session.tokens) == "<s> The server is up"
