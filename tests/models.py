@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt import _core
+from pythia_rt.convert import FlatFile
 from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, linears, vectors
 from pythia_rt.convert.flatfile.spec import CHOICES, FIELDS, Spec, validate_spec
 
@@ -32,6 +33,8 @@ def make_spec(**changes: Any) -> Spec:
         "norm": "layer",
         "norm_eps": 1e-5,
         "block": "parallel",
+        "embed_norm": False,
+        "final_norm": True,
         "mlp": "plain",
         "activation": "gelu",
         "rope": "half",
@@ -115,6 +118,18 @@ def make_tensors(spec: Spec, form: str = "f32") -> Tensors:
             f"{matrix.name}.{part}": data for (part, _, _), data in zip(layout, parts, strict=True)
         }
     return tensors
+
+
+def contents(file: FlatFile) -> dict[str, NDArray[np.float32]]:
+    """The same of an f32 file."""
+    found = {
+        name: file.tensors[name].view(np.float32)[:n] for name, n in vectors(file.spec).items()
+    }
+    for matrix in linears(file.spec):
+        parts = [part for part, _, _ in _core.packed_layout("f32", matrix.rows, matrix.columns)]
+        stored = [file.tensors[f"{matrix.name}.{part}"] for part in parts]
+        found[matrix.name] = _core.unpack("f32", stored, matrix.rows, matrix.columns)
+    return found
 
 
 def make_model(

@@ -11,12 +11,12 @@ import numpy as np
 import planted
 import pytest
 from checkpoints import make_config, write_checkpoint
+from models import contents
 from numpy.typing import NDArray
 
 import pythia_rt
 from pythia_rt import _core
 from pythia_rt.convert import CheckpointError, FlatFile, convert
-from pythia_rt.convert.flatfile.layout import linears, vectors
 from pythia_rt.evaluation.weights import relative_errors
 
 Model = pythia_rt.Model
@@ -49,16 +49,6 @@ def flat(source: Path, monkeypatch: pytest.MonkeyPatch, *, balanced: bool) -> Fl
 
 def logits(file: FlatFile, tokens: NDArray[np.int32] = TOKENS) -> Floats:
     return Model(file, threads=1, kv_format="f32").logits(tokens)
-
-
-def contents(file: FlatFile) -> dict[str, Floats]:
-    """Every vector and matrix of an f32 file."""
-    found = {name: file.tensors[name].view(np.float32) for name in vectors(file.spec)}
-    for matrix in linears(file.spec):
-        parts = [part for part, _, _ in _core.packed_layout("f32", matrix.rows, matrix.columns)]
-        stored = [file.tensors[f"{matrix.name}.{part}"] for part in parts]
-        found[matrix.name] = _core.unpack("f32", stored, matrix.rows, matrix.columns)
-    return found
 
 
 def dead_channels(

@@ -177,6 +177,8 @@ def test_the_metadata_says_what_it_is(tmp_path: Path) -> None:
         "norm": "layer",
         "norm_eps": 1e-5,
         "block": "parallel",
+        "embed_norm": False,
+        "final_norm": True,
         "mlp": "plain",
         "activation": "gelu_tanh",
         "rope": "half",

@@ -156,8 +156,9 @@ def test_the_binder_takes_what_the_layout_lists(tied: bool) -> None:
         make_model(spec, tensors=more)
 
 
-def test_what_a_matrix_reads_is_in_the_layout_and_of_its_width() -> None:
-    spec = make_spec()
+@pytest.mark.parametrize("block", CHOICES["block"])
+def test_what_a_matrix_reads_is_in_the_layout_and_of_its_width(block: str) -> None:
+    spec = make_spec(block=block)
     outputs = {norm.name: norm.size for norm in norms(spec)}
     for matrix in linears(spec):
         if matrix.reads:
@@ -166,14 +167,18 @@ def test_what_a_matrix_reads_is_in_the_layout_and_of_its_width() -> None:
             width = attended if matrix.role == "attn_out" else outputs[matrix.reads]
             assert matrix.columns == width
         else:
-            assert matrix.part == "embed"
+            reads_stream = block == "post" and matrix.role in ("qkv", "mlp_up")
+            assert reads_stream or matrix.part == "embed"
         outputs[matrix.name] = matrix.rows
         expected = f"layers.{matrix.layer}.{matrix.role}" if matrix.layer >= 0 else matrix.role
         assert matrix.name == expected
 
 
-def test_a_layer_alone_takes_the_tensors_of_a_layer_and_shows_what_its_matrices_see() -> None:
-    spec = make_spec()
+@pytest.mark.parametrize("block", CHOICES["block"])
+def test_a_layer_alone_takes_the_tensors_of_a_layer_and_shows_what_its_matrices_see(
+    block: str,
+) -> None:
+    spec = make_spec(block=block)
     prefix = "layers.1."
     tensors = {
         name.removeprefix(prefix): data

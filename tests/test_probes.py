@@ -1,7 +1,7 @@
 """What a probe sees of a pass is what transformers computes there, and seeing it changes no bit.
 
 What a probe puts in its place is what the rest of the model goes on with, as a plain model in
-double precision says (oracle/model.py).
+double precision says (oracle/decoder.py).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import pytest
 import torch
 import transformers
 from checkpoints import make_config, write_checkpoint
+from models import contents
 from numpy.typing import NDArray
-from oracle import model as oracle
-from safetensors.numpy import load_file
+from oracle import decoder as oracle
 
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile, convert
@@ -246,11 +246,10 @@ def test_replaced_values_are_what_the_rest_of_the_model_goes_on_with(
     made: Callable[[str, str], tuple[Path, Path]], name: str
 ) -> None:
     """Some tokens of each sequence get other values, at one place at a time and at all of them."""
-    folder, path = made(name, "f32")
-    config = make_config(**CONFIGS[name])
-    tensors = {n: t.astype(np.float64) for n, t in load_file(folder / "model.safetensors").items()}
+    path = made(name, "f32")[1]
+    spec, weights = FlatFile(path).spec, contents(FlatFile(path))
     model = load(_core, path)
-    tokens = tokens_of(config["vocab_size"], (12, 1, 7))
+    tokens = tokens_of(spec["vocab_size"], (12, 1, 7))
     places = places_of(model)
     _, clean = run(_core, model, tokens, capture=places)
     numbers = [1, 7, 12, 13, 19]  # of all 20 tokens
@@ -277,7 +276,7 @@ def test_replaced_values_are_what_the_rest_of_the_model_goes_on_with(
                             values[number - start] = row
                 return values
 
-            expected.append(oracle.forward(tensors, config, sequence, at))
+            expected.append(oracle.forward(spec, weights, sequence, at))
         assert_close(logits, np.concatenate(expected), chosen)
         for place, values in zip(places, captured, strict=True):
             if place in chosen:
@@ -321,7 +320,9 @@ def test_what_does_not_fit_is_refused(made: Callable[[str, str], tuple[Path, Pat
         return str(caught.value)
 
     rows = np.zeros((1, 64), np.float32)
-    assert "no point 'residual'; there are embed, resid_pre" in refused(capture=[("residual", 0)])
+    assert "no point 'residual'; there are embed, embed_norm, resid_pre" in refused(
+        capture=[("residual", 0)]
+    )
     assert refused(capture=[("resid_mid", 0)]) == "this model has no point 'resid_mid'"
     assert "in the layers 0 to 1, not in 2" in refused(capture=[("q", 2)])
     assert "in no layer: its layer is -1" in refused(capture=[("embed", 0)])

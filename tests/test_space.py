@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
-from models import covering_specs, make_model, make_spec, make_weights, some_tokens
+from models import covering_specs, make_model, make_spec, make_tensors, make_weights, some_tokens
 from numpy.typing import NDArray
 from oracle import decoder as oracle
 
 from pythia_rt import _core
-from pythia_rt.convert.flatfile.layout import Linear, linears
+from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, Linear, linears
 from pythia_rt.convert.flatfile.spec import CHOICES, FIELDS, Spec
 from pythia_rt.convert.quantise.balancing import rewrites, solve
+from pythia_rt.convert.quantise.calibrator import Calibrator
+from pythia_rt.convert.quantise.kv_range import bound_keys_and_values
+from pythia_rt.convert.quantise.weights import Chunk
 
 Floats = NDArray[np.float32]
 
@@ -50,6 +54,59 @@ def test_scores_are_those_of_the_formula(spec: Spec) -> None:
     session = _core.Session(make_model(spec), kv_format="f32")
     ((found, _),) = _core.score([session], [tokens])
     assert np.abs(found - expected[np.arange(39), tokens[1:]]).max() <= 1e-4
+
+
+def places_of(model: Any) -> list[tuple[str, int]]:
+    """Every place of a model that has a point."""
+    layers = range(model.spec["n_layers"])
+    return [(p, i) for p, in_layers, _ in model.points for i in (layers if in_layers else (-1,))]
+
+
+@spaces
+def test_points_are_those_of_the_formula_and_seeing_them_changes_no_bit(spec: Spec) -> None:
+    tokens = some_tokens(spec)
+    truth: dict[tuple[str, int], NDArray[np.float64]] = {}
+
+    def keep(point: str, layer: int, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        truth[point, layer] = values.copy()
+        return values
+
+    oracle.forward(spec, make_weights(spec), tokens, keep)
+    model = make_model(spec)
+    places = places_of(model)
+    assert sorted(places) == sorted(truth)
+    expected = _core.Session(model, kv_format="f32").logits(tokens)
+    for chosen in (places, *([place] for place in places)):
+        session = _core.Session(model, kv_format="f32")
+        (logits,), captured = _core.run_probed([session], [tokens], capture=chosen)
+        assert_same(logits, expected)
+        for place, found in zip(chosen, captured, strict=True):
+            error = np.abs(found - truth[place]).max()
+            assert error <= 2e-5 * np.abs(truth[place]).max(), place
+
+
+@spaces
+def test_replaced_values_are_what_the_formula_goes_on_with(spec: Spec) -> None:
+    tokens, numbers = some_tokens(spec), [0, 3, 17, 39]
+    model = make_model(spec)
+    random = np.random.default_rng(4)
+    for place in places_of(model):
+        (width,) = (width for point, _, width in model.points if point == place[0])
+        rows = random.standard_normal((len(numbers), width)).astype(np.float32)
+
+        def at(
+            point: str, layer: int, values: NDArray[np.float64],
+            place: tuple[str, int] = place, rows: Floats = rows,
+        ) -> NDArray[np.float64]:  # fmt: skip
+            if (point, layer) == place:
+                values = values.copy()
+                values[numbers] = rows
+            return values
+
+        expected = oracle.forward(spec, make_weights(spec), tokens, at)
+        session = _core.Session(model, kv_format="f32")
+        (found,), _ = _core.run_probed([session], [tokens], replace=[(*place, numbers, rows)])
+        assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max(), place
 
 
 def in_pieces(module: Any, model: Any, cuts: Sequence[int]) -> Floats:
@@ -83,6 +140,9 @@ def test_neither_device_nor_isa_nor_threads_nor_pieces_change_a_bit(
 
 def compare(reference: Any, module: Any, model: Any) -> None:
     expected = in_pieces(_core, reference, ())
+    session, places = module.Session(model), places_of(model)
+    (probed,), _ = module.run_probed([session], [some_tokens(model.spec)], capture=places)
+    assert_same(probed, expected)
     for cuts in ((), (5, 29), range(30, 40)):
         assert_same(in_pieces(module, model, cuts), expected)
     assert_same(scores_of(module, model), scores_of(_core, reference))
@@ -93,7 +153,7 @@ def assert_same(found: Floats, expected: Floats) -> None:
 
 
 class Weights:
-    """The weights of a model as `balancing.Source` wants them."""
+    """The weights of a model as balancing reads them, and as what comes after it does."""
 
     def __init__(self, weights: dict[str, Floats]) -> None:
         self._weights = weights
@@ -105,6 +165,14 @@ class Weights:
         values = self._weights[matrix.name]
         for first in range(0, len(values), step):
             yield values[first : first + step].copy()
+
+    def chunks(self, matrix: Linear) -> Iterator[Chunk]:
+        for first, values in zip(itertools.count(0, 32), self.rows(matrix, 32), strict=False):
+            yield Chunk(first, len(values), "F32", values.reshape(-1).view(np.uint8))
+
+    def decode(self, matrix: Linear, chunk: Chunk) -> Floats:
+        values: Floats = chunk.data.view(np.float32).reshape(chunk.rows, matrix.columns)
+        return values
 
     def not_finite(self, matrix: Linear, row: int) -> ValueError:
         return ValueError(f"{matrix.name} {row}")
@@ -133,6 +201,72 @@ def test_balancing_keeps_the_function(spec: Spec) -> None:
     tokens = some_tokens(spec)
     truth, found = (oracle.forward(spec, found, tokens) for found in (weights, balanced))
     assert np.abs(found - truth).max() <= 1e-5 * np.abs(truth).max()
+
+
+class WholeWeights(Weights):
+    """As calibration reads them."""
+
+    def vector(self, name: str) -> Floats:
+        values = self._weights[name]
+        padded: Floats = np.pad(values, (0, -len(values) % VECTOR_MULTIPLE))
+        return padded
+
+    def rows(self, matrix: Linear, indices: Any) -> Any:
+        return self._weights[matrix.name][indices]
+
+    def chunks(self, matrix: Linear) -> Iterator[Chunk]:
+        values = self._weights[matrix.name]
+        yield Chunk(0, len(values), "F32", values.reshape(-1).view(np.uint8))
+
+    def values(self, matrix: Linear) -> Floats:
+        return self._weights[matrix.name].copy()
+
+    def size(self, name: str) -> int:
+        return self._weights[name].nbytes
+
+
+@spaces
+def test_calibration_helps(spec: Spec) -> None:
+    """On the text that it was calibrated on, and at every layer: each is given what it will see."""
+    weights = make_weights(spec)
+    formats = {matrix.name: "f32" if matrix.part == "embed" else "q4" for matrix in linears(spec)}
+    tokens = [some_tokens(spec), some_tokens(spec)[::-1].copy()]
+    plan: Any = SimpleNamespace(spec=spec)
+    calibrator = Calibrator(plan, formats, cast(Any, WholeWeights(weights)), tokens, 1)
+
+    def error(calibrated: bool) -> float:
+        tensors = make_tensors(spec)
+        for matrix in linears(spec):
+            form, size = formats[matrix.name], (matrix.rows, matrix.columns)
+            del tensors[f"{matrix.name}.{_core.packed_layout('f32', *size)[0][0]}"]
+            if calibrated and calibrator.packs(matrix.name):
+                (parts,) = calibrator.pack(matrix.name, lambda _: None)
+            else:
+                parts = _core.pack(form, weights[matrix.name], "F32", *size)
+            layout = _core.packed_layout(form, *size)
+            for (part, _, _), data in zip(layout, parts, strict=True):
+                tensors[f"{matrix.name}.{part}"] = data
+        model = _core.Model(dict(spec), formats, tensors)
+        truth = oracle.forward(spec, weights, tokens[0])
+        found = _core.Session(model, kv_format="f32").logits(tokens[0])
+        return float(np.square(found - truth).mean())
+
+    assert error(calibrated=True) < 0.5 * error(calibrated=False)
+
+
+@spaces
+def test_keys_and_values_stay_within_their_bound(spec: Spec) -> None:
+    weights = make_weights(spec)
+    found: list[float] = []
+
+    def measure(point: str, layer: int, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        if point in ("k", "v", "rot_k"):
+            found.append(float(np.abs(values).max()))
+        return values
+
+    oracle.forward(spec, weights, some_tokens(spec), measure)
+    bound = bound_keys_and_values(spec, cast(Any, Weights(weights)))
+    assert max(found) <= bound <= 20 * max(found)
 
 
 def test_choices_stand_beside_each_other() -> None:

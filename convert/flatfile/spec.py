@@ -29,6 +29,8 @@ class Spec(TypedDict):
     norm: str
     norm_eps: float
     block: str
+    embed_norm: bool
+    final_norm: bool
     mlp: str
     activation: str
     rope: str

@@ -80,6 +80,8 @@ class Calibrator:
         parts = _core.pack(form, exact, "F32", rows, columns, self._threads)
         quantised = _core.unpack(form, parts, rows, columns)
         ends = np.cumsum([len(sequence) for sequence in sequences])[:-1]
+        if self._plan.spec["embed_norm"]:
+            exact, quantised = (self._norm("embed_norm", rows) for rows in (exact, quantised))
         pieces = np.split(places.reshape(-1), ends)
         return [exact[p] for p in pieces], [quantised[p] for p in pieces]
 
@@ -183,7 +185,9 @@ class Calibrator:
         head = self._linears["head"]
         inputs = Inputs(head.columns)
         for seen, exact in zip(self._quantised, self._exact, strict=True):
-            inputs.add(self._final_norm(seen), self._final_norm(exact))
+            if self._plan.spec["final_norm"]:
+                seen, exact = (self._norm("final_norm", hidden) for hidden in (seen, exact))
+            inputs.add(seen, exact)
         self._quantised, self._exact = [], []
         feedback = self._feedback("head", inputs)
         row_bytes = self._weights.size("head") // head.rows
@@ -191,16 +195,14 @@ class Calibrator:
             yield self._quantise(feedback, "head", self._weights.decode(head, chunk))
             add_bytes(chunk.rows * row_bytes)
 
-    def _final_norm(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _norm(self, name: str, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         spec = self._plan.spec
-        (norm,) = (norm for norm in norms(spec) if norm.name == "final_norm")
+        (norm,) = (norm for norm in norms(spec) if norm.name == name)
         if spec["norm"] == "layer":
             hidden = hidden - hidden.mean(axis=1, keepdims=True)
         mean_square = np.square(hidden).mean(axis=1, keepdims=True)
         normed = hidden / np.sqrt(mean_square + np.float32(spec["norm_eps"]))
-        result: NDArray[np.float32] = (
-            normed * self._weights.vector("final_norm.weight")[: norm.size]
-        )
+        result: NDArray[np.float32] = normed * self._weights.vector(f"{name}.weight")[: norm.size]
         if norm.bias:
-            result += self._weights.vector("final_norm.bias")[: norm.size]
+            result += self._weights.vector(f"{name}.bias")[: norm.size]
         return result

@@ -3,7 +3,8 @@
 A norm makes of any d numbers a vector of length sqrt(d) at most, multiplies it by its weights g and
 adds its bias b. So a row w of the matrix of keys or values, with its bias c, gives at most
 |w g| sqrt(d) + |w.b + c|, by Cauchy and Schwarz. A rotation mixes two dimensions of a key, which
-can make one of them sqrt(2) times as large.
+can make one of them sqrt(2) times as large. Where the first layer reads the embedding as it is, the
+longest row takes the place of sqrt(d).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 
 import numpy as np
 
-from ..flatfile.layout import linears, norms
+from ..flatfile.layout import Linear, Norm, linears, norms
 from ..flatfile.spec import Spec
 from .balanced import BalancedWeights
 
@@ -25,15 +26,16 @@ def bound_keys_and_values(spec: Spec, weights: BalancedWeights) -> float:
     width = spec["hidden_size"]
     first_key = spec["n_heads"] * spec["head_dim"]
     first_value = first_key + spec["n_kv_heads"] * spec["head_dim"]
-    has_bias = {norm.name: norm.bias for norm in norms(spec)}
     largest = 0.0
     for matrix in linears(spec):
         if matrix.role != "qkv":
             continue
-        gain = weights.vector(f"{matrix.reads}.weight")[:width]
-        shift = np.zeros(width, np.float32)
-        if has_bias[matrix.reads]:
-            shift = weights.vector(f"{matrix.reads}.bias")[:width]
+        norm = _norm_before(spec, matrix)
+        gain, shift = np.ones(width, np.float32), np.zeros(width, np.float32)
+        length_squared = width if norm is not None else _longest_embedding(spec, weights) ** 2
+        if norm is not None:
+            gain = weights.vector(f"{norm.name}.weight")[:width]
+            shift = weights.vector(f"{norm.name}.bias")[:width] if norm.bias else shift
         bias = weights.vector(f"{matrix.name}.bias") if matrix.bias else np.zeros(matrix.rows)
         for chunk in weights.chunks(matrix):
             skipped = max(0, min(first_key - chunk.first, chunk.rows))
@@ -44,9 +46,26 @@ def bound_keys_and_values(spec: Spec, weights: BalancedWeights) -> float:
             with np.errstate(over="ignore", invalid="ignore"):
                 fixed = np.abs(rows @ shift + bias[first : first + len(rows)])
                 scaled = rows * gain
-                bounds = np.sqrt(np.einsum("ij,ij->i", scaled, scaled) * width) + fixed
+                bounds = np.sqrt(np.einsum("ij,ij->i", scaled, scaled) * length_squared) + fixed
             bounds[: max(0, first_value - first)] *= math.sqrt(2)
             largest = max(
                 largest, float(np.nan_to_num(bounds, nan=math.inf, posinf=math.inf).max())
             )
     return largest
+
+
+def _norm_before(spec: Spec, qkv: Linear) -> Norm | None:
+    """The norm whose results `qkv` multiplies: its own, or what made the residual stream."""
+    named = {norm.name: norm for norm in norms(spec)}
+    if qkv.reads:
+        return named[qkv.reads]
+    return named.get(f"layers.{qkv.layer - 1}.mlp_norm" if qkv.layer > 0 else "embed_norm")
+
+
+def _longest_embedding(spec: Spec, weights: BalancedWeights) -> float:
+    longest = 0.0
+    (embed,) = (matrix for matrix in linears(spec) if matrix.role == "embed")
+    for chunk in weights.chunks(embed):
+        rows = weights.decode(embed, chunk)
+        longest = max(longest, float(np.sqrt(np.einsum("ij,ij->i", rows, rows).max())))
+    return longest

@@ -105,7 +105,9 @@ class CpuBackend : public Backend {
 
   void linear_pair(const Product& first, const Product& second) override {
     const LinearArguments a = prepare(first, first_input_);
-    const LinearArguments b = prepare(second, second_input_);
+    // Inputs that are the same rows are quantised once.
+    const bool share = first.in.data == second.in.data && a.quantised.codes != nullptr;
+    const LinearArguments b = share ? prepare(second, a.quantised) : prepare(second, second_input_);
     if (first.out.data == second.out.data) {
       // Each block of outputs gets both products, in order.
       pool_.share({load(first)}, kBlocksTogether, [&](const Piece& piece, int worker) {
@@ -225,7 +227,14 @@ class CpuBackend : public Backend {
   };
 
   LinearArguments prepare(const Product& product, QuantisedInput& input) {
+    const bool quantises = is_quantised(product.matrix->format);
+    return prepare(product, quantises ? quantise(product.in, input) : QuantisedRows{});
+  }
+
+  // With the product's input as it was quantised before.
+  static LinearArguments prepare(const Product& product, const QuantisedRows& quantised) {
     LinearArguments arguments{};
+    arguments.quantised = quantised;
     arguments.matrix = product.matrix;
     arguments.in = product.in.data;
     arguments.in_stride = product.in.stride;
@@ -233,7 +242,6 @@ class CpuBackend : public Backend {
     arguments.out_stride = product.out.stride;
     arguments.epilogue = product.epilogue;
     arguments.row_end = product.in.count;
-    if (is_quantised(product.matrix->format)) arguments.quantised = quantise(product.in, input);
     return arguments;
   }
 

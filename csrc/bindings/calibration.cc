@@ -82,10 +82,24 @@ Weights only(const LayerWeights& layer) {
 }
 
 // The points where the inputs of a layer's matrices are.
-constexpr std::pair<const char*, Point> kInputs[] = {{"qkv", Point::attn_norm},
-                                                     {"attn_out", Point::attended},
-                                                     {"mlp_up", Point::mlp_norm},
-                                                     {"mlp_down", Point::mlp_post}};
+std::vector<std::pair<const char*, Point>> inputs_of(Block block) {
+  const auto with = [](Point qkv, Point mlp_up) {
+    return std::vector<std::pair<const char*, Point>>{{"qkv", qkv},
+                                                      {"attn_out", Point::attended},
+                                                      {"mlp_up", mlp_up},
+                                                      {"mlp_down", Point::mlp_post}};
+  };
+  switch (block) {
+    case Block::sequential:
+    case Block::parallel:
+      return with(Point::attn_norm, Point::mlp_norm);
+    case Block::parallel_shared:
+      return with(Point::attn_norm, Point::attn_norm);
+    case Block::post:
+      return with(Point::resid_pre, Point::resid_mid);
+  }
+  throw_invalid("there is no such block");
+}
 
 // A layer as a model that has no other, and the Python buffers that hold its weights; one thread at
 // a time may run it.
@@ -113,16 +127,19 @@ class BoundLayer {
     std::vector<int64_t> all(static_cast<size_t>(count));
     std::iota(all.begin(), all.end(), 0);
     probe.replace({Point::resid_pre, 0}, all, hidden.data());
+    std::map<Point, FloatArray> arrays;  // one input may be that of two matrices
     const auto seen = [&](Point point) {
+      const auto known = arrays.find(point);
+      if (known != arrays.end()) return known->second;
       const Place place{point, 0};
       FloatArray array({count, facts_of(spec_, place).width});
       probe.capture(place, array.mutable_data());
-      return array;
+      return arrays.emplace(point, array).first->second;
     };
     FloatArray out = seen(Point::resid_post);
     std::map<std::string, FloatArray> inputs;
     if (capture) {
-      for (const auto& [matrix, point] : kInputs) inputs[matrix] = seen(point);
+      for (const auto& [matrix, point] : inputs_of(spec_.block)) inputs[matrix] = seen(point);
     }
     const GilRelease release;
     const auto lock = claim(mutex_, "layer");

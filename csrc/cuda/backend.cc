@@ -270,6 +270,10 @@ class CudaBackend : public Backend {
       const Product& product = products[i];
       tasks[i] = {*product.matrix, product.in, {}, product.out, product.epilogue};
       if (!is_quantised(product.matrix->format)) continue;
+      if (n_quantised == 1 && quantised[0].in.data == product.in.data) {
+        tasks[i].quantised = quantised[0].out;  // inputs that are the same rows, once
+        continue;
+      }
       tasks[i].quantised = room_for_codes(inputs_[i], product.in);
       quantised[n_quantised++] = {product.in, tasks[i].quantised};
     }

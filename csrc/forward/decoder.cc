@@ -1,6 +1,7 @@
 #include "forward/decoder.h"
 
 #include "forward/layer.h"
+#include "forward/norm.h"
 
 namespace pythia_rt {
 
@@ -79,6 +80,12 @@ void Decoder::run_stage(const Stage& stage, FunctionRef<void()> between_layers, 
     part.backend->embed(weights_.embed, x);
     if (probe != nullptr && probe->wants({Point::embed})) {
       probe->at({Point::embed}, *part.backend, x);
+    }
+    if (spec_.embed_norm) {
+      part.backend->norm(norm_parameters(spec_, weights_.embed_norm), x, x);
+      if (probe != nullptr && probe->wants({Point::embed_norm})) {
+        probe->at({Point::embed_norm}, *part.backend, x);
+      }
     }
   }
   for (int64_t i = 0; i < part.n_layers; ++i) {

@@ -51,10 +51,12 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
   const bool activates_later = watch.wants(Point::mlp_pre);
   const Norm attn_norm{norm_parameters(spec, weights.attn_norm), attn_in};
   const Norm mlp_norm{norm_parameters(spec, weights.mlp_norm), mlp_in};
-  const Product project{&weights.qkv, attn_in, qkv, Epilogue::store};
+  // Of what is the block's to say.
+  const auto project = [&](Rows in) { return Product{&weights.qkv, in, qkv, Epilogue::store}; };
+  const auto mlp_up = [&](Rows in) {
+    return Product{&weights.mlp_up, in, mlp, activates_later ? Epilogue::store : activation};
+  };
   const Product attn_out{&weights.attn_out, attended, x, Epilogue::add};
-  const Product mlp_up{&weights.mlp_up, mlp_in, mlp,
-                       activates_later ? Epilogue::store : activation};
   const Product mlp_down{&weights.mlp_down, mlp, x, Epilogue::add};
 
   const auto attend = [&] {
@@ -83,6 +85,14 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
     watch.at(point, added);
     backend.finish(Epilogue::add, added, x);
   };
+  const auto add_both = [&] {
+    if (watch.wants(Point::attn_out) || watch.wants(Point::mlp_out)) {
+      add(attn_out, Point::attn_out);
+      add(mlp_down, Point::mlp_out);
+    } else {
+      backend.linear_pair(attn_out, mlp_down);
+    }
+  };
 
   watch.at(Point::resid_pre, x);
   switch (spec.block) {
@@ -91,29 +101,45 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
       backend.norm_pair(x, attn_norm, mlp_norm);
       watch.at(Point::attn_norm, attn_in);
       watch.at(Point::mlp_norm, mlp_in);
-      backend.linear_pair(project, mlp_up);
+      backend.linear_pair(project(attn_in), mlp_up(mlp_in));
       activate();
       attend();
-      if (watch.wants(Point::attn_out) || watch.wants(Point::mlp_out)) {
-        add(attn_out, Point::attn_out);
-        add(mlp_down, Point::mlp_out);
-      } else {
-        backend.linear_pair(attn_out, mlp_down);
-      }
+      add_both();
+      break;
+    case Block::parallel_shared:
+      // x + attention(norm(x)) + mlp(norm(x)).
+      backend.norm(attn_norm.parameters, x, attn_in);
+      watch.at(Point::attn_norm, attn_in);
+      backend.linear_pair(project(attn_in), mlp_up(attn_in));
+      activate();
+      attend();
+      add_both();
       break;
     case Block::sequential:
       // h = x + attention(norm1(x)), then h + mlp(norm2(h)).
       backend.norm(attn_norm.parameters, x, attn_in);
       watch.at(Point::attn_norm, attn_in);
-      backend.linear(project);
+      backend.linear(project(attn_in));
       attend();
       add(attn_out, Point::attn_out);
       watch.at(Point::resid_mid, x);
       backend.norm(mlp_norm.parameters, x, mlp_in);
       watch.at(Point::mlp_norm, mlp_in);
-      backend.linear(mlp_up);
+      backend.linear(mlp_up(mlp_in));
       activate();
       add(mlp_down, Point::mlp_out);
+      break;
+    case Block::post:
+      // h = norm1(x + attention(x)), then norm2(h + mlp(h)).
+      backend.linear(project(x));
+      attend();
+      add(attn_out, Point::attn_out);
+      backend.norm(attn_norm.parameters, x, x);
+      watch.at(Point::resid_mid, x);
+      backend.linear(mlp_up(x));
+      activate();
+      add(mlp_down, Point::mlp_out);
+      backend.norm(mlp_norm.parameters, x, x);
       break;
   }
   watch.at(Point::resid_post, x);

@@ -38,12 +38,13 @@ void Logits::watch(const Stage& last, Probe& probe) {
 
 // The logits of as many rows as `hidden` has, which are normed yet or not.
 void Logits::run_head(const Stage& last, Rows hidden) const {
-  const Rows normed = last.activations.wanted.first(hidden.count);
   const Rows logits = last.activations.logits.first(hidden.count);
-  if (!is_normed_) {
+  if (needs_norm()) {
+    const Rows normed = last.activations.wanted.first(hidden.count);
     last.part.backend->norm(norm_parameters(spec_, weights_.final_norm), hidden, normed);
+    hidden = normed;
   }
-  last.part.backend->linear({&weights_.head, normed, logits, Epilogue::store});
+  last.part.backend->linear({&weights_.head, hidden, logits, Epilogue::store});
 }
 
 // Rows after the last layer, normed if watch() has normed them.
@@ -85,7 +86,7 @@ void Logits::compute_terms(const Stage& last, const std::vector<Chunk>& chunks) 
   terms_.resize(targets_.size());
   const Rows hidden = last.activations.attn_in.first(static_cast<int64_t>(targets_.size()));
   gather(last, wanted_rows_.data(), hidden);
-  if (!is_normed_) {
+  if (needs_norm()) {
     backend.norm(norm_parameters(spec_, weights_.final_norm), hidden, hidden);
   }
   backend.score(weights_.head, hidden, targets_.data(), terms_.data());

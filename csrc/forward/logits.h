@@ -33,6 +33,7 @@ class Logits {
  private:
   void gather(const Stage& last, const int64_t* rows, Rows out) const;
   void run_head(const Stage& last, Rows hidden) const;
+  bool needs_norm() const { return spec_.final_norm && !is_normed_; }
 
   const Spec& spec_;
   const Weights& weights_;

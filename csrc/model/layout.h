@@ -29,7 +29,7 @@ struct MatrixShape {
   int64_t columns;
   bool has_bias;
   // Whose result it multiplies, a norm's or, through attention or the activation, a matrix's.
-  // Empty: a token chooses its row.
+  // Empty: a token chooses its row, or it multiplies the residual stream itself.
   const char* reads;
 };
 
@@ -48,19 +48,41 @@ template <typename AnyWeights, typename Visitor>
 void visit_first(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
   visitor.matrix("embed", weights.embed,
                  MatrixShape{"embed", spec.vocab_size, spec.hidden_size, false, ""});
+  if (spec.embed_norm) visitor.norm("embed_norm", weights.embed_norm, norm_shape(spec));
+}
+
+// The norms that queries, keys and values read, and the MLP.
+struct BlockNorms {
+  const char* attn;
+  const char* mlp;
+};
+inline BlockNorms norms_read(Block block) {
+  switch (block) {
+    case Block::sequential:
+    case Block::parallel:
+      return {"attn_norm", "mlp_norm"};
+    case Block::parallel_shared:
+      return {"attn_norm", "attn_norm"};
+    case Block::post:
+      return {"", ""};
+  }
+  throw std::invalid_argument("there is no such block");
 }
 
 template <typename AnyWeights, typename Visitor>
 void visit_layer(const Spec& spec, AnyWeights& layer, Visitor&& visitor) {
   const int64_t hidden = spec.hidden_size;
+  const BlockNorms read = norms_read(spec.block);
   visitor.norm("attn_norm", layer.attn_norm, norm_shape(spec));
-  visitor.norm("mlp_norm", layer.mlp_norm, norm_shape(spec));
+  if (spec.block != Block::parallel_shared) {
+    visitor.norm("mlp_norm", layer.mlp_norm, norm_shape(spec));
+  }
   visitor.matrix("qkv", layer.qkv,
-                 MatrixShape{"attention", spec.qkv_size(), hidden, spec.qkv_bias, "attn_norm"});
+                 MatrixShape{"attention", spec.qkv_size(), hidden, spec.qkv_bias, read.attn});
   visitor.matrix("attn_out", layer.attn_out,
                  MatrixShape{"attention", hidden, spec.query_size(), spec.attn_out_bias, "qkv"});
   visitor.matrix("mlp_up", layer.mlp_up,
-                 MatrixShape{"mlp", spec.mlp_size, hidden, spec.mlp_bias, "mlp_norm"});
+                 MatrixShape{"mlp", spec.mlp_size, hidden, spec.mlp_bias, read.mlp});
   visitor.matrix("mlp_down", layer.mlp_down,
                  MatrixShape{"mlp", hidden, spec.mlp_size, spec.mlp_bias, "mlp_up"});
 }
@@ -68,11 +90,11 @@ void visit_layer(const Spec& spec, AnyWeights& layer, Visitor&& visitor) {
 // What comes after them.
 template <typename AnyWeights, typename Visitor>
 void visit_last(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
-  visitor.norm("final_norm", weights.final_norm, norm_shape(spec));
+  if (spec.final_norm) visitor.norm("final_norm", weights.final_norm, norm_shape(spec));
   if (!spec.tied_head) {
-    visitor.matrix(
-        "head", weights.head,
-        MatrixShape{"head", spec.vocab_size, spec.hidden_size, spec.head_bias, "final_norm"});
+    visitor.matrix("head", weights.head,
+                   MatrixShape{"head", spec.vocab_size, spec.hidden_size, spec.head_bias,
+                               spec.final_norm ? "final_norm" : ""});
   }
 }
 

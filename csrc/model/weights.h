@@ -19,17 +19,18 @@ struct NormWeights {
 
 struct LayerWeights {
   NormWeights attn_norm;
-  NormWeights mlp_norm;
-  Matrix qkv;       // [q heads | k heads | v heads][hidden_size]
-  Matrix attn_out;  // [hidden_size][n_heads * head_dim]
-  Matrix mlp_up;    // [mlp_size][hidden_size]
-  Matrix mlp_down;  // [hidden_size][mlp_size]
+  NormWeights mlp_norm;  // of no use where attn_norm serves both
+  Matrix qkv;            // [q heads | k heads | v heads][hidden_size]
+  Matrix attn_out;       // [hidden_size][n_heads * head_dim]
+  Matrix mlp_up;         // [mlp_size][hidden_size]
+  Matrix mlp_down;       // [hidden_size][mlp_size]
 
   std::shared_ptr<const float[]> own_qkv_bias;  // memory of qkv's, which is not that of the file
 };
 
 struct Weights {
   Matrix embed;  // [vocab_size][hidden_size]
+  NormWeights embed_norm;
   std::vector<LayerWeights> layers;
   NormWeights final_norm;
   Matrix head;  // [vocab_size][hidden_size]; the embedding itself where the two are tied

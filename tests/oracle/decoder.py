@@ -43,9 +43,12 @@ class _Decoder:
     def logits(self, tokens: NDArray[np.int32]) -> Doubles:
         embed = self.weights["embed"]
         x = self.at("embed", -1, embed[tokens])
+        if self.spec["embed_norm"]:
+            x = self.at("embed_norm", -1, self.norm("embed_norm", x))
         for layer in range(self.spec["n_layers"]):
             x = self.at("resid_post", layer, self.layer(layer, self.at("resid_pre", layer, x)))
-        x = self.at("final_norm", -1, self.norm("final_norm", x))
+        if self.spec["final_norm"]:
+            x = self.at("final_norm", -1, self.norm("final_norm", x))
         tied: Doubles = x @ embed.T
         return tied if self.spec["tied_head"] else self.linear("head", x)
 
@@ -60,6 +63,13 @@ class _Decoder:
             case "parallel":
                 attn_out = self.attention(i, normed("attn_norm", x))
                 return x + attn_out + self.mlp(i, normed("mlp_norm", x))
+            case "parallel_shared":
+                shared = normed("attn_norm", x)
+                return x + self.attention(i, shared) + self.mlp(i, shared)
+            case "post":
+                x = self.norm(f"layers.{i}.attn_norm", x + self.attention(i, x))
+                x = self.at("resid_mid", i, x)
+                return self.norm(f"layers.{i}.mlp_norm", x + self.mlp(i, x))
             case block:
                 raise ValueError(block)
 

@@ -25,6 +25,8 @@ Fields = dict[str, Any]
 USUAL: Fields = {
     "norm": "layer",
     "block": "sequential",
+    "embed_norm": False,
+    "final_norm": True,
     "mlp": "plain",
     "qkv_bias": False,
     "attn_out_bias": False,

@@ -11,9 +11,10 @@ from ...flatfile.spec import Spec
 def rewrites(spec: Spec, formats: Mapping[str, str]) -> frozenset[str]:
     """The rewrites that a model in these formats gets, `formats` by matrix name.
 
-    "layers.{i}.attn_norm": the norm's gain, its bias, and the scale of queries against keys.
+    "layers.{i}.attn_norm", "layers.{i}.mlp_norm", "final_norm": the norm's gain and bias, against
+        the columns of what reads it.
+    "layers.{i}.scores": the scale of the queries against the keys.
     "layers.{i}.values": the scale of the values against the matrix that reads them, their bias.
-    "layers.{i}.mlp_norm", "final_norm": the norm's gain and bias.
     """
     # Floats have an exponent each, so the scale of a channel costs nothing, and files in these
     # formats stay exact copies of their source.
@@ -21,15 +22,22 @@ def rewrites(spec: Spec, formats: Mapping[str, str]) -> frozenset[str]:
     matrices = linears(spec)
     found = set()
     for norm in norms(spec):
-        # A tied head is the embedding, whose columns are the residual stream: nothing undoes
-        # theirs. Two matrices that read a norm would have to agree on its gain.
-        readers = [matrix.name for matrix in matrices if matrix.reads == norm.name]
-        if len(readers) == 1 and readers[0] in lossy:
+        # Nothing undoes the columns of the residual stream: a tied head's, which is the embedding,
+        # and those of what reads a norm whose output is the stream itself.
+        readers = {matrix.name for matrix in matrices if matrix.reads == norm.name}
+        if readers and readers <= lossy:
             found.add(norm.name)
     for matrix in matrices:
+        if matrix.role == "qkv" and matrix.name in lossy:
+            found.add(scores_of(matrix))
         if matrix.role == "attn_out" and {matrix.name, matrix.reads} <= lossy:
             found.add(values_of(matrix))
     return frozenset(found)
+
+
+def scores_of(matrix: Linear) -> str:
+    """The name of the rewrite of queries and keys in the layer of `matrix`."""
+    return f"layers.{matrix.layer}.scores"
 
 
 def values_of(matrix: Linear) -> str:

@@ -12,7 +12,7 @@ from ...flatfile.spec import Spec
 from .balance import Balance
 from .gains import channel_weight, share_evenly, share_gain
 from .heads import Heads
-from .parts import values_of
+from .parts import scores_of, values_of
 from .source import Source
 from .sums import Doubles, Sums, add_up
 
@@ -25,10 +25,11 @@ def solve(spec: Spec, wanted: Collection[str], source: Source) -> Balance:
     """
     solver = _Solver(spec, wanted, source)
     for matrix in linears(spec):
+        solver.balance_norm(matrix.reads)
         if matrix.role == "qkv":
-            solver.attention(matrix)
+            solver.balance_attention(matrix)
         else:
-            solver.after_norm(matrix)
+            solver.absorb(matrix)
     return solver.balance
 
 
@@ -38,27 +39,55 @@ class _Solver:
         self.balance = Balance()
         self._heads = Heads(spec)
         self._norms = {norm.name: norm for norm in norms(spec)}
-        self._readers = {matrix.reads: matrix for matrix in linears(spec)}
+        self._readers: dict[str, list[Linear]] = {}  # by what they read
+        for matrix in linears(spec):
+            self._readers.setdefault(matrix.reads, []).append(matrix)
         self._wanted = wanted
         self._source = source
+        # Of the readers of each norm that a reader has come to; None where they are too large.
+        self._sums: dict[str, dict[str, Sums] | None] = {}
 
-    def after_norm(self, matrix: Linear) -> None:
-        """Balance a matrix against the norm that it reads, if it reads one."""
-        norm = matrix.reads
-        if norm in self._wanted:
-            sums = self._sums_after_norm(norm, matrix)
-            if sums is not None:
-                self._share_norm(norm, matrix, sums)
-                if matrix.bias:
-                    bias = f"{matrix.name}.bias"
-                    self._store(bias, self._vector(bias) + sums.shifted)
+    def balance_norm(self, norm: str) -> None:
+        """Balance a norm against all matrices that read it, when the first of them comes.
 
-    def attention(self, matrix: Linear) -> None:
-        """Balance the matrix of queries, keys and values, the norm before it and what reads it."""
-        norm, values = matrix.reads, values_of(matrix)
-        if norm not in self._wanted and values not in self._wanted:
+        They share the factors of their columns: a channel weighs what it weighs in all of them.
+        """
+        if norm not in self._wanted or norm in self._sums:
             return
-        sums = self._sums_after_norm(norm, matrix)
+        readers = self._readers[norm]
+        moves = self._bias_moves(norm)
+        found = {matrix.name: self._sums_after_norm(matrix, moves) for matrix in readers}
+        known = {name: sums for name, sums in found.items() if sums is not None}
+        self._sums[norm] = known if len(known) == len(readers) else None
+        if self._sums[norm] is None:
+            return
+        weight, bias = self._norm_vectors(norm)
+        if moves:
+            bias = np.zeros_like(bias)
+        first, *others = (known[matrix.name].columns for matrix in readers)
+        gain = share_gain(channel_weight(weight, bias), sum(others, first))
+        self._store(f"{norm}.weight", weight * gain.norm)
+        if self._norms[norm].bias:
+            self._store(f"{norm}.bias", bias * gain.norm)
+        for matrix in readers:
+            self.balance.set_factors(matrix.name, columns=gain.columns)
+
+    def absorb(self, matrix: Linear) -> None:
+        """Give `matrix` the bias of the norm that it reads, if that has been balanced and moves."""
+        sums = (self._sums.get(matrix.reads) or {}).get(matrix.name)
+        if sums is not None and self._bias_moves(matrix.reads):
+            bias = f"{matrix.name}.bias"
+            self._store(bias, self._vector(bias) + sums.shifted)
+
+    def balance_attention(self, matrix: Linear) -> None:
+        """Balance the matrix of queries, keys and values within itself and with what reads it."""
+        norm, scores, values = matrix.reads, scores_of(matrix), values_of(matrix)
+        if scores not in self._wanted and values not in self._wanted:
+            return
+        if norm in self._sums:
+            sums = (self._sums[norm] or {}).get(matrix.name)
+        else:
+            sums = self._sums_after_norm(matrix, moves=False)
         if sums is None:
             return
         # Of the outputs, but for a share that is the same for all: the inputs are independent.
@@ -67,13 +96,14 @@ class _Solver:
         if matrix.bias:
             bias = self._vector(f"{matrix.name}.bias")
         factors = np.ones(matrix.rows)
-        if norm in self._wanted:
-            self._share_norm(norm, matrix, sums)
-            bias += sums.shifted if matrix.bias else 0
+        if scores in self._wanted:
+            if norm in self._sums and self._bias_moves(norm):
+                bias += sums.shifted
             self._heads.clear_constant_keys(bias)
             factors *= self._heads.score_factors(squares + bias * bias)
         if values in self._wanted:
-            self._share_values(self._readers[matrix.name], factors, squares, bias)
+            (reader,) = self._readers[matrix.name]
+            self._share_values(reader, factors, squares, bias)
         self.balance.set_factors(matrix.name, rows=factors)
         if matrix.bias:
             self._store(f"{matrix.name}.bias", bias * factors)
@@ -98,22 +128,20 @@ class _Solver:
         self._heads.values(factors)[:] = shares
         self.balance.set_factors(matrix.name, columns=1 / self._heads.spread_values(shares))
 
-    def _sums_after_norm(self, norm: str, matrix: Linear) -> Sums | None:
-        """Sums of the matrix as it acts on the normalised residual stream, and W @ bias."""
-        weight, bias = self._norm_vectors(norm)
-        gain = channel_weight(weight, np.zeros_like(bias) if matrix.bias else bias)
-        shift = bias if matrix.bias else None
-        return add_up(self._source, matrix, gain=gain, shift=shift, relative=True)
+    def _sums_after_norm(self, matrix: Linear, moves: bool) -> Sums | None:
+        """Sums of the matrix as it acts on the normalised residual stream, and W @ bias.
 
-    def _share_norm(self, norm: str, matrix: Linear, sums: Sums) -> None:
-        weight, bias = self._norm_vectors(norm)
-        if matrix.bias:
-            bias = np.zeros_like(bias)
-        gain = share_gain(channel_weight(weight, bias), sums.columns)
-        self._store(f"{norm}.weight", weight * gain.norm)
-        if self._norms[norm].bias:
-            self._store(f"{norm}.bias", bias * gain.norm)
-        self.balance.set_factors(matrix.name, columns=gain.columns)
+        Or as it acts on the stream itself. The norm's bias is a part of its gain if it stays.
+        """
+        if matrix.reads not in self._norms:
+            return add_up(self._source, matrix, relative=True)
+        weight, bias = self._norm_vectors(matrix.reads)
+        gain = channel_weight(weight, np.zeros_like(bias) if moves else bias)
+        return add_up(self._source, matrix, gain=gain, shift=bias if moves else None, relative=True)
+
+    def _bias_moves(self, norm: str) -> bool:
+        """Whether the bias of a norm moves into those of what reads it: where all have one."""
+        return self._norms[norm].bias and all(matrix.bias for matrix in self._readers[norm])
 
     def _norm_vectors(self, norm: str) -> tuple[Doubles, Doubles]:
         """The weight and the bias, zeros where the norm has none."""
