@@ -19,7 +19,12 @@ from filelock import FileLock
 
 import pythia_rt
 from pythia_rt.convert import FlatFile, FlatFileError, convert, resolve
-from pythia_rt.convert.flatfile.layout import TEXT_FILES, TOKENIZER_FILE, TOKENIZER_SOURCES
+from pythia_rt.convert.flatfile.layout import (
+    CHAT_TEMPLATE_FOLDER,
+    TEXT_FILES,
+    TOKENIZER_FILE,
+    TOKENIZER_SOURCES,
+)
 from pythia_rt.convert.flatfile.metadata import VERSION
 from pythia_rt.convert.quantise.recipe import check_formats
 from pythia_rt.convert.source.checkpoint import CONFIG_FILE
@@ -88,7 +93,9 @@ def _name(folder: Path, format: str) -> str:
         "folder": str(folder),
         "files": [
             (file.name, file.stat().st_size, _identity(file))
-            for file in sorted(folder.iterdir())
+            for part in (folder, folder / CHAT_TEMPLATE_FOLDER)
+            if part.is_dir()
+            for file in sorted(part.iterdir())
             if file.suffix in _SOURCE_SUFFIXES or file.name in TOKENIZER_SOURCES
             if file.is_file()
         ],

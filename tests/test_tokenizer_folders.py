@@ -228,6 +228,7 @@ def check(folder: Path, auto: Any) -> None:
     assert vocabulary == (4096, len(theirs))
     added = {token.pop("id"): token for token in [dict(known) for known in facts["added_tokens"]]}
     assert added == {i: known.__getstate__() for i, known in theirs.added_tokens_decoder.items()}
+    assert facts["named_tokens"] == theirs.special_tokens_map
     tokenizer = ours(folder)
     for text in TEXTS:
         same(tokenizer, theirs, text)
@@ -243,6 +244,23 @@ def test_ids_are_those_of_transformers(tmp_path: Path, auto: Any, kind: str, cls
 @pytest.mark.parametrize("kind", ["bos template", "add bos and eos", "added in the config"])
 def test_every_class(tmp_path: Path, auto: Any, kind: str, cls: str | None) -> None:
     check(write(tmp_path / "f", kind, cls), auto)
+
+
+@pytest.mark.parametrize("more", [[], ["tool_use"], ["b", "a.b"]])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("said", [None, "said", [{"name": "x", "template": "said"}]])
+def test_chat_templates_are_those_of_transformers(
+    tmp_path: Path, auto: Any, said: Any, own: bool, more: list[str]
+) -> None:
+    folder = make_folder(tmp_path / "f", lambda data: data.update(chat_template=said))
+    if own:
+        (folder / "chat_template.jinja").write_text("own")
+    for name in more:
+        (folder / "additional_chat_templates").mkdir(exist_ok=True)
+        (folder / "additional_chat_templates" / f"{name}.jinja").write_text(f"{name} of a file")
+    theirs = auto.from_pretrained(folder).chat_template
+    expected = {"default": theirs} if isinstance(theirs, str) else theirs or {}
+    assert resolve(folder)[0]["chat_templates"] == expected
 
 
 def test_no_tokenizer_config(tmp_path: Path, auto: Any) -> None:

@@ -22,6 +22,8 @@ TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 ADDED_TOKENS_FILE = "added_tokens.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
+# A folder of more of them; its files are kept as facts alone (text_facts.py).
+CHAT_TEMPLATE_FOLDER = "additional_chat_templates"
 GENERATION_FILE = "generation_config.json"
 # The files of a checkpoint that are kept as they are: what its text is made by.
 TEXT_FILES = (

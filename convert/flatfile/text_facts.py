@@ -39,6 +39,7 @@ class TextFacts(TypedDict):
     """The end tokens are not among them: the spec has them, in `eos_ids`."""
 
     added_tokens: list[AddedToken]  # all there are, by id; those of tokenizer.json included
+    named_tokens: dict[str, str]  # "bos_token" and the like, for chat templates
     prefix_ids: list[int]  # put before every text that is encoded
     suffix_ids: list[int]  # and after it
     split_special_tokens: bool  # special tokens are not found in a text
@@ -51,6 +52,7 @@ def no_facts() -> TextFacts:
     """Return the facts of a checkpoint that says nothing."""
     return {
         "added_tokens": [],
+        "named_tokens": {},
         "prefix_ids": [],
         "suffix_ids": [],
         "split_special_tokens": False,
@@ -112,6 +114,7 @@ def _is_map(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "added_tokens": (_are_added_tokens, "a list of added tokens by id"),
+    "named_tokens": (_is_map(lambda value: isinstance(value, str)), "a map of strings"),
     "prefix_ids": (_is_affix, "a short list of token ids"),
     "suffix_ids": (_is_affix, "a short list of token ids"),
     "split_special_tokens": (lambda value: type(value) is bool, "true or false"),

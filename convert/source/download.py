@@ -15,10 +15,16 @@ from huggingface_hub.utils.tqdm import (
 )
 
 from ..errors import CheckpointError, Sentence, quote
-from ..flatfile.layout import TEXT_FILES, TOKENIZER_FILE, TOKENIZER_SOURCES
+from ..flatfile.layout import (
+    CHAT_TEMPLATE_FOLDER,
+    TEXT_FILES,
+    TOKENIZER_FILE,
+    TOKENIZER_SOURCES,
+)
 from .checkpoint import CONFIG_FILE, WEIGHT_FILES, index_shards
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_CHAT_TEMPLATE = re.compile(rf"{CHAT_TEMPLATE_FOLDER}/[^/]+\.jinja")
 
 
 class Repository:
@@ -72,7 +78,9 @@ class Repository:
             )
         commit = info.sha or self.revision
         listing = {sibling.rfilename for sibling in info.siblings or []}
-        return self._download(commit, listing.__contains__, offline=False), commit
+        folder = self._download(commit, listing.__contains__, offline=False)
+        self._get_all(filter(_CHAT_TEMPLATE.fullmatch, sorted(listing)), commit, offline=False)
+        return folder, commit
 
     def _from_cache(self, otherwise: str) -> tuple[Path, str]:
         try:

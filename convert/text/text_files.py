@@ -14,6 +14,7 @@ from ..files.positional import PositionalFile
 from ..flatfile.layout import (
     ADDED_TOKENS_FILE,
     CHAT_TEMPLATE_FILE,
+    CHAT_TEMPLATE_FOLDER,
     GENERATION_FILE,
     SPECIAL_TOKENS_FILE,
     TEXT_FILES,
@@ -30,7 +31,7 @@ MAX_TOKENIZER_BYTES = 64 << 20
 
 
 def read_text_files(folder: Path) -> dict[str, bytes]:
-    """Return {file name: bytes} of the TEXT_FILES in `folder`; those missing are left out.
+    """Return {file name: bytes} of the TEXT_FILES in `folder`, and of more chat templates.
 
     Without a tokenizer.json, the TOKENIZER_SOURCES that there are come too. Raises CheckpointError
     when one is damaged: it would be found out too late. A damaged generation_config.json is left
@@ -38,7 +39,9 @@ def read_text_files(folder: Path) -> dict[str, bytes]:
     """
     files = {}
     has_tokenizer = (folder / TOKENIZER_FILE).exists()
-    for name in TEXT_FILES if has_tokenizer else (*TEXT_FILES, *TOKENIZER_SOURCES):
+    names = [*TEXT_FILES, *(() if has_tokenizer else TOKENIZER_SOURCES)]
+    more = sorted((folder / CHAT_TEMPLATE_FOLDER).glob("*.jinja"))
+    for name in [*names, *(f"{CHAT_TEMPLATE_FOLDER}/{path.name}" for path in more)]:
         path = folder / name
         if path.exists():
             file = PositionalFile(path, CheckpointError)
@@ -54,7 +57,7 @@ def read_text_files(folder: Path) -> dict[str, bytes]:
                 except CheckpointError as reason:
                     warnings.warn(f"{reason}; until then it is left out", stacklevel=3)
                     continue
-            elif name == CHAT_TEMPLATE_FILE:
+            elif name.endswith(".jinja"):
                 _decode(content, str(path))
             elif name in TOKENIZER_SOURCES:
                 refuse_pointer(content, str(path), CheckpointError)
@@ -104,7 +107,7 @@ def resolve_text(files: Mapping[str, bytes], config: Mapping[str, Any]) -> Text:
         )
     # As transformers does: without the file, an old config.json may hold these itself.
     facts["sampling"] = _sampling(parsed.get(GENERATION_FILE, config))
-    facts["chat_templates"] = _chat_templates(tokenizer_config, files.get(CHAT_TEMPLATE_FILE))
+    facts["chat_templates"] = _chat_templates(tokenizer_config, files)
     try:
         return Text(kept, validate_facts(facts), vocabulary)
     except ValueError as reason:
@@ -140,10 +143,15 @@ def _sampling(config: Mapping[str, Any]) -> dict[str, float]:
     return values
 
 
-def _chat_templates(config: Mapping[str, Any], file: bytes | None) -> dict[str, str]:
-    """A file of its own comes before what tokenizer_config.json says, as in transformers."""
-    if file is not None:
-        return {"default": _decode(file, CHAT_TEMPLATE_FILE)}
+def _chat_templates(config: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, str]:
+    """Files of their own come before what tokenizer_config.json says, as in transformers."""
+    own = {
+        "default" if name == CHAT_TEMPLATE_FILE else Path(name).stem: _decode(content, name)
+        for name, content in files.items()
+        if name.endswith(".jinja")
+    }
+    if own:
+        return own
     given = config.get("chat_template")
     if given is None:
         return {}

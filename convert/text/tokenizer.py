@@ -119,6 +119,7 @@ def resolve_tokenizer(
         raw=built is not None and built.raw,
     )
     tokenizer.add_tokens(declared.tokens)
+    facts["named_tokens"] = declared.names
     if built is not None:
         # With a tokenizer.json these two are not read: its template says it.
         facts["prefix_ids"] = _named_id(tokenizer, declared, "bos_token", tokenizer_config)
