@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt import _core
+from pythia_rt.chat.methods import Chatting
 from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.devices import check_available, make_core_model
 from pythia_rt.generation import Generation
@@ -38,7 +39,7 @@ _LARGEST_IN_F16 = 60000.0
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
 
-class Model:
+class Model(Chatting):
     """A model in memory. Made by `from_pretrained`, `load` or `demo`.
 
     May be used from several Python threads at once: every call has its own key-value cache, and

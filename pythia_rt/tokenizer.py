@@ -92,6 +92,16 @@ class Tokenizer:
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_as_text(self, text: str) -> list[int]:
+        """Token ids of a `text` that follows another, in which special tokens are mere text."""
+        ids: list[int] = self._as_text.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def token_id(self, name: str) -> int | None:
+        """The id of the token that the vocabulary spells so; None where there is none."""
+        found: int | None = self._tokenizer.token_to_id(name)
+        return found
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of `tokens`. Bytes that are not UTF-8 become U+FFFD (see the class).
 
@@ -134,6 +144,12 @@ class Tokenizer:
     @cached_property
     def _continuing(self) -> tokenizers.Tokenizer:
         return continuing_tokenizer(self._tokenizer)
+
+    @cached_property
+    def _as_text(self) -> tokenizers.Tokenizer:
+        tokenizer = tokenizers.Tokenizer.from_str(self._continuing.to_str())
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
     def _find_bytes(self, token: int) -> bytes:
         if self._map is not None:

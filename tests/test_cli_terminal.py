@@ -30,13 +30,16 @@ def use_cache(cache: Path, model: Model, monkeypatch: pytest.MonkeyPatch, tmp_pa
 class Terminal:
     """A command that runs on a pseudo-terminal of its own, as its controlling one."""
 
-    def __init__(self, *arguments: str, stderr: Path | None = None) -> None:
+    def __init__(
+        self, *arguments: str, stderr: Path | None = None, command: list[str] | None = None
+    ) -> None:
         self.pid, self._master = pty.fork()
         if self.pid == 0:  # the child
             try:
                 if stderr is not None:
                     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
-                os.execv(COMMAND[0], [*COMMAND, *arguments])
+                started = command or COMMAND
+                os.execv(started[0], [*started, *arguments])
             finally:
                 os._exit(127)
         self.shown = ""

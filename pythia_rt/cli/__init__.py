@@ -1,10 +1,11 @@
-"""The command `pythia-rt`: generate, convert, evaluate, info; a module for each."""
+"""The command `pythia-rt`: generate, chat, convert, evaluate, info; a module for each."""
 
 from __future__ import annotations
 
 import click
 
 import pythia_rt
+from pythia_rt.cli.chat import chat_with_model
 from pythia_rt.cli.convert import convert_checkpoint
 from pythia_rt.cli.evaluate import evaluate_file
 from pythia_rt.cli.generate import generate_text
@@ -18,5 +19,5 @@ def main() -> None:
     """Run GPT-NeoX language models on the CPU or a CUDA device."""
 
 
-for command in (generate_text, convert_checkpoint, evaluate_file, show_info):
+for command in (generate_text, chat_with_model, convert_checkpoint, evaluate_file, show_info):
     main.add_command(command)

@@ -11,6 +11,7 @@ import click
 from pythia_rt.cli.command import PromptCommand
 from pythia_rt.cli.loading_options import NAMES as LOADING
 from pythia_rt.cli.loading_options import loading_options
+from pythia_rt.cli.model import load_model, show_facts, speed
 from pythia_rt.cli.prompt import parse_ids, read_prompt
 from pythia_rt.cli.sampling_options import given_options, sampling_options
 from pythia_rt.loading import Loading
@@ -70,7 +71,7 @@ def generate_text(
     chosen = merged(None, **given)
     text = read_prompt(prompt, prompt_file)
     ids = parse_ids(text) if token_ids else None
-    loaded = _load_model(
+    loaded = load_model(
         model,
         loading,
         revision=revision,
@@ -86,13 +87,13 @@ def generate_text(
     else:
         result = _write_text(loaded, text, chosen, verbose=verbose)
     if not quiet:
-        click.echo(_speed(result, loaded), err=True)
+        click.echo(speed(result, loaded), err=True)
 
 
 def _write_text(model: Model, prompt: str, sampling: Sampling, *, verbose: bool) -> Generation:
     with model.stream(prompt, sampling) as stream:
         if verbose:
-            _show_facts(model, stream.seed)
+            show_facts(model, stream.seed)
         # A program gets the text and one newline. On a terminal what comes next starts on a line
         # of its own, be it an error, and no empty line comes before it.
         terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -113,51 +114,6 @@ def _write_text(model: Model, prompt: str, sampling: Sampling, *, verbose: bool)
 def _write_ids(model: Model, prompt: list[int], sampling: Sampling, *, verbose: bool) -> Generation:
     result = model.generate(prompt, sampling)
     if verbose:
-        _show_facts(model, result.seed)
+        show_facts(model, result.seed)
     click.echo(" ".join(map(str, result.tokens)))
     return result
-
-
-def _show_facts(model: Model, seed: int) -> None:
-    about = model.file.metadata
-    for name, value in (
-        ("model", model.file.path),
-        ("source", about["source"]),
-        ("format", f"{about['recipe']}, KV cache {model.kv_format}"),
-        ("runs on", model.runs_on),
-        ("seed", seed),
-    ):
-        click.echo(f"{name:<9}{value}", err=True)
-
-
-def _load_model(model: str | None, loading: Loading, **options: Any) -> Model:
-    from pythia_rt.model import Model
-
-    is_file = model is not None and Path(model).is_file()
-    is_local = model is None or Path(model).exists()
-    _refuse_unused(options, flat_file=is_file, local=is_local)
-    options["format"] = options["format"] or "q4"
-    if model is None:
-        return Model.demo(loading, format=options["format"], cache_dir=options["cache_dir"])
-    if is_file:
-        return Model.load(model, loading)
-    return Model.from_pretrained(model, loading, **options)
-
-
-def _refuse_unused(options: dict[str, Any], *, flat_file: bool, local: bool) -> None:
-    """An option that would be ignored is an error, so that nobody believes it had an effect."""
-    if flat_file and options["format"]:
-        raise click.UsageError("--format is for hub models and folders: a flat file has one.")
-    if flat_file and options["cache_dir"]:
-        raise click.UsageError("--cache-dir is for hub models and folders, not for a flat file.")
-    if local and options["revision"]:
-        raise click.UsageError("--revision is for hub models: local files have none to choose.")
-
-
-def _speed(result: Generation, model: Model) -> str:
-    timing = result.timing
-    return (
-        f"prefill {timing.prompt_tokens} tokens at {timing.prefill_tokens_per_second:.1f} tokens/s"
-        f", decode {timing.new_tokens} tokens at {timing.decode_tokens_per_second:.1f} tokens/s "
-        f"(ended by {result.finish_reason}; {model.runs_on})"
-    )
