@@ -15,6 +15,7 @@ from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, linears, vectors
 from pythia_rt.convert.flatfile.spec import CHOICES, FIELDS, Spec, validate_spec
 
 Tensors = dict[str, NDArray[np.uint8] | NDArray[np.float32]]
+Form = str | Mapping[str, str]  # of all matrices, or of each part of the model
 
 
 def make_spec(**changes: Any) -> Spec:
@@ -104,7 +105,7 @@ def make_weights(spec: Spec) -> dict[str, NDArray[np.float32]]:
     return weights
 
 
-def make_tensors(spec: Spec, form: str = "f32") -> Tensors:
+def make_tensors(spec: Spec, form: Form = "f32") -> Tensors:
     """The same, padded and packed as a flat file has them."""
     weights = make_weights(spec)
     tensors: Tensors = {
@@ -112,8 +113,9 @@ def make_tensors(spec: Spec, form: str = "f32") -> Tensors:
         for name, size in vectors(spec).items()
     }
     for matrix in linears(spec):
-        parts = _core.pack(form, weights[matrix.name], "F32", matrix.rows, matrix.columns)
-        layout = _core.packed_layout(form, matrix.rows, matrix.columns)
+        of_matrix = form if isinstance(form, str) else form[matrix.part]
+        parts = _core.pack(of_matrix, weights[matrix.name], "F32", matrix.rows, matrix.columns)
+        layout = _core.packed_layout(of_matrix, matrix.rows, matrix.columns)
         tensors |= {
             f"{matrix.name}.{part}": data for (part, _, _), data in zip(layout, parts, strict=True)
         }
@@ -134,7 +136,7 @@ def contents(file: FlatFile) -> dict[str, NDArray[np.float32]]:
 
 def make_model(
     spec: Spec,
-    form: str = "f32",
+    form: Form = "f32",
     tensors: Tensors | None = None,
     *,
     module: Any = _core,
@@ -142,7 +144,7 @@ def make_model(
     **options: Any,
 ) -> _core.Model:
     """A model, of another extension's if `module` is not the core."""
-    formats = {matrix.name: form for matrix in linears(spec)}
+    formats = {m.name: form if isinstance(form, str) else form[m.part] for m in linears(spec)}
     found = make_tensors(spec, form) if tensors is None else tensors
     model: _core.Model = module.Model(dict(spec), formats, found, threads=threads, **options)
     return model

@@ -138,6 +138,21 @@ def test_neither_device_nor_isa_nor_threads_nor_pieces_change_a_bit(
         compare(reference, _emulated, make_model(spec, form, module=_emulated, device="cuda"))
 
 
+@pytest.mark.parametrize(("attention", "mlp"), [("q4", "q8"), ("f16", "q4"), ("q5", "bf16")])
+def test_one_norm_is_read_in_two_formats(attention: str, mlp: str, isa: str) -> None:
+    from backends import _emulated
+
+    spec = make_spec(block="parallel_shared")
+    form = {"embed": "f16", "attention": attention, "mlp": mlp, "head": "q6"}
+    found = make_model(spec, form, threads=3)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHIA_RT_ISA", "scalar")
+        reference = make_model(spec, form, threads=1)
+    compare(reference, _core, found)
+    if isa == "scalar":
+        compare(reference, _emulated, make_model(spec, form, module=_emulated, device="cuda"))
+
+
 def compare(reference: Any, module: Any, model: Any) -> None:
     expected = in_pieces(_core, reference, ())
     session, places = module.Session(model), places_of(model)
@@ -219,7 +234,8 @@ class WholeWeights(Weights):
         yield Chunk(0, len(values), "F32", values.reshape(-1).view(np.uint8))
 
     def values(self, matrix: Linear) -> Floats:
-        return self._weights[matrix.name].copy()
+        values: Floats = self._weights[matrix.name].copy()
+        return values
 
     def size(self, name: str) -> int:
         return self._weights[name].nbytes

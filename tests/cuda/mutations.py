@@ -254,6 +254,13 @@ MUTATIONS = [
         "few_rows and q8",
     ),
     kernel(
+        "norm: an RMS norm takes the mean off",
+        "norm.cu",
+        "if constexpr (kCentres) {\n    mean",
+        "if constexpr (true) {\n    mean",
+        "norms",
+    ),
+    kernel(
         "norm: more shared memory than a block may have",
         "norm.cu",
         "kPiece = 6144;",
