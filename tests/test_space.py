@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from oracle import decoder as oracle
 
 from pythia_rt import _core
-from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, Linear, linears
+from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, Linear, linears, norms
 from pythia_rt.convert.flatfile.spec import CHOICES, FIELDS, Spec
 from pythia_rt.convert.quantise.balancing import rewrites, solve
 from pythia_rt.convert.quantise.calibrator import Calibrator
@@ -193,15 +193,42 @@ class Weights:
         return ValueError(f"{matrix.name} {row}")
 
 
+def balance(spec: Spec, weights: dict[str, Floats]) -> dict[str, Floats]:
+    """The same model as it would be quantised."""
+    formats = {matrix.name: "q8" for matrix in linears(spec)}
+    found = solve(spec, rewrites(spec, formats), Weights(weights))
+    balanced: dict[str, Floats] = weights | found.vectors
+    for matrix in linears(spec):
+        balanced[matrix.name] = balanced[matrix.name].copy()
+        found.scale(matrix.name, 0, balanced[matrix.name])
+    return balanced
+
+
+@spaces
+def test_balancing_forgets_how_gains_were_divided(spec: Spec) -> None:
+    """Between a norm and all that reads it."""
+    weights = make_weights(spec)
+    other = {name: values.copy() for name, values in weights.items()}
+    random = np.random.default_rng(2)
+    for norm in norms(spec):
+        readers = [matrix for matrix in linears(spec) if matrix.reads == norm.name]
+        factors = np.exp(random.standard_normal(norm.size)).astype(np.float32)
+        if not readers:
+            continue
+        other[f"{norm.name}.weight"] *= factors
+        if norm.bias:
+            other[f"{norm.name}.bias"] *= factors
+        for matrix in readers:
+            other[matrix.name] /= factors
+    expected, found = balance(spec, weights), balance(spec, other)
+    for name, values in expected.items():
+        assert np.abs(found[name] - values).max() <= 1e-4 * np.abs(values).max(), name
+
+
 @spaces
 def test_balancing_keeps_the_function(spec: Spec) -> None:
     weights = make_weights(spec)
-    formats = {matrix.name: "q8" for matrix in linears(spec)}
-    balance = solve(spec, rewrites(spec, formats), Weights(weights))
-    balanced: dict[str, Floats] = weights | balance.vectors
-    for matrix in linears(spec):
-        balanced[matrix.name] = balanced[matrix.name].copy()
-        balance.scale(matrix.name, 0, balanced[matrix.name])
+    balanced = balance(spec, weights)
     # What is rewritten whatever the choices are.
     changed = {name for name in weights if not np.array_equal(weights[name], balanced[name])}
     assert {f"layers.1.{role}" for role in ("qkv", "attn_out")} <= changed
