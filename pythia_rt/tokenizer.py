@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from pythia_rt.convert.flatfile.text_facts import TextFacts
 
 _MAX_ID = (1 << 32) - 1  # the library's ids are unsigned numbers of 32 bits
+# A space behind something in the name of a token: itself, as GPT-2's spell it, as sentencepiece's.
+_SPACE_BEHIND = re.compile(r"[^ \u0120\u2581][ \u0120\u2581]")
+_LETTER_AND_SPACE = re.compile(r"(?:[^\W\d_]|\ufffd) ")  # U+FFFD: the end of some character
 
 
 class Tokenizer:
@@ -140,6 +144,17 @@ class Tokenizer:
         token = whole_number(token)
         named = self._tokenizer.id_to_token(token) if 0 <= token <= _MAX_ID else None
         return named or ""
+
+    @cached_property
+    def joins_words(self) -> bool:
+        """Whether a token has a letter and a space behind it: words may not be cut apart."""
+        found = self._tokenizer.get_vocab().items()
+        texts = [
+            self.token_bytes(i).decode("utf-8", "replace")
+            for name, i in found
+            if _SPACE_BEHIND.search(name)
+        ]
+        return any(map(_LETTER_AND_SPACE.search, texts))
 
     @cached_property
     def _continuing(self) -> tokenizers.Tokenizer:

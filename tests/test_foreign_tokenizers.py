@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tokenizers.processors import TemplateProcessing
 from pythia_rt import Model
 from pythia_rt.convert import convert
 from pythia_rt.detokenizer import Detokenizer
+from pythia_rt.evaluation import text as text_module
 from pythia_rt.tokenizer import Tokenizer
 
 LETTERS = list("abcdehlnorst.,'")
@@ -256,6 +258,24 @@ def test_what_a_token_adds_to_a_text() -> None:
     assert words.token_bytes(ids["the"]) == b" the"
     bytes_too = Tokenizer(sentencepiece().to_str().encode())
     assert bytes_too.token_bytes(3 + 0xE4) == b"\xe4"
+
+
+def test_the_start_of_a_text_whose_words_are_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a token may span the end of a word, no start of a file has the tokens of the whole."""
+    monkeypatch.setattr(text_module, "_FIRST_BYTES_PER_TOKEN", 1)
+    data = json.loads(sentencepiece().to_str())
+    data["model"]["vocab"]["e\u2581"] = len(data["model"]["vocab"])
+    data["model"]["merges"].append(["e", "\u2581"])
+    tokenizer = Tokenizer(json.dumps(data).encode())
+    assert tokenizer.joins_words
+    assert not any(Tokenizer(kind().to_str().encode()).joins_words for kind in KINDS)
+    path = tmp_path / "text"
+    path.write_text("the rose " * 30)
+    ids = tokenizer.encode(path.read_text())
+    for count in range(2, 40):
+        assert text_module.read_tokens(path, tokenizer, 400, count).tolist() == ids[:count]
 
 
 @pytest.mark.parametrize("kind", [unigram, word_piece, word_ends, words_alone])

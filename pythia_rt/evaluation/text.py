@@ -21,8 +21,8 @@ Text = str | os.PathLike[str] | Iterable[int] | NDArray[np.integer[Any]]
 MEMORY_PER_BYTE = 200
 _FIRST_BYTES_PER_TOKEN = 8  # more than most texts have; if it is not enough, more is read
 _FIRST_BYTES_OF_PIPE = 1 << 20
-# Between two words: every tokenizer splits there, so the text before it has the same tokens
-# whatever follows.
+# Between two words: tokenizers split there, so the text before it has the same tokens whatever
+# follows. Those few that do not say so (`joins_words`).
 _BOUNDARY = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")
 
 
@@ -43,7 +43,10 @@ def read_tokens(
         where = str(path)
         if tokenizer is None:
             raise no_tokenizer("give the text as token ids")
-        text = read_text(path) if max_tokens is None else _read_start(path, tokenizer, max_tokens)
+        if max_tokens is None or tokenizer.joins_words:
+            text = read_text(path)
+        else:
+            text = _read_start(path, tokenizer, max_tokens)
     ids = token_ids(text, tokenizer, vocab_size)[:max_tokens]
     if len(ids) < 2:
         raise ValueError(f"{where} has only one token, which predicts nothing: give a longer one")
