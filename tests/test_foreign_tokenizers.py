@@ -306,11 +306,18 @@ def test_a_model_with_one_runs(tmp_path: Path, kind: Any) -> None:
         ("LlamaTokenizer", {"add_prefix_space": False}),
     ],
 )
-def test_sentencepiece_by_its_class(tmp_path: Path, cls: str, options: dict[str, Any]) -> None:
-    """LLaMA's class takes vocabulary and merges alone and builds the rest anew."""
+@pytest.mark.parametrize("model_type", ["gpt_neox", "llama", "mistral"])
+def test_sentencepiece_by_its_class(
+    tmp_path: Path, cls: str, options: dict[str, Any], model_type: str
+) -> None:
+    """LLaMA's class takes vocabulary and merges alone and builds the rest anew; not Mistral's."""
     transformers = pytest.importorskip("transformers")
     config = {"tokenizer_class": cls, "additional_special_tokens": ["<|user|>"], **options}
-    folder = make_folder(tmp_path / "f", files={"tokenizer_config.json": config})
+    folder = make_folder(
+        tmp_path / "f",
+        config=lambda data: data.update(model_type=model_type),
+        files={"tokenizer_config.json": config},
+    )
     library = sentencepiece()
     library.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     (folder / "tokenizer.json").write_text(library.to_str())

@@ -20,10 +20,10 @@ def resolve(
     """Return the folder of `source` and its revision, a commit of the hub or "" for a folder.
 
     An existing folder is returned as it is. Anything else is a hub id: config.json, the weights
-    (safetensors if the revision has them, else pytorch_model.bin) and those of layout.TEXT_FILES
-    that there are, the tokenizer among them, are downloaded into `cache_dir` (default: the hub's
-    own cache), unless they are there already. Without network, or with `local_files_only`, a filled
-    cache serves.
+    (safetensors if the revision has them, else pytorch_model.bin), those of layout.TEXT_FILES that
+    there are, and without a tokenizer.json those of TOKENIZER_SOURCES, are downloaded into
+    `cache_dir` (default: the hub's own cache), unless they are there already. Without network, or
+    with `local_files_only`, a filled cache serves.
 
     Raises FileNotFoundError when `source` is no folder, not on the hub or not in the cache,
     CheckpointError when the repository holds no weights that can be read, ValueError for a
