@@ -85,7 +85,7 @@ def test_linear(
     rows=outputs,
     columns=st.integers(1, 200),
     count=counts,
-    epilogue=st.sampled_from(["store", "add", "gelu", "gelu_tanh"]),
+    epilogue=st.sampled_from(["store", "add", *CHOICES["activation"]]),
     in_place=st.booleans(),
     seed=seeds,
     order=orders,

@@ -210,7 +210,7 @@ def test_a_flat_file_is_no_source(source: Path, out: Path) -> None:
         ({"format": "q3"}, "format 'q3' is unknown: choose one of .*q4"),
         ({"embed": ""}, "embed '' is unknown"),
         ({"head": "int8"}, "head 'int8' is unknown"),
-        ({"activation": "relu"}, "activation 'relu' is unknown: choose one of gelu, gelu_tanh"),
+        ({"activation": "elu"}, "activation 'elu' is unknown: choose one of gelu, gelu_tanh, silu"),
         ({"threads": 0}, "threads must be a whole number of at least 1"),
         ({"threads": -3}, "threads must be a whole number of at least 1"),
         ({"threads": 1 << 20}, "the processors that this process may use, not 1048576"),

@@ -24,6 +24,8 @@ from backends import (
     set_order,
 )
 
+from pythia_rt.convert.flatfile.spec import CHOICES
+
 FORMATS: list[str] = _testing.format_names()
 KV_FORMATS: list[str] = _testing.kv_format_names()
 every_format = pytest.mark.parametrize("form", FORMATS)
@@ -63,7 +65,7 @@ def test_many_rows(form: str) -> None:
     multiply(form, 20, 330, "gelu")
 
 
-@pytest.mark.parametrize("epilogue", ["store", "add", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("epilogue", ["store", "add", *CHOICES["activation"]])
 def test_finishing(epilogue: str) -> None:
     rows, before = normal(1, 3, 300), normal(2, 3, 300)
     compare(lambda backend, _: backend.finish(epilogue, rows, before))

@@ -5,9 +5,11 @@ namespace pythia_rt {
 
 // THE list of activations: functions of these names in simd/math.h and cuda/kernels/math.cuh.
 // Epilogues, the spec's choice (model/fields.inc), dispatch and tests iterate it.
-#define PYTHIA_RT_ACTIVATIONS(EACH)  \
-  EACH(gelu)      /* the erf form */ \
-  EACH(gelu_tanh) /* the tanh form */
+#define PYTHIA_RT_ACTIVATIONS(EACH)       \
+  EACH(gelu)      /* the erf form */      \
+  EACH(gelu_tanh) /* the tanh form */     \
+  EACH(silu)      /* x times sigmoid x */ \
+  EACH(relu)      /* max(x, 0) */
 
 #define PYTHIA_RT_ITEM(name) name,
 

@@ -57,4 +57,13 @@ inline Vec gelu_tanh(Vec x) {
   return x / (broadcast(1.0f) + exp(exponent));
 }
 
+// x / (1 + e^-x). (Elfwing et al. 2017, section 2.) Below -88 its value at -88, -5e-37, stands for
+// what lies between that and 0.
+inline Vec silu(Vec x) {
+  const Vec bounded = max(broadcast(-88.0f), x);  // a NaN stays one: of unordered values the second
+  return bounded / (broadcast(1.0f) + exp(zero() - bounded));
+}
+
+inline Vec relu(Vec x) { return max(zero(), x); }  // likewise
+
 }  // namespace pythia_rt::PYTHIA_RT_ISA

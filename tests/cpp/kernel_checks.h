@@ -11,6 +11,7 @@ namespace pythia_rt::conformance {
 constexpr double kUnit = 1.0 / (1 << 24);
 
 void check_linear(const KernelTable& table, const KernelTable& scalar, Checks& checks);
+void check_other_activations(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_quantise(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_layer_norm(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_rms_norm(const KernelTable& table, const KernelTable& scalar, Checks& checks);
@@ -21,5 +22,7 @@ void check_attention(const KernelTable& table, const KernelTable& scalar, Checks
 
 double exact_gelu(double x);
 double exact_gelu_tanh(double x);
+double exact_silu(double x);
+double exact_relu(double x);
 
 }  // namespace pythia_rt::conformance

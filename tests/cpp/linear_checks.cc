@@ -1,4 +1,5 @@
 // Matrix products in every format.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -20,11 +21,20 @@ struct LinearShape {
 // A matrix unit reads whole tiles of rows (kernels/table.h), whatever stands beyond the last row.
 constexpr int64_t kUnitRows = 16;
 
-constexpr Epilogue kEpilogues[] = {Epilogue::store, Epilogue::add,
-#define ITEM(name) Epilogue::name,
-                                   PYTHIA_RT_ACTIVATIONS(ITEM)
+// Those of GPT-NeoX.
+const std::vector<Epilogue> kEpilogues = {Epilogue::store, Epilogue::add, Epilogue::gelu,
+                                          Epilogue::gelu_tanh};
+
+std::vector<Epilogue> other_activations() {
+  std::vector<Epilogue> others;
+#define ITEM(name)                                                                           \
+  if (std::find(kEpilogues.begin(), kEpilogues.end(), Epilogue::name) == kEpilogues.end()) { \
+    others.push_back(Epilogue::name);                                                        \
+  }
+  PYTHIA_RT_ACTIVATIONS(ITEM)
 #undef ITEM
-};
+  return others;
+}
 
 // What the bytes of quantised weights and activations are drawn from.
 enum class Values { random, extreme };
@@ -236,8 +246,8 @@ std::string compare_parts(LinearCase& work, const KernelTable& table, Random& ra
   return "";
 }
 
-void check_format(Format format, const KernelTable& table, const KernelTable& scalar,
-                  Checks& checks) {
+void check_format(Format format, const std::vector<Epilogue>& epilogues, const std::string& name,
+                  const KernelTable& table, const KernelTable& scalar, Checks& checks) {
   static constexpr LinearShape kShapes[] = {{1, 1, 1},     {16, 64, 2},   {17, 65, 3},
                                             {80, 100, 5},  {33, 130, 13}, {130, 256, 1},
                                             {100, 200, 7}, {64, 192, 40}, {48, 320, 70}};
@@ -248,7 +258,7 @@ void check_format(Format format, const KernelTable& table, const KernelTable& sc
     for (const Values values : {Values::random, Values::extreme}) {
       if (values == Values::extreme && !is_quantised(format)) continue;
       LinearCase work(format, shape, values, seed++);
-      for (const Epilogue epilogue : kEpilogues) {
+      for (const Epilogue epilogue : epilogues) {
         work.set_bias(seed % 2 == 0 || epilogue == Epilogue::gelu);
         const std::string where = text(shape.outputs, " x ", shape.columns, ", ", shape.rows,
                                        " rows, epilogue ", static_cast<int>(epilogue), ": ");
@@ -264,7 +274,6 @@ void check_format(Format format, const KernelTable& table, const KernelTable& sc
       if (parts.empty()) parts = compare_parts(work, table, random);
     }
   }
-  const std::string name = text("linear ", format_name(format));
   checks.report(name + " equals scalar", equality);
   checks.report(name + " is accurate", truth);
   checks.report(name + " does not depend on how it is cut", parts);
@@ -279,9 +288,22 @@ double exact_gelu_tanh(double x) {
   return x / (1.0 + std::exp(-2.0 * u));
 }
 
+double exact_silu(double x) { return std::isinf(x) && x < 0 ? 0.0 : x / (1.0 + std::exp(-x)); }
+
+double exact_relu(double x) { return x > 0 ? x : 0.0; }
+
 void check_linear(const KernelTable& table, const KernelTable& scalar, Checks& checks) {
   for (int format = 0; format < kFormatCount; ++format) {
-    check_format(static_cast<Format>(format), table, scalar, checks);
+    const auto form = static_cast<Format>(format);
+    check_format(form, kEpilogues, text("linear ", format_name(form)), table, scalar, checks);
+  }
+}
+
+void check_other_activations(const KernelTable& table, const KernelTable& scalar, Checks& checks) {
+  for (int format = 0; format < kFormatCount; ++format) {
+    const auto form = static_cast<Format>(format);
+    const std::string name = text("linear ", format_name(form), " of other models");
+    check_format(form, other_activations(), name, table, scalar, checks);
   }
 }
 

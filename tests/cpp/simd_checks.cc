@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <vector>
 
@@ -137,11 +138,36 @@ void check_function(const Caller& caller, const char* name, double (*truth)(doub
   checks.report(text("simd ", name, " is accurate"), problem);
 }
 
+// Far from zero the values are those of the limits, and a NaN is passed on.
+void check_extremes(const Caller& caller, const char* name, double (*truth)(double),
+                    Checks& checks) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  SimdCase given = {};
+  const float values[] = {kLargest, 1e5f,  200.0f,    kInfinity,  0.0f,
+                          -200.0f,  -1e5f, -kLargest, -kInfinity, std::nanf("")};
+  std::string problem;
+  for (const float x : values) {
+    for (float& a : given.a) a = x;
+    const float found = words<float>(caller.run(name, given))[0];
+    const double exact = truth(static_cast<double>(x));
+    const bool good = std::isnan(x)       ? std::isnan(found)
+                      : std::isinf(exact) ? static_cast<double>(found) == exact
+                                          : std::fabs(static_cast<double>(found) - exact) <= 1e-36;
+    if (!good) problem = text("x = ", x, ": ", found, ", truth ", exact);
+  }
+  checks.report(text("simd ", name, " far from zero"), problem);
+}
+
 void check_functions(const SimdProbe& probe, Checks& checks) {
   const Caller caller(probe);
   check_function(caller, "exp", std::exp, -86.9, 88.0, 2.5e-7, 0.0, checks);
   check_function(caller, "gelu", exact_gelu, -12.0, 12.0, 4e-7, 2e-7, checks);
   check_function(caller, "gelu_tanh", exact_gelu_tanh, -12.0, 12.0, 1e-6, 2e-7, checks);
+  check_function(caller, "silu", exact_silu, -95.0, 95.0, 4e-7, 1e-36, checks);
+  check_function(caller, "relu", exact_relu, -12.0, 12.0, 0.0, 0.0, checks);
+  check_extremes(caller, "silu", exact_silu, checks);
+  check_extremes(caller, "relu", exact_relu, checks);
 }
 
 }  // namespace

@@ -81,7 +81,9 @@ inline void keep(SimdResult* result, Tile tile) {
             merge_bits(load_tile(given.narrow), shift_right<2>(load_tile(given.codes)), 0x30))   \
   OPERATION(exp, true, exp(load(given.exponents)))                                               \
   OPERATION(gelu, true, gelu(a))                                                                 \
-  OPERATION(gelu_tanh, true, gelu_tanh(a))
+  OPERATION(gelu_tanh, true, gelu_tanh(a))                                                       \
+  OPERATION(silu, true, silu(a))                                                                 \
+  OPERATION(relu, true, relu(a))
 // clang-format on
 
 #define OPERATION(name, is_float, expression)                                           \

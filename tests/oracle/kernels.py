@@ -42,7 +42,25 @@ def gelu_tanh(x: Doubles) -> Doubles:
     return result
 
 
-EPILOGUES = {"store": lambda y: y, "add": lambda y: y, "gelu": gelu, "gelu_tanh": gelu_tanh}
+def silu(x: Doubles) -> Doubles:
+    """x times the logistic function of x (Elfwing et al. 2017)."""
+    result: Doubles = x / (1 + np.exp(-np.maximum(x, -700)))
+    return result
+
+
+def relu(x: Doubles) -> Doubles:
+    """x where it is positive, else 0."""
+    return np.where(x > 0, x, 0)
+
+
+EPILOGUES = {
+    "store": lambda y: y,
+    "add": lambda y: y,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "silu": silu,
+    "relu": relu,
+}
 
 
 def linear(
@@ -51,7 +69,7 @@ def linear(
     """Return epilogue(rows @ matrix.T + bias) (+ before), and the bound on each error.
 
     A sum over groups of sums over 64 columns errs by one rounding of its terms' magnitudes for each
-    group and each column of a group at most; gelu's slope is below 1.2.
+    group and each column of a group at most; an activation's slope is below 1.2.
     """
     y = rows @ matrix.T
     terms = np.abs(rows) @ np.abs(matrix).T

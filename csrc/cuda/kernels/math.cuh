@@ -61,4 +61,11 @@ __device__ __forceinline__ float gelu_tanh(float x) {
   return x / (1.0f + exp(exponent));
 }
 
+__device__ __forceinline__ float silu(float x) {
+  const float bounded = larger(-88.0f, x);
+  return bounded / (1.0f + exp(0.0f - bounded));
+}
+
+__device__ __forceinline__ float relu(float x) { return larger(0.0f, x); }
+
 }  // namespace pythia_rt::cuda
