@@ -216,5 +216,5 @@ class ChatStream(Iterator[str]):
     def _record(self, *, ended: bool) -> None:
         chat, self._chat = self._chat, None
         answer = "".join(self._pieces)
-        if chat is not None and (ended or answer):
+        if chat is not None and (ended or answer.strip()):
             chat._answered(self._turns, answer)
