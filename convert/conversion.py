@@ -24,6 +24,7 @@ from .flatfile.layout import (
     is_quantised,
     linears,
     stored_tensors,
+    tables,
     vectors,
 )
 from .flatfile.metadata import KV_BOUND, REPORT, VERSION, metadata_entries, to_json
@@ -234,7 +235,7 @@ def _write_weights(
     threads: int,
     progress: bool,
 ) -> float:
-    """Write every vector and matrix of `plan`, in the order of `layout.stored_tensors`.
+    """Write every vector, table and matrix of `plan`, in the order of `layout.stored_tensors`.
 
     Returns what no entry of the model's keys and values exceeds.
     """
@@ -247,12 +248,16 @@ def _write_weights(
             )
     balance = balance_checkpoint(checkpoint, plan, formats)
     weights = BalancedWeights(checkpoint, plan, balance)
-    total = sum(weights.size(name) for name in (*plan.vectors, *plan.linears))
-    count = len(plan.vectors) + len(plan.linears)
+    names = (*plan.vectors, *plan.tables, *plan.linears)
+    total, count = sum(weights.size(name) for name in names), len(names)
     with Progress(total, count, enabled=progress) as bar:
         for name in vectors(plan.spec):
             writer.write(name, [weights.vector(name).view(np.uint8).data])
             bar.add_bytes(weights.size(name))
+            bar.add_tensor()
+        for table in tables(plan.spec):
+            writer.write(table.name, (rows.data for rows in weights.table(table.name)))
+            bar.add_bytes(weights.size(table.name))
             bar.add_tensor()
         calibrator = Calibrator(plan, formats, weights, sequences, threads) if sequences else None
         for matrix in linears(plan.spec):

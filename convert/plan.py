@@ -173,12 +173,13 @@ def source_of(pieces: Sequence[Piece]) -> str:
 class Plan(NamedTuple):
     """What an architecture makes of a checkpoint.
 
-    `linears` and `vectors` map every neutral name of the layout to its pieces, in order; together
-    they have exactly as many rows as the neutral tensor. The two tensors of each pair in `equal`
-    must hold the same bytes, or the checkpoint contradicts its config.
+    `linears`, `vectors` and `tables` map every neutral name of the layout to its pieces, in order;
+    together they have exactly as many rows as the neutral tensor. The two tensors of each pair in
+    `equal` must hold the same bytes, or the checkpoint contradicts its config.
     """
 
     spec: Spec
     linears: dict[str, Pieces]
     vectors: dict[str, Pieces]
+    tables: dict[str, Pieces]
     equal: tuple[tuple[str, str], ...]

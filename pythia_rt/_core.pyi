@@ -19,6 +19,7 @@ __all__: list[str] = [
     "Sampler",
     "Session",
     "SpecField",
+    "Table",
     "bits_per_weight",
     "cuda_device_name",
     "cuda_unavailable",
@@ -41,6 +42,7 @@ __all__: list[str] = [
     "selected_isa",
     "spec_fields",
     "step",
+    "tables",
     "top",
     "unpack",
     "validate_spec",
@@ -169,6 +171,32 @@ class Linear:
     def rows(self) -> int:
         """
         Its outputs.
+        """
+
+class Table:
+    """
+    A matrix of f32 that is looked up, not multiplied, stored row by row.
+    """
+    @property
+    def columns(self) -> int:
+        """
+        Entries of a row.
+        """
+    @property
+    def name(self) -> str:
+        """
+        In the flat file.
+        """
+    @property
+    def rows(self) -> int:
+        """
+        A vector has one.
+        """
+    @property
+    def shared(self) -> bool:
+        """
+        Whether every layer reads it; such a
+        table follows from the config alone.
         """
 
 class Sampler:
@@ -387,7 +415,8 @@ class Layer:
         threads: int = 0,
     ) -> None:
         """
-        Takes a model's spec and one layer's tensors, whose names lack 'layers.{i}.'.
+        Takes a model's spec, one layer's tensors, whose names lack 'layers.{i}.', and the
+        tables that every layer reads.
 
         Keeps the tensors alive. Raises ValueError that names what is wrong.
         """
@@ -599,6 +628,11 @@ def step(
     Those that wait for one token take part first, then the others in order. Returns a list of
     (index, id, log-probability under the model's raw distribution) and one of (index, exception)
     where sampling failed, which leaves session and sampler as they were. Raises ValueError before anything is run.
+    """
+
+def tables(spec: dict[str, typing.Any]) -> list[Table]:
+    """
+    The tables of a model, in the order of the flat file.
     """
 
 def top(

@@ -9,7 +9,7 @@ from typing import Any
 from pythia_rt import _core
 from pythia_rt.convert.errors import quote
 from pythia_rt.convert.flatfile import FlatFile
-from pythia_rt.convert.flatfile.layout import linears, vectors
+from pythia_rt.convert.flatfile.layout import linears, tables, vectors
 from pythia_rt.evaluation.reporter import stored_report
 from pythia_rt.evaluation.result import Evaluation
 from pythia_rt.evaluation.table import lines as report_lines
@@ -114,10 +114,15 @@ def _suggested(file: FlatFile) -> dict[str, Any]:
 
 
 def _bits_per_weight(file: FlatFile) -> dict[str, float]:
-    """Stored bits, padding included, per weight of the model; "vectors" are norms and biases."""
+    """Stored bits, padding included, per weight of the model.
+
+    "vectors" are norms, biases and what was learned of positions; tables that a config says are no
+    weights.
+    """
     weights = _parameters(file)
     stored = dict.fromkeys(weights, 0)
-    for name in file.tensors:
+    computed = {table.name for table in tables(file.spec) if table.shared}
+    for name in file.tensors.keys() - computed:
         is_matrix = (
             name.endswith((".weight", ".scales", ".units"))
             and name.rpartition(".")[0] in file.formats
@@ -134,7 +139,8 @@ def _parameters(file: FlatFile) -> dict[str, int]:
     for matrix in linears(file.spec):
         group = _group(matrix.name)
         count[group] = count.get(group, 0) + matrix.rows * matrix.columns
-    return count | {"vectors": sum(vectors(file.spec).values())}
+    learned = sum(t.rows * t.columns for t in tables(file.spec) if not t.shared)
+    return count | {"vectors": sum(vectors(file.spec).values()) + learned}
 
 
 def _group(name: str) -> str:

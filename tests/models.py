@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile
-from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, linears, vectors
+from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, linears, tables, vectors
 from pythia_rt.convert.flatfile.spec import CHOICES, FIELDS, Spec, validate_spec
 
 Tensors = dict[str, NDArray[np.uint8] | NDArray[np.float32]]
@@ -38,9 +38,9 @@ def make_spec(**changes: Any) -> Spec:
         "final_norm": True,
         "mlp": "plain",
         "activation": "gelu",
-        "rope": "half",
         "rotary_dim": 6,
-        "rope_base": 10000.0,
+        "rope_factor": 1.0,
+        "learned_positions": False,
         "tied_head": False,
         "qkv_bias": True,
         "attn_out_bias": True,
@@ -94,11 +94,13 @@ def _is_valid(changes: dict[str, Any]) -> bool:
 
 
 def make_weights(spec: Spec) -> dict[str, NDArray[np.float32]]:
-    """Random entries of all norms and biases, and matrices; the same of each name in every spec."""
+    """Random norms, biases, tables and matrices; the same of each name in every spec."""
     weights = {
         name: _normal(name, size) + name.endswith("norm.weight")
         for name, size in vectors(spec).items()
     }
+    for table in tables(spec):
+        weights[table.name] = _table(table.name, table.rows, table.columns)
     for matrix in linears(spec):
         scale = 1 if matrix.part == "embed" else matrix.columns**-0.5
         weights[matrix.name] = _normal(matrix.name, matrix.rows, matrix.columns) * np.float32(scale)
@@ -112,6 +114,7 @@ def make_tensors(spec: Spec, form: Form = "f32") -> Tensors:
         name: np.pad(weights[name], (0, -size % VECTOR_MULTIPLE))
         for name, size in vectors(spec).items()
     }
+    tensors |= {table.name: weights[table.name] for table in tables(spec)}
     for matrix in linears(spec):
         of_matrix = form if isinstance(form, str) else form[matrix.part]
         parts = _core.pack(of_matrix, weights[matrix.name], "F32", matrix.rows, matrix.columns)
@@ -158,6 +161,12 @@ def logits_of(model: _core.Model, kv_format: str = "f32") -> NDArray[np.float32]
 def some_tokens(spec: Mapping[str, Any]) -> NDArray[np.int32]:
     """40 tokens."""
     return np.random.default_rng(1).integers(0, spec["n_tokens"], 40, np.int32)
+
+
+def _table(name: str, rows: int, columns: int) -> NDArray[np.float32]:
+    if name == "rope_frequencies":
+        return (10000.0 ** (-np.arange(columns) / columns)).astype(np.float32)[None]
+    return _normal(name, rows, columns)
 
 
 def _normal(name: str, *shape: int) -> NDArray[np.float32]:

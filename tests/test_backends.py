@@ -206,6 +206,23 @@ def test_embed(
 
 @every_backend
 @thorough
+@given(columns=widths, count=counts, most=st.integers(1, 300), seed=seeds, order=orders)
+def test_embed_with_positions(
+    subject: Subject, columns: int, count: int, most: int, seed: int, order: tuple[str, int]
+) -> None:
+    set_order(order)
+    random = np.random.default_rng(seed)
+    tokens, places = random.integers(0, 7, count).tolist(), random.integers(0, most, count).tolist()
+    parts, table = pack("f16", seed, 7, columns), normal(seed + 1, most, columns)
+    matrix = ("f16", parts, 7, columns)
+    embedded = REFERENCE.embed(*matrix, tokens)
+    backend = subject.make()
+    assert_same_bits(backend.embed(*matrix, tokens, table, places), embedded + table[places])
+    assert_same_bits(backend.embed(*matrix, [], table, places), table[places])
+
+
+@every_backend
+@thorough
 @given(count=counts, width=widths, wanted=st.integers(1, 40), seed=seeds, order=orders)
 def test_gather(
     subject: Subject, count: int, width: int, wanted: int, seed: int, order: tuple[str, int]

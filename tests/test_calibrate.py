@@ -156,6 +156,13 @@ def test_inputs_that_are_not_finite_are_refused() -> None:
         feedback.ErrorFeedback("q4", known(seen))
 
 
+def of_layer(file: FlatFile, index: int) -> dict[str, NDArray[np.uint8]]:
+    """The tensors of a layer and those that every layer reads."""
+    prefix = f"layers.{index}."
+    found = {n.removeprefix(prefix): t for n, t in file.tensors.items() if n.startswith(prefix)}
+    return found | {t.name: file.tensors[t.name] for t in layout.tables(file.spec) if t.shared}
+
+
 @pytest.mark.parametrize("parallel", [True, False])
 def test_captured_inputs_are_those_of_transformers(tmp_path: Path, parallel: bool) -> None:
     from transformers import GPTNeoXForCausalLM
@@ -193,7 +200,7 @@ def test_captured_inputs_are_those_of_transformers(tmp_path: Path, parallel: boo
     ours = _core.Layer(
         file.spec,
         dict.fromkeys(LINEARS, "f32"),
-        {n.removeprefix("layers.1."): t for n, t in file.tensors.items() if "layers.1." in n},
+        of_layer(file, 1),
         threads=2,
     )
     out, inputs = ours.run(states[1][0].numpy(), capture=True)
@@ -209,7 +216,7 @@ def test_captured_inputs_are_those_of_transformers(tmp_path: Path, parallel: boo
 
 def test_a_layer_refuses_what_does_not_fit(tmp_path: Path) -> None:
     file = FlatFile(convert(write_checkpoint(tmp_path / "s"), tmp_path / "flat", format="f32"))
-    tensors = {n.removeprefix("layers.0."): t for n, t in file.tensors.items() if "layers.0." in n}
+    tensors = of_layer(file, 0)
     layer = _core.Layer(file.spec, dict.fromkeys(LINEARS, "f32"), tensors)
     for shape in ((0, 72), (65, 72), (3, 71), (72,)):
         with pytest.raises(ValueError):

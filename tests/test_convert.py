@@ -181,9 +181,9 @@ def test_the_metadata_says_what_it_is(tmp_path: Path) -> None:
         "final_norm": True,
         "mlp": "plain",
         "activation": "gelu_tanh",
-        "rope": "half",
         "rotary_dim": 6,
-        "rope_base": 10000.0,
+        "rope_factor": 1.0,
+        "learned_positions": False,
         "tied_head": False,
         "qkv_bias": True,
         "attn_out_bias": True,
@@ -296,7 +296,7 @@ def test_progress_counts_bytes_and_tensors(
     convert(folder, tmp_path / "loud", progress=True)
     out, error = capsys.readouterr()
     assert out == ""
-    tensors = 6 * 2 * LAYERS + 4
+    tensors = 6 * 2 * LAYERS + 5
     assert "100%" in error
     assert f"{tensors}/{tensors} tensors" in error
     assert "B/s" in error

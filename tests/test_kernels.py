@@ -10,6 +10,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from drawn import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -201,6 +202,21 @@ def test_rotate(n_heads: int, half: int, rest: int, seed: int) -> None:
     assert_within(reference, truth, 3 * oracle.UNIT * 2 * np.abs(heads).max())
     for isa in ISAS[:-1]:
         assert_same_bits(_testing.rotate(isa, heads, cosines, sines), reference, isa)
+
+
+@pytest.mark.parametrize("base", [1e4, 5e5])
+@pytest.mark.parametrize("factor", [1.0, 1.25])
+def test_angles_are_rounded_as_transformers_rounds_them(base: float, factor: float) -> None:
+    """Up to 131,072 positions, where an angle that is not rounded to f32 is another one."""
+    frequencies = (base ** -(np.arange(0, 128, 2) / 128)).astype(np.float32)
+    positions = np.r_[0:300, 4090:4100, 131000:131072]
+    found = _testing.rope_table(frequencies, factor, positions)
+    angles = (torch.from_numpy(positions).float()[:, None] * torch.from_numpy(frequencies)).double()
+    for ours, theirs in zip(found, (angles.cos(), angles.sin()), strict=True):
+        expected = theirs.float() * factor
+        assert np.abs(ours - expected.numpy()).max() <= 2.0**-24 * factor
+    exact = np.cos(positions[-1] * frequencies.astype(np.float64)) * factor
+    assert np.abs(found[0][-1] - exact).max() > 1e-4
 
 
 def append(

@@ -18,7 +18,7 @@ from oracle import kernels as kernel_oracle
 from oracle import kv_formats as kv_oracle
 
 from pythia_rt import _core
-from pythia_rt.convert.flatfile.layout import is_quantised, linears, norms
+from pythia_rt.convert.flatfile.layout import is_quantised, linears, norms, tables
 from pythia_rt.convert.flatfile.spec import CHOICES, FIELDS, Spec, validate_spec
 
 WHOLE, NUMBERS, FLAGS, TEXTS = (
@@ -110,6 +110,10 @@ def test_unknown_choices_are_refused_with_those_known(field: str, value: Any) ->
         ({"rotary_dim": 5}, "rotary_dim 5 is odd or above the head size 12"),
         ({"rotary_dim": 14}, "rotary_dim 14 is odd or above the head size 12"),
         (
+            {"rotary_dim": 0, "rope_factor": 2},
+            "rope_factor is 2, and nothing rotates where rotary_dim is 0",
+        ),
+        (
             {"tied_head": True, "head_bias": True},
             "head_bias is set, and a tied head, the embedding, has none",
         ),
@@ -142,7 +146,7 @@ def test_none_or_all_of_a_head_may_rotate(rotary_dim: int, isa: str) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_binder_takes_what_the_layout_lists(tied: bool) -> None:
-    spec = make_spec(tied_head=tied)
+    spec = make_spec(tied_head=tied, learned_positions=tied)
     tensors = make_tensors(spec)
     for name in tensors:
         rest = {other: data for other, data in tensors.items() if other != name}
@@ -180,10 +184,11 @@ def test_a_layer_alone_takes_the_tensors_of_a_layer_and_shows_what_its_matrices_
 ) -> None:
     spec = make_spec(block=block)
     prefix = "layers.1."
+    shared = {table.name for table in tables(spec) if table.shared}
     tensors = {
         name.removeprefix(prefix): data
         for name, data in make_tensors(spec).items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) or name in shared
     }
     matrices = [matrix for matrix in linears(spec) if matrix.layer == 1]
     layer = _core.Layer(dict(spec), {m.role: "f32" for m in matrices}, tensors)

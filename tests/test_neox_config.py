@@ -15,7 +15,7 @@ from transformers import GPTNeoXConfig
 
 from pythia_rt.convert import CheckpointError, architectures
 from pythia_rt.convert.architectures.gpt_neox import FAMILY
-from pythia_rt.convert.architectures.shared.config import GELUS
+from pythia_rt.convert.architectures.shared.config import GELUS, Config
 from pythia_rt.convert.flatfile.spec import Spec
 
 ROPE_KEYS = ("rotary_pct", "rotary_emb_base")
@@ -28,6 +28,12 @@ def read(config: dict[str, Any], vocab_size: int = 1000) -> Spec:
 def with_rope(**changes: Any) -> dict[str, Any]:
     """Return a config without the old spelling of the rotary embedding."""
     return {k: v for k, v in make_config(**changes).items() if k not in ROPE_KEYS or k in changes}
+
+
+def base_of(config: dict[str, Any]) -> float:
+    """Of the frequencies that the model gets: base^(-2 / rotary_dim) is the second one."""
+    found = FAMILY.read(Config(config, FAMILY.defaults)).tables["rope_frequencies"][0]
+    return float(found[1]) ** -len(found)
 
 
 def refuse(config: dict[str, Any]) -> str:
@@ -61,13 +67,14 @@ NEW = {"rope_parameters": {"rope_type": "default", **MIDDLE}}
 def test_every_spelling_of_the_rotary_embedding(spelling: dict[str, Any]) -> None:
     spec = read(with_rope(**spelling))
     assert spec["rotary_dim"] == 12
-    assert spec["rope_base"] == 20000
+    assert spec["rope_factor"] == 1
+    assert base_of(with_rope(**spelling)) == pytest.approx(20000, rel=1e-6)
 
 
 def test_without_any_spelling_the_defaults_hold() -> None:
     spec = read(with_rope())
     assert spec["rotary_dim"] == 6
-    assert spec["rope_base"] == 10000
+    assert base_of(with_rope()) == pytest.approx(10000, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +183,7 @@ def test_defaults_are_those_of_transformers() -> None:
     assert spec["qkv_bias"] == spec["attn_out_bias"] == theirs.attention_bias
     assert (spec["block"] == "parallel") == theirs.use_parallel_residual
     rope: Any = theirs.rope_parameters
-    assert spec["rope_base"] == rope["rope_theta"]
+    assert base_of({}) == pytest.approx(rope["rope_theta"], rel=1e-6)
     assert spec["rotary_dim"] == int(spec["head_dim"] * rope["partial_rotary_factor"])
 
 

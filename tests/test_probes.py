@@ -320,7 +320,7 @@ def test_what_does_not_fit_is_refused(made: Callable[[str, str], tuple[Path, Pat
         return str(caught.value)
 
     rows = np.zeros((1, 64), np.float32)
-    assert "no point 'residual'; there are embed, embed_norm, resid_pre" in refused(
+    assert "no point 'residual'; there are embed, pos_embed, embed_norm, resid_pre" in refused(
         capture=[("residual", 0)]
     )
     assert refused(capture=[("resid_mid", 0)]) == "this model has no point 'resid_mid'"

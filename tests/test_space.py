@@ -189,6 +189,9 @@ class Weights:
         values: Floats = chunk.data.view(np.float32).reshape(chunk.rows, matrix.columns)
         return values
 
+    def table(self, name: str) -> Iterator[Floats]:
+        yield from np.array_split(self._weights[name], 1 + len(self._weights[name]) // 16)
+
     def not_finite(self, matrix: Linear, row: int) -> ValueError:
         return ValueError(f"{matrix.name} {row}")
 

@@ -9,6 +9,7 @@ from .shared.config import GELUS, Config, config_error
 from .shared.family import Described, Family
 from .shared.modules import grouped
 from .shared.names import Names
+from .shared.rope import make_rotation
 from .shared.rope_config import read_rope
 
 
@@ -27,8 +28,8 @@ def read(config: Config) -> Described:
         kinds=("default",),
         old={"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
     )
-    rotary_dim = int(head_dim * rope.fraction)
-    if rotary_dim == 0:
+    rotation = make_rotation(rope, head_dim)
+    if not len(rotation.frequencies):
         raise config_error(
             "asks for a rotary_dim of 0, no positions at all: set a larger rotary_pct"
         )
@@ -41,14 +42,12 @@ def read(config: Config) -> Described:
         "norm_eps": config.number("layer_norm_eps"),
         "block": "parallel" if config.flag("use_parallel_residual") else "sequential",
         "activation": config.activation("hidden_act", GELUS),
-        "rope": "half",
-        "rotary_dim": rotary_dim,
-        "rope_base": rope.base,
+        **rotation.fields,
         "qkv_bias": attention_bias,
         "attn_out_bias": attention_bias,
         "mlp_bias": True,
     }
-    return Described(fields)
+    return Described(fields, rotation.tables)
 
 
 FAMILY = Family(

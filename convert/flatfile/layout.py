@@ -13,6 +13,7 @@ from typing import NamedTuple
 from pythia_rt import _core
 from pythia_rt._core import Linear as Linear  # for whoever walks the layout
 from pythia_rt._core import Norm as Norm
+from pythia_rt._core import Table as Table
 
 from .spec import Spec
 
@@ -58,6 +59,11 @@ def linears(spec: Spec) -> list[Linear]:
     return _core.linears(dict(spec))
 
 
+def tables(spec: Spec) -> list[Table]:
+    """Return every table that `spec` implies, in the order of the file."""
+    return _core.tables(dict(spec))
+
+
 def vectors(spec: Spec) -> dict[str, int]:
     """Return {name: entries before padding} of every norm's and bias's vector."""
     sizes = {}
@@ -78,6 +84,8 @@ def stored_tensors(
     stored: dict[str, Stored] = {}
     for name, size in vectors(spec).items():
         stored[name] = Stored("F32", (-(-size // VECTOR_MULTIPLE) * VECTOR_MULTIPLE,))
+    for table in tables(spec):
+        stored[table.name] = Stored("F32", (table.rows, table.columns))
     for matrix in linears(spec):
         for part, dtype, shape in _core.packed_layout(
             formats[matrix.name], matrix.rows, matrix.columns

@@ -33,9 +33,9 @@ class Spec(TypedDict):
     final_norm: bool
     mlp: str
     activation: str
-    rope: str
     rotary_dim: int
-    rope_base: float
+    rope_factor: float
+    learned_positions: bool
     tied_head: bool
     qkv_bias: bool
     attn_out_bias: bool

@@ -92,6 +92,16 @@ class BalancedWeights:
             values = self._reader.vector(self._plan.vectors[name], 1)
         return np.pad(values, (0, -values.size % VECTOR_MULTIPLE))
 
+    def table(self, name: str) -> Iterator[NDArray[np.float32]]:
+        """Yield the rows of a table, some at a time; raises as `vector` does."""
+        pieces = self._plan.tables[name]
+        for chunk in self._reader.matrix(pieces):
+            values = to_float32(chunk.data, chunk.dtype).reshape(chunk.rows, -1)
+            bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+            if bad.size:
+                raise not_finite(pieces, chunk.first + int(bad[0]))
+            yield values
+
     def chunks(self, matrix: Linear) -> Iterator[Chunk]:
         """Yield the rows of a matrix in chunks; the data of one is valid until the next one."""
         pieces = self._plan.linears[matrix.name]
@@ -133,6 +143,6 @@ class BalancedWeights:
         return np.concatenate(found)
 
     def size(self, name: str) -> int:
-        """Return the bytes of the checkpoint that a vector or matrix is made of."""
+        """Return the bytes of the checkpoint that a vector, table or matrix is made of."""
         plan = self._plan
-        return self._reader.size(plan.vectors[name] if name in plan.vectors else plan.linears[name])
+        return self._reader.size((plan.vectors | plan.tables | plan.linears)[name])

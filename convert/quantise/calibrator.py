@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pythia_rt import _core
 
 from ..errors import CheckpointError, quote
-from ..flatfile.layout import Linear, is_quantised, linears, norms, vectors
+from ..flatfile.layout import Linear, is_quantised, linears, norms, tables, vectors
 from ..plan import Plan, source_of
 from .balanced import BalancedWeights
 from .feedback import ErrorFeedback, Inputs
@@ -47,6 +47,12 @@ class Calibrator:
         self._weights = weights
         self._threads = threads
         self._linears = {matrix.name: matrix for matrix in linears(plan.spec)}
+        # What every layer reads.
+        self._shared = {
+            table.name: np.concatenate(list(weights.table(table.name)))
+            for table in tables(plan.spec)
+            if table.shared
+        }
         self._packed: dict[str, Parts] = {}  # matrices of the current layer, until asked for
         self._exact, self._quantised = self._embed(sequences)
 
@@ -83,7 +89,21 @@ class Calibrator:
         if self._plan.spec["embed_norm"]:
             exact, quantised = (self._norm("embed_norm", rows) for rows in (exact, quantised))
         pieces = np.split(places.reshape(-1), ends)
-        return [exact[p] for p in pieces], [quantised[p] for p in pieces]
+        streams = [exact[p] for p in pieces], [quantised[p] for p in pieces]
+        if self._plan.spec["learned_positions"]:
+            for hidden in (*streams[0], *streams[1]):
+                self._add_positions(hidden)
+        return streams
+
+    def _add_positions(self, hidden: NDArray[np.float32]) -> None:
+        """Add their positions' rows to those of a sequence."""
+        first = 0
+        for rows in self._weights.table("embed_positions"):
+            part = hidden[first : first + len(rows)]
+            part += rows[: len(part)]
+            first += len(rows)
+            if first >= len(hidden):
+                break
 
     def _pack_layer(self, prefix: str, add_bytes: Callable[[int], None]) -> dict[str, Parts]:
         """Return the packed matrices of a layer, and take both streams through it."""
@@ -120,7 +140,7 @@ class Calibrator:
         packed: Mapping[str, Parts],
         fixed: Mapping[str, NDArray[np.float32]],
     ) -> _core.Layer:
-        tensors: dict[str, NDArray[np.uint8] | NDArray[np.float32]] = dict(fixed)
+        tensors: dict[str, NDArray[np.uint8] | NDArray[np.float32]] = dict(fixed) | self._shared
         for name, parts in packed.items():
             layout = _core.packed_layout(
                 formats[name], self._linears[name].rows, self._linears[name].columns

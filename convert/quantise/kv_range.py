@@ -3,8 +3,8 @@
 A norm makes of any d numbers a vector of length sqrt(d) at most, multiplies it by its weights g and
 adds its bias b. So a row w of the matrix of keys or values, with its bias c, gives at most
 |w g| sqrt(d) + |w.b + c|, by Cauchy and Schwarz. A rotation mixes two dimensions of a key, which
-can make one of them sqrt(2) times as large. Where the first layer reads the embedding as it is, the
-longest row takes the place of sqrt(d).
+can make one of them sqrt(2) times as large, and multiplies them by rope_factor. Where the first
+layer reads the embedding as it is, the longest row takes the place of sqrt(d).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..flatfile.layout import Linear, Norm, linears, norms
 from ..flatfile.spec import Spec
@@ -47,7 +48,9 @@ def bound_keys_and_values(spec: Spec, weights: BalancedWeights) -> float:
                 fixed = np.abs(rows @ shift + bias[first : first + len(rows)])
                 scaled = rows * gain
                 bounds = np.sqrt(np.einsum("ij,ij->i", scaled, scaled) * length_squared) + fixed
-            bounds[: max(0, first_value - first)] *= math.sqrt(2)
+            if spec["rotary_dim"] > 0:
+                turned = math.sqrt(2) * max(1.0, spec["rope_factor"])  # what does not rotate stays
+                bounds[: max(0, first_value - first)] *= turned
             largest = max(
                 largest, float(np.nan_to_num(bounds, nan=math.inf, posinf=math.inf).max())
             )
@@ -63,9 +66,13 @@ def _norm_before(spec: Spec, qkv: Linear) -> Norm | None:
 
 
 def _longest_embedding(spec: Spec, weights: BalancedWeights) -> float:
-    longest = 0.0
+    """What no row of the embedding and of a position together exceeds."""
     (embed,) = (matrix for matrix in linears(spec) if matrix.role == "embed")
-    for chunk in weights.chunks(embed):
-        rows = weights.decode(embed, chunk)
-        longest = max(longest, float(np.sqrt(np.einsum("ij,ij->i", rows, rows).max())))
+    longest = max(_longest(weights.decode(embed, chunk)) for chunk in weights.chunks(embed))
+    if spec["learned_positions"]:
+        longest += max(map(_longest, weights.table("embed_positions")))
     return longest
+
+
+def _longest(rows: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.einsum("ij,ij->i", rows, rows).max()))

@@ -121,8 +121,9 @@ class Backend {
   // Calls `work`, whose operations are about `batch`; or repeats what an earlier one called.
   virtual void pass(const Batch& batch, FunctionRef<void()> work) = 0;
 
-  // out[i] = row tokens[i] of the embedding, the batch's tokens.
-  virtual void embed(const Matrix& embedding, Rows out) = 0;
+  // out[i] = row tokens[i] of the embedding, the batch's tokens, and the row of its position in
+  // `positions` [max_positions][out.width]: their sum, or the one of which there is a table.
+  virtual void embed(const Matrix* embedding, const float* positions, Rows out) = 0;
 
   // The two may be the same rows.
   virtual void norm(const NormParameters& parameters, Rows in, Rows out) = 0;

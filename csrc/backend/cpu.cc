@@ -76,11 +76,25 @@ class CpuBackend : public Backend {
     work();
   }
 
-  void embed(const Matrix& embedding, Rows out) override {
-    const int32_t* tokens = batch_->tokens.data();
-    each_row(pool_, out.count, out.width, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) unpack_row(embedding, tokens[i], out.row(i));
-    });
+  void embed(const Matrix* embedding, const float* positions, Rows out) override {
+    if (embedding != nullptr) {
+      const int32_t* tokens = batch_->tokens.data();
+      each_row(pool_, out.count, out.width, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) unpack_row(*embedding, tokens[i], out.row(i));
+      });
+    }
+    if (positions == nullptr) return;
+    for (const SequenceRows& sequence : batch_->sequences) {
+      for (int64_t i = 0; i < sequence.count; ++i) {
+        const float* position = positions + (sequence.first_position + i) * out.width;
+        float* row = out.row(sequence.first_row + i);
+        if (embedding == nullptr) {
+          std::copy_n(position, out.width, row);
+        } else {
+          for (int64_t j = 0; j < out.width; ++j) row[j] += position[j];
+        }
+      }
+    }
   }
 
   void norm(const NormParameters& parameters, Rows in, Rows out) override {

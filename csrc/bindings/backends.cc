@@ -108,16 +108,25 @@ class TestBackend {
     return array_of(out);
   }
 
+  // A row for each of `tokens` and of `places`, the tokens' positions; either may be empty, and
+  // then the other's table alone counts.
   Floats embed(const std::string& format, const std::vector<Bytes>& parts, int64_t n_rows,
-               int64_t columns, const Tokens& tokens) {
+               int64_t columns, const Tokens& tokens, const std::optional<Floats>& positions,
+               const std::vector<int64_t>& places) {
     const Matrix matrix =
         matrix_of({format, parts, n_rows, columns, Floats(), "store", std::nullopt});
-    const Rows out = rows(static_cast<int64_t>(tokens.size()), columns);
+    check(tokens.empty() || !positions || tokens.size() == places.size(), "counts differ");
+    const Rows out = rows(static_cast<int64_t>(positions ? places.size() : tokens.size()), columns);
     Batch batch;
     batch.tokens = tokens;
-    std::vector<std::byte*> no_pages(static_cast<size_t>(divide_up(out.count, kPagePositions)));
-    batch.sequences.push_back({0, out.count, 0, KvFormat::f32, {no_pages.data(), {}}});
-    backend_->pass(batch, [&] { backend_->embed(matrix, out); });
+    std::vector<std::vector<std::byte*>> no_pages;
+    for (int64_t i = 0; i < out.count; ++i) {
+      const int64_t place = positions ? places[static_cast<size_t>(i)] : i;
+      no_pages.emplace_back(static_cast<size_t>(place / kPagePositions + 1));
+      batch.sequences.push_back({i, 1, place, KvFormat::f32, {no_pages.back().data(), {}}});
+    }
+    const float* table = positions ? vector_of(*positions) : nullptr;
+    backend_->pass(batch, [&] { backend_->embed(tokens.empty() ? nullptr : &matrix, table, out); });
     return array_of(out);
   }
 
@@ -332,7 +341,9 @@ void bind_backends(py::module_& module) {
       .def("finish", &TestBackend::finish, py::arg("epilogue"), py::arg("values"),
            py::arg("before") = py::none(), py::arg("in_place") = false)
       .def("write_columns", &TestBackend::write_columns)
-      .def("embed", &TestBackend::embed)
+      .def("embed", &TestBackend::embed, py::arg("format"), py::arg("parts"), py::arg("n_rows"),
+           py::arg("columns"), py::arg("tokens"), py::arg("positions") = py::none(),
+           py::arg("places") = std::vector<int64_t>())
       .def("gather", &TestBackend::gather)
       .def("score", &TestBackend::score)
       .def("add_sequence", &TestBackend::add_sequence, py::arg("kv_format"), py::arg("n_kv_heads"),

@@ -75,12 +75,6 @@ Spec one_layer(Spec spec) {
   return spec;
 }
 
-Weights only(const LayerWeights& layer) {
-  Weights weights;
-  weights.layers.push_back(layer);
-  return weights;
-}
-
 // The points where the inputs of a layer's matrices are.
 std::vector<std::pair<const char*, Point>> inputs_of(Block block) {
   const auto with = [](Point qkv, Point mlp_up) {
@@ -108,7 +102,7 @@ class BoundLayer {
   BoundLayer(const py::dict& spec, const FormatNames& formats, const Buffers& tensors, int threads)
       : spec_(one_layer(spec_of(spec))),
         backend_(make_cpu(threads)),
-        weights_(only(bind_layer(spec_, formats_of(formats), blobs_of(tensors, buffers_)))),
+        weights_(bind_layer(spec_, formats_of(formats), blobs_of(tensors, buffers_))),
         parts_{{backend_.get(), 0, 1}},
         decoder_(spec_, weights_, parts_),
         pool_({{backend_.get(), 1}}, spec_.n_kv_heads, spec_.head_dim) {}
@@ -171,7 +165,8 @@ void bind_calibration(py::module_& module) {
   py::class_<BoundLayer>(module, "Layer", "One layer of a model, to be run alone.")
       .def(py::init<const py::dict&, const FormatNames&, const Buffers&, int>(), py::arg("spec"),
            py::arg("formats"), py::arg("tensors"), py::kw_only(), py::arg("threads") = 0,
-           "Takes a model's spec and one layer's tensors, whose names lack 'layers.{i}.'.\n\n"
+           "Takes a model's spec, one layer's tensors, whose names lack 'layers.{i}.', and the\n"
+           "tables that every layer reads.\n\n"
            "Keeps the tensors alive. Raises ValueError that names what is wrong.")
       .def("run", &BoundLayer::run, py::arg("hidden"), py::kw_only(), py::arg("capture") = false,
            "What the layer makes of the residual stream [n, hidden_size] of a whole sequence.\n\n"

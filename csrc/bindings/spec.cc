@@ -166,12 +166,22 @@ void bind_spec(py::module_& module) {
       .def_readonly("reads", &NamedMatrix::reads,
                     "The norm or matrix whose result it multiplies, maybe through attention or\n"
                     "the activation; '' where a token chooses its row.");
+  py::class_<NamedTable>(module, "Table", py::module_local(),
+                         "A matrix of f32 that is looked up, not multiplied, stored row by row.")
+      .def_readonly("name", &NamedTable::name, "In the flat file.")
+      .def_readonly("rows", &NamedTable::rows, "A vector has one.")
+      .def_readonly("columns", &NamedTable::columns, "Entries of a row.")
+      .def_readonly("shared", &NamedTable::shared,
+                    "Whether every layer reads it; such a\ntable follows from the config alone.");
   module.def(
       "norms", [](const py::dict& spec) { return named_norms(spec_of(spec)); }, py::arg("spec"),
       "The norms of a model, in the order of the flat file.");
   module.def(
       "linears", [](const py::dict& spec) { return named_matrices(spec_of(spec)); },
       py::arg("spec"), "The weight matrices of a model, in the order of the flat file.");
+  module.def(
+      "tables", [](const py::dict& spec) { return named_tables(spec_of(spec)); }, py::arg("spec"),
+      "The tables of a model, in the order of the flat file.");
 }
 
 }  // namespace pythia_rt

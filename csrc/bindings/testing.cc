@@ -11,8 +11,10 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
+#include "backend/cpu.h"
 #include "base/thread_pool.h"
 #include "bindings/arrays.h"
 #include "bindings/backends.h"
@@ -21,6 +23,7 @@
 #include "cuda/cuda.h"
 #include "formats/formats.h"
 #include "formats/kv_formats.h"
+#include "forward/rope_table.h"
 #include "kernels/dispatch.h"
 
 namespace pythia_rt {
@@ -203,6 +206,25 @@ FloatArray rotate(const std::string& isa, const Floats& heads, const Floats& cos
   return without_padding(row, count, head_dim, head_dim);
 }
 
+// The cosines and sines [positions, rotary_dim / 2] of a model's table, which grows meanwhile.
+std::pair<FloatArray, FloatArray> rope_table(const Floats& frequencies, float factor,
+                                             const std::vector<int64_t>& positions) {
+  const auto backend = make_cpu_backend(kernels_for("scalar"), 1);
+  const int64_t half = frequencies.size();
+  Spec spec;
+  spec.rotary_dim = 2 * half;
+  spec.rope_factor = factor;
+  RopeTable table(*backend, spec, frequencies.data());
+  for (const int64_t position : positions) table.reach(position + 1);
+  FloatArray cosines({static_cast<int64_t>(positions.size()), half}), sines(cosines.request());
+  for (size_t i = 0; i < positions.size(); ++i) {
+    const auto row = static_cast<int64_t>(i);
+    std::copy_n(table.cosines() + positions[i] * half, half, cosines.mutable_data(row, 0));
+    std::copy_n(table.sines() + positions[i] * half, half, sines.mutable_data(row, 0));
+  }
+  return {cosines, sines};
+}
+
 // The parts of a KvHead with room for `capacity` positions: keys, values and both scales.
 std::vector<Bytes> empty_head(KvFormat format, int64_t dim, int64_t capacity) {
   const KvSizes sizes = kv_sizes(format, dim, capacity);
@@ -355,6 +377,8 @@ PYBIND11_MODULE(_testing, module) {
              py::arg("before") = py::none(), py::arg("step") = int64_t{1} << 40);
   module.def("norm", &norm, py::arg("isa"), py::arg("values"), py::arg("weight"), py::arg("bias"),
              py::arg("epsilon"));
+  module.def("rope_table", &rope_table, py::arg("frequencies"), py::arg("factor"),
+             py::arg("positions"));
   module.def("rotate", &rotate, py::arg("isa"), py::arg("heads"), py::arg("cosines"),
              py::arg("sines"));
   module.def("kv_format_names", &kv_format_names);

@@ -132,8 +132,8 @@ class CudaBackend : public Backend {
     check_launches();
   }
 
-  void embed(const Matrix& embedding, Rows out) override {
-    cuda::embed(stream_, embedding, tables_.places(), out);
+  void embed(const Matrix* embedding, const float* positions, Rows out) override {
+    cuda::embed(stream_, embedding, positions, tables_.places(), out);
   }
 
   void norm(const NormParameters& parameters, Rows in, Rows out) override {

@@ -7,7 +7,7 @@ namespace pythia_rt {
 
 Decoder::Decoder(const Spec& spec, const Weights& weights, const Parts& parts)
     : spec_(spec), weights_(weights), logits_(spec, weights) {
-  for (const Part& part : parts) stages_.push_back(std::make_unique<Stage>(spec, part));
+  for (const Part& part : parts) stages_.push_back(std::make_unique<Stage>(spec, weights, part));
 }
 
 namespace {
@@ -72,21 +72,37 @@ void Decoder::begin(size_t stage_index, const std::vector<Chunk>& chunks, int64_
   batch.sines = stage.rope.sines();
 }
 
+void Decoder::embed(const Stage& stage, Probe* probe) {
+  Backend& backend = *stage.part.backend;
+  const int64_t count = stage.batch.rows();
+  const Rows x = stage.activations.x.first(count);
+  const float* positions = weights_.embed_positions;
+  const auto wants = [&](Point point) { return probe != nullptr && probe->wants({point}); };
+  const auto watch = [&](Point point, Rows rows) {
+    if (wants(point)) probe->at({point}, backend, rows);
+  };
+  if (positions != nullptr && (wants(Point::embed) || wants(Point::pos_embed))) {
+    const Rows added = stage.activations.attn_in.first(count);  // nobody has used it yet
+    backend.embed(&weights_.embed, nullptr, x);
+    backend.embed(nullptr, positions, added);
+    watch(Point::embed, x);
+    watch(Point::pos_embed, added);
+    backend.finish(Epilogue::add, added, x);
+  } else {
+    backend.embed(&weights_.embed, positions, x);
+    watch(Point::embed, x);
+  }
+  if (spec_.embed_norm) {
+    backend.norm(norm_parameters(spec_, weights_.embed_norm), x, x);
+    watch(Point::embed_norm, x);
+  }
+}
+
 void Decoder::run_stage(const Stage& stage, FunctionRef<void()> between_layers, Probe* probe) {
   const int64_t count = stage.batch.rows();
   const Part& part = stage.part;
   if (part.first_layer == 0 && !stage.batch.tokens.empty()) {
-    const Rows x = stage.activations.x.first(count);
-    part.backend->embed(weights_.embed, x);
-    if (probe != nullptr && probe->wants({Point::embed})) {
-      probe->at({Point::embed}, *part.backend, x);
-    }
-    if (spec_.embed_norm) {
-      part.backend->norm(norm_parameters(spec_, weights_.embed_norm), x, x);
-      if (probe != nullptr && probe->wants({Point::embed_norm})) {
-        probe->at({Point::embed_norm}, *part.backend, x);
-      }
-    }
+    embed(stage, probe);
   }
   for (int64_t i = 0; i < part.n_layers; ++i) {
     const LayerWeights& weights = weights_.layers[static_cast<size_t>(part.first_layer + i)];

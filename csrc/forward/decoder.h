@@ -29,6 +29,7 @@ class Decoder {
 
  private:
   void begin(size_t stage_index, const std::vector<Chunk>& chunks, int64_t repeats);
+  void embed(const Stage& stage, Probe* probe);
   void run_stage(const Stage& stage, FunctionRef<void()> between_layers, Probe* probe);
 
   const Spec& spec_;

@@ -3,19 +3,17 @@
 #include <algorithm>
 #include <cmath>
 #include <utility>
+#include <vector>
 
 #include "base/rounding.h"
 
 namespace pythia_rt {
 
-RopeTable::RopeTable(Backend& backend, const Spec& spec)
-    : backend_(backend), half_(spec.rotary_dim / 2) {
-  for (int64_t i = 0; i < half_; ++i) {
-    const float exponent = static_cast<float>(2 * i) / static_cast<float>(spec.rotary_dim);
-    const auto power = static_cast<float>(std::pow(spec.rope_base, static_cast<double>(exponent)));
-    frequencies_.push_back(1.0f / power);
-  }
-}
+RopeTable::RopeTable(Backend& backend, const Spec& spec, const float* frequencies)
+    : backend_(backend),
+      half_(spec.rotary_dim / 2),
+      factor_(spec.rope_factor),
+      frequencies_(frequencies) {}
 
 void RopeTable::reach(int64_t count) {
   if (count <= count_ || half_ == 0) return;
@@ -29,10 +27,10 @@ void RopeTable::reach(int64_t count) {
   }
   std::vector<float> cosines, sines;
   for (int64_t position = count_; position < count; ++position) {
-    for (const float frequency : frequencies_) {
-      const float angle = static_cast<float>(position) * frequency;
-      cosines.push_back(static_cast<float>(std::cos(static_cast<double>(angle))));
-      sines.push_back(static_cast<float>(std::sin(static_cast<double>(angle))));
+    for (int64_t i = 0; i < half_; ++i) {
+      const float angle = static_cast<float>(position) * frequencies_[i];
+      cosines.push_back(static_cast<float>(std::cos(static_cast<double>(angle))) * factor_);
+      sines.push_back(static_cast<float>(std::sin(static_cast<double>(angle))) * factor_);
     }
   }
   const size_t bytes = cosines.size() * sizeof(float);

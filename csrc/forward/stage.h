@@ -6,12 +6,15 @@
 #include "forward/rope_table.h"
 #include "model/placement.h"
 #include "model/spec.h"
+#include "model/weights.h"
 
 namespace pythia_rt {
 
 struct Stage {
-  Stage(const Spec& spec, const Part& part)
-      : part(part), activations(*part.backend, spec), rope(*part.backend, spec) {}
+  Stage(const Spec& spec, const Weights& weights, const Part& part)
+      : part(part),
+        activations(*part.backend, spec),
+        rope(*part.backend, spec, weights.rope_frequencies) {}
 
   Part part;
   Activations activations;

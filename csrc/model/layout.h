@@ -1,11 +1,12 @@
-// THE list of a model's tensors: which norms and matrices a spec implies, and of which sizes.
+// THE list of a model's tensors: which norms, matrices and tables a spec implies, of which sizes.
 //
 // Whatever walks a model's weights walks this list: binding, placing, capturing inputs, and by
-// _core.norms and _core.linears the flat file, its converter, recipes, calibration, balancing and
-// reports. What depends on a choice of the spec is a condition here and nowhere else.
+// _core.norms, _core.linears and _core.tables the flat file, its converter, recipes, calibration,
+// balancing and reports. What depends on a choice of the spec is a condition here and nowhere else.
 //
-// A visitor offers norm(name, weights, shape) and matrix(name, weights, shape); `weights` is a
-// member of the structs in model/weights.h, const where they are.
+// A visitor offers norm(name, weights, shape), matrix(name, weights, shape) and table(name,
+// weights, rows, columns); `weights` is a member of the structs in model/weights.h, const where
+// they are.
 #pragma once
 
 #include <cstdint>
@@ -43,11 +44,22 @@ inline NormShape norm_shape(const Spec& spec) {
   throw std::invalid_argument("there is no such norm");
 }
 
+// What every layer reads, whatever device it runs on. It stays in the host's memory.
+template <typename AnyWeights, typename Visitor>
+void visit_shared(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
+  if (spec.rotary_dim > 0) {
+    visitor.table("rope_frequencies", weights.rope_frequencies, int64_t{1}, spec.rotary_dim / 2);
+  }
+}
+
 // What comes before the layers.
 template <typename AnyWeights, typename Visitor>
 void visit_first(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
   visitor.matrix("embed", weights.embed,
                  MatrixShape{"embed", spec.vocab_size, spec.hidden_size, false, ""});
+  if (spec.learned_positions) {
+    visitor.table("embed_positions", weights.embed_positions, spec.max_positions, spec.hidden_size);
+  }
   if (spec.embed_norm) visitor.norm("embed_norm", weights.embed_norm, norm_shape(spec));
 }
 
@@ -115,7 +127,14 @@ struct NamedMatrix {
   MatrixShape shape;
   std::string reads;  // a name of the flat file, or empty
 };
+struct NamedTable {
+  std::string name;
+  int64_t rows;
+  int64_t columns;
+  bool shared;  // every layer reads it; such tables follow from the config alone
+};
 std::vector<NamedNorm> named_norms(const Spec& spec);
 std::vector<NamedMatrix> named_matrices(const Spec& spec);
+std::vector<NamedTable> named_tables(const Spec& spec);
 
 }  // namespace pythia_rt

@@ -31,6 +31,9 @@ struct Pieces {
     bind_parts(layout, parts, matrix);
     if (matrix.bias != nullptr) function(matrix.bias, vector_bytes(matrix.rows));
   }
+  void table(const char*, const float*& table, int64_t rows, int64_t columns) const {
+    function(table, static_cast<size_t>(rows * columns) * sizeof(float));
+  }
 };
 
 // The pieces of a part: its layers, and what comes before or after them if it has that.

@@ -63,6 +63,10 @@ void check_relations(const Spec& spec) {
   if (spec.rotary_dim % 2 != 0 || spec.rotary_dim > spec.head_dim) {
     throw_invalid("rotary_dim ", spec.rotary_dim, " is odd or above the head size ", spec.head_dim);
   }
+  if (spec.rotary_dim == 0 && spec.rope_factor != 1) {
+    throw_invalid("rope_factor is ", spec.rope_factor,
+                  ", and nothing rotates where rotary_dim is 0");
+  }
   if (spec.tied_head && spec.head_bias) {
     throw_invalid("head_bias is set, and a tied head, the embedding, has none");
   }

@@ -65,6 +65,10 @@ class Binder {
     void matrix(const char* name, Matrix& matrix, const MatrixShape& shape) {
       binder.bind(prefix + name, shape, matrix);
     }
+    void table(const char* name, const float*& table, int64_t rows, int64_t columns) {
+      const auto bytes = static_cast<size_t>(rows * columns) * sizeof(float);
+      table = static_cast<const float*>(binder.take(prefix + name, bytes));
+    }
   };
 
   LayerWeights layer(const std::string& prefix, const Spec& spec) {
@@ -122,6 +126,7 @@ Weights bind_weights(const Spec& spec, const std::map<std::string, Format>& form
                      const std::map<std::string, Blob>& tensors) {
   Binder binder(formats, tensors);
   Weights weights;
+  visit_shared(spec, weights, Binder::Visitor{binder, ""});
   visit_first(spec, weights, Binder::Visitor{binder, ""});
   const int64_t embed_bytes = binder.take_bytes();
   for (int64_t i = 0; i < spec.n_layers; ++i) {
@@ -134,12 +139,14 @@ Weights bind_weights(const Spec& spec, const std::map<std::string, Format>& form
   return weights;
 }
 
-LayerWeights bind_layer(const Spec& spec, const std::map<std::string, Format>& formats,
-                        const std::map<std::string, Blob>& tensors) {
+Weights bind_layer(const Spec& spec, const std::map<std::string, Format>& formats,
+                   const std::map<std::string, Blob>& tensors) {
   Binder binder(formats, tensors);
-  const LayerWeights layer = binder.layer("", spec);
+  Weights weights;
+  visit_shared(spec, weights, Binder::Visitor{binder, ""});
+  weights.layers.push_back(binder.layer("", spec));
   binder.check_nothing_left();
-  return layer;
+  return weights;
 }
 
 }  // namespace pythia_rt

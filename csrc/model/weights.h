@@ -29,7 +29,9 @@ struct LayerWeights {
 };
 
 struct Weights {
-  Matrix embed;  // [vocab_size][hidden_size]
+  const float* rope_frequencies = nullptr;  // [rotary_dim / 2], angles of a step; the host's memory
+  Matrix embed;                             // [vocab_size][hidden_size]
+  const float* embed_positions = nullptr;   // [max_positions][hidden_size], or null
   NormWeights embed_norm;
   std::vector<LayerWeights> layers;
   NormWeights final_norm;
@@ -51,8 +53,8 @@ struct Blob {
 Weights bind_weights(const Spec& spec, const std::map<std::string, Format>& formats,
                      const std::map<std::string, Blob>& tensors);
 
-// The same for one layer, whose tensors are named without "layers.{i}.".
-LayerWeights bind_layer(const Spec& spec, const std::map<std::string, Format>& formats,
-                        const std::map<std::string, Blob>& tensors);
+// The same for one layer and what every layer reads; its tensors are named without "layers.{i}.".
+Weights bind_layer(const Spec& spec, const std::map<std::string, Format>& formats,
+                   const std::map<std::string, Blob>& tensors);
 
 }  // namespace pythia_rt

@@ -124,8 +124,8 @@ class TracedBackend : public Backend {
   }
   void pass(const Batch& batch, FunctionRef<void()> work) override { backend_->pass(batch, work); }
 
-  void embed(const Matrix& embedding, Rows out) override {
-    timed("embed", [&] { backend_->embed(embedding, out); });
+  void embed(const Matrix* embedding, const float* positions, Rows out) override {
+    timed("embed", [&] { backend_->embed(embedding, positions, out); });
   }
   void norm(const NormParameters& parameters, Rows in, Rows out) override {
     timed("norm", [&] { backend_->norm(parameters, in, out); });

@@ -29,8 +29,8 @@ _PIECE = 256
 # What makes two models the same one; the other choices in the spec may be what is compared.
 _SAME = (
     "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_size", "mlp_size", "vocab_size",
-    "norm", "block", "embed_norm", "final_norm", "mlp", "rope", "rotary_dim", "tied_head",
-    "qkv_bias", "attn_out_bias", "mlp_bias", "head_bias",
+    "norm", "block", "embed_norm", "final_norm", "mlp", "rotary_dim", "learned_positions",
+    "tied_head", "qkv_bias", "attn_out_bias", "mlp_bias", "head_bias",
 )  # fmt: skip
 
 

@@ -26,8 +26,9 @@ def forward(
 ) -> Doubles:
     """Return the logits [tokens, vocabulary].
 
-    `weights` has the entries of every norm and bias, without padding, and every matrix, by neutral
-    name. `at(point, layer, values)` is called at every point and says what the rest goes on with.
+    `weights` has the entries of every norm and bias, without padding, and every table and matrix,
+    by neutral name. `at(point, layer, values)` is called at every point and says what the rest goes
+    on with.
     """
     return _Decoder(spec, weights, at).logits(tokens)
 
@@ -43,6 +44,8 @@ class _Decoder:
     def logits(self, tokens: NDArray[np.int32]) -> Doubles:
         embed = self.weights["embed"]
         x = self.at("embed", -1, embed[tokens])
+        if self.spec["learned_positions"]:
+            x = x + self.at("pos_embed", -1, self.weights["embed_positions"][: len(tokens)])
         if self.spec["embed_norm"]:
             x = self.at("embed_norm", -1, self.norm("embed_norm", x))
         for layer in range(self.spec["n_layers"]):
@@ -105,11 +108,13 @@ class _Decoder:
         return mixed
 
     def rotate(self, x: Doubles) -> Doubles:
-        rotary_dim, dim = self.spec["rotary_dim"], self.spec["head_dim"]
-        frequencies = self.spec["rope_base"] ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
+        dim, factor = self.spec["head_dim"], self.spec["rope_factor"]
+        angles = np.outer(np.arange(len(x)), self.weights["rope_frequencies"])
         rows = [
-            kernels.rotate(row.reshape(-1, dim), np.cos(angle), np.sin(angle)).reshape(-1)
-            for row, angle in zip(x, np.outer(np.arange(len(x)), frequencies), strict=True)
+            kernels.rotate(row.reshape(-1, dim), cosine, sine).reshape(-1)
+            for row, cosine, sine in zip(
+                x, factor * np.cos(angles), factor * np.sin(angles), strict=True
+            )
         ]
         return np.stack(rows)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import CheckpointError, quote
-from ...flatfile.layout import linears, vectors
+from ...flatfile.layout import linears, tables, vectors
 from ...flatfile.spec import Spec, validate_spec
 from ...plan import TILE, Computed, Pieces, Plan
 from ...source.tensor import SourceTensor
@@ -28,6 +28,9 @@ USUAL: Fields = {
     "embed_norm": False,
     "final_norm": True,
     "mlp": "plain",
+    "rotary_dim": 0,
+    "rope_factor": 1.0,
+    "learned_positions": False,
     "qkv_bias": False,
     "attn_out_bias": False,
     "mlp_bias": False,
@@ -106,7 +109,7 @@ class Family:
         embedding = known.find(f"{self.modules['embed']}.weight")
         if len(embedding.shape) != 2:
             raise CheckpointError(f"tensor {quote(embedding.name)} is not a matrix: fetch it again")
-        spec, mlp_size, tables = self._describe(config, embedding.shape[0], n_tokens, eos_ids)
+        spec, mlp_size, computed = self._describe(config, embedding.shape[0], n_tokens, eos_ids)
         if activation is not None:
             spec["activation"] = activation
         # Bounds the plan: a config cannot ask for more layers than there are tensors.
@@ -125,8 +128,8 @@ class Family:
         head = whole(heads[0]) if heads else None
         found: dict[str, Pieces] = {}
         for name, (rows, columns) in _wanted(spec).items():
-            if name in tables:
-                found[name] = (Computed(tables[name]),)
+            if name in computed:
+                found[name] = (Computed(computed[name]),)
                 continue
             path, _, part = name.rpartition(".") if columns is None else (name, "", "weight")
             outer, _, role = path.rpartition(".")
@@ -144,11 +147,11 @@ class Family:
                 f"{self.title} model of this config: merge adapters first, or fetch config.json "
                 "and weights together"
             )
-        matrices = {matrix.name for matrix in linears(spec)}
         return Plan(
             spec,
-            {name: pieces for name, pieces in found.items() if name in matrices},
-            {name: pieces for name, pieces in found.items() if name not in matrices},
+            {matrix.name: found[matrix.name] for matrix in linears(spec)},
+            {name: found[name] for name in vectors(spec)},
+            {table.name: found[table.name] for table in tables(spec)},
             tuple((same, name) for name in given if name != same),
         )
 
@@ -189,4 +192,5 @@ def _wanted(spec: Spec) -> dict[str, tuple[int, int | None]]:
     found: dict[str, tuple[int, int | None]] = {
         matrix.name: (matrix.rows, matrix.columns) for matrix in linears(spec)
     }
+    found |= {table.name: (table.rows, table.columns) for table in tables(spec)}
     return found | {name: (size, None) for name, size in vectors(spec).items()}

@@ -19,6 +19,7 @@ _ORIGINAL = "original_max_position_embeddings"
 KINDS: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
+    "proportional": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL),
     "yarn": (
         *("factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
@@ -67,7 +68,7 @@ def read_rope(
                 scaling.setdefault(_ORIGINAL, {})[key] = config.data[key]
                 break
     for key in KINDS[what]:
-        if key in _NEEDED and key not in scaling:
+        if key in _NEEDED and key not in scaling and what != "proportional":
             raise config_error(f"asks for rope_type {quote(what)} without {key}: add it")
     parameters = {key: _one(values) for key, values in scaling.items()}
     part = _one(found["partial_rotary_factor"], fraction)

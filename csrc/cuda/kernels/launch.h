@@ -63,7 +63,9 @@ struct LinearTask {
   Epilogue epilogue;
 };
 
-void embed(Stream stream, const Matrix& embedding, const Places& places, Rows out);
+// Rows of the embedding, of positions, or the sums of both.
+void embed(Stream stream, const Matrix* embedding, const float* positions, const Places& places,
+           Rows out);
 
 // out[i] = in[rows[i]], whole strides.
 void gather(Stream stream, Rows in, const int64_t* rows, Rows out);

@@ -1,4 +1,4 @@
-// Kernels that fetch rows: of an embedding, or of other rows.
+// Kernels that fetch rows: of an embedding and of positions, or of other rows.
 #include <type_traits>
 
 #include "base/rounding.h"
@@ -89,14 +89,30 @@ __device__ float weight_at(const Matrix& matrix, int64_t row, int64_t column) {
 
 }  // namespace
 
+struct EmbedArguments {
+  Matrix embedding;  // [vocab_size][out.width], or without weights
+  const int32_t* tokens;
+  const float* positions;  // [max_positions][out.width], or null
+  const RowPlace* rows;
+  Rows out;
+};
+
 // A thread block for kThreads columns of a row.
-__global__ void __launch_bounds__(kThreads)
-    embed_kernel(Matrix embedding, const int32_t* __restrict__ tokens, Rows out) {
-  const int64_t parts = divide_up(embedding.columns, kThreads);
+__global__ void __launch_bounds__(kThreads) embed_kernel(EmbedArguments arguments) {
+  const Rows& out = arguments.out;
+  const int64_t parts = divide_up(out.width, kThreads);
   const int64_t row = blockIdx.x / parts;
   const int64_t column = blockIdx.x % parts * kThreads + threadIdx.x;
-  if (column >= embedding.columns) return;
-  out.data[row * out.stride + column] = weight_at(embedding, tokens[row], column);
+  if (column >= out.width) return;
+  const bool has_tokens = arguments.embedding.weight != nullptr;
+  float value = 0.0f;
+  if (has_tokens) value = weight_at(arguments.embedding, arguments.tokens[row], column);
+  if (arguments.positions != nullptr) {
+    const int64_t position = arguments.rows[row].position;
+    const float other = arguments.positions[position * out.width + column];
+    value = has_tokens ? value + other : other;
+  }
+  out.data[row * out.stride + column] = value;
 }
 
 // A thread block a row.
@@ -107,10 +123,12 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = threadIdx.x; i < in.stride / 4; i += kThreads) to[i] = from[i];
 }
 
-void embed(Stream stream, const Matrix& embedding, const Places& places, Rows out) {
-  const int64_t blocks = out.count * divide_up(embedding.columns, kThreads);
-  LAUNCH(embed_kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, embedding,
-         places.tokens, out);
+void embed(Stream stream, const Matrix* embedding, const float* positions, const Places& places,
+           Rows out) {
+  const EmbedArguments arguments{embedding == nullptr ? Matrix{} : *embedding, places.tokens,
+                                 positions, places.rows, out};
+  const int64_t blocks = out.count * divide_up(out.width, kThreads);
+  LAUNCH(embed_kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream, arguments);
 }
 
 void gather(Stream stream, Rows in, const int64_t* rows, Rows out) {
