@@ -26,6 +26,9 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
     file = FlatFile(path)
     if verify:
         file.verify()
+    # Only this asks what a spec came from; loading and running a file do without.
+    from pythia_rt.convert.architectures import title
+
     metadata = file.metadata
     report = stored_report(file)
     return {
@@ -39,6 +42,7 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
         "data_sha256": metadata["data_sha256"],
         "verified": verify,
         "recipe": metadata["recipe"],
+        "family": title(file.spec["architecture"]),
         "spec": file.spec,
         "formats": file.formats,
         "parameters": sum(_parameters(file).values()),
@@ -59,6 +63,7 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     origin = facts["source"] + (f" at {facts['revision']}" if facts["revision"] else "")
     yield f"{facts['file']}: {facts['bytes'] / 1e6:.1f} MB, {facts['parameters']:,} parameters"
     yield f"source      {origin}, by {facts['producer']} (file format {facts['file_format']})"
+    yield f"family      {facts['family']}"
     yield f"tokenizer   {'yes' if facts['tokenizer'] else 'no'}"
     yield f"end tokens  {_shown(facts['end_tokens']) or 'none: texts end at their length'}"
     for what in ("prefix", "suffix"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from pythia_rt.convert.plan import (
     count_rows,
 )
 from pythia_rt.convert.quantise import pieces as reading
+from pythia_rt.convert.quantise import weights
 from pythia_rt.convert.quantise.pieces import to_float32
 from pythia_rt.convert.quantise.weights import WeightReader
 
@@ -148,3 +150,19 @@ def test_rows_of_other_lengths_are_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match="'a' and of those beside it have different lengths"):
         read(checkpoint[0], (Rows("a", 0, 9), Rows("narrow", 0, 9)))
+
+
+def test_memory_is_for_a_band_of_a_transposed_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "BAND_BYTES", 1 << 20)
+    monkeypatch.setattr(weights, "CHUNK_BYTES", 1 << 20)
+    save_file({"turned": torch.zeros(2048, 4096)}, tmp_path / "model.safetensors")  # 32 MiB
+    pieces = (Rows("turned", 0, 4096, 1, True),)
+    with Checkpoint(tmp_path) as opened:
+        tracemalloc.start()
+        rows = sum(chunk.rows for chunk in WeightReader(opened).matrix(pieces))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert rows == 4096
+    assert peak < 6 << 20

@@ -39,10 +39,14 @@ USUAL: Fields = {
 
 
 class Described(NamedTuple):
-    """What a config.json says: fields of the spec and tables that are tensors of the model."""
+    """What a config.json says: fields of the spec and tables that are tensors of the model.
+
+    `modules` are forms in place of the family's; a head among them is made even of a tied one.
+    """
 
     fields: Fields
     tables: Mapping[str, NDArray[np.float32]] = {}
+    modules: Mapping[str, Form] = {}
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ class Family:
         embedding = known.find(f"{self.modules['embed']}.weight")
         if len(embedding.shape) != 2:
             raise CheckpointError(f"tensor {quote(embedding.name)} is not a matrix: fetch it again")
-        spec, mlp_size, computed = self._describe(config, embedding.shape[0], n_tokens, eos_ids)
+        spec, tied, described = self._describe(config, embedding.shape[0], n_tokens, eos_ids)
+        mlp_size, modules = described.fields["mlp_size"], {**self.modules, **described.modules}
         if activation is not None:
             spec["activation"] = activation
         # Bounds the plan: a config cannot ask for more layers than there are tensors.
@@ -119,27 +124,28 @@ class Family:
                 f"{len(known.named)} tensors: fetch both from the same revision"
             )
         heads = [name for name in self.heads if f"{name}.weight" in known.named]
-        if not heads and not spec["tied_head"]:
+        if not heads and not tied:
             raise CheckpointError(
                 f"tensor {quote(self.heads[0] + '.weight')} is missing, so this is a base model "
                 f"that cannot write text: give a checkpoint saved from {self.saved_from}"
             )
         sources = Sources(known, spec, mlp_size)
-        head = whole(heads[0]) if heads else None
+        if heads and "head" not in modules:
+            modules["head"] = heads[0]
         found: dict[str, Pieces] = {}
         for name, (rows, columns) in _wanted(spec).items():
-            if name in computed:
-                found[name] = (Computed(computed[name]),)
+            if name in described.tables:
+                found[name] = (Computed(described.tables[name]),)
                 continue
             path, _, part = name.rpartition(".") if columns is None else (name, "", "weight")
             outer, _, role = path.rpartition(".")
             layer = f"{self.layer}.{outer.removeprefix('layers.')}." if outer else ""
             padding = spec["mlp_size"] - mlp_size if role == "mlp_down" and columns else 0
-            form = head if role == "head" and head is not None else self.modules[role]
+            form = modules[role]
             make = whole(form) if isinstance(form, str) else form
             found[name] = make(sources, Wanted(layer, part, rows, columns, padding))
         given = [known.named[f"{name}.weight"].name for name in heads]
-        same = embedding.name if spec["tied_head"] else given[0]
+        same = embedding.name if tied else given[0]
         surplus = [name for name in known.given if name not in sources.used | set(given)]
         if surplus:
             raise CheckpointError(
@@ -161,26 +167,26 @@ class Family:
         vocab_size: int,
         n_tokens: int | None,
         eos_ids: Sequence[int],
-    ) -> tuple[Spec, int, Mapping[str, NDArray[np.float32]]]:
-        """Return the spec, the size of the source's MLP, and the tables."""
+    ) -> tuple[Spec, bool, Described]:
+        """Return the spec, whether the source's head is its embedding, and what `read` says."""
         config = Config(data, self.defaults, self.spellings)
-        described = self.read(config)
-        fields, mlp_size = USUAL | described.fields, described.fields["mlp_size"]
+        described, tied = self.read(config), config.flag("tie_word_embeddings")
+        fields = USUAL | described.fields
         if fields["mlp"] == "gated":
-            fields["mlp_size"] = -(-mlp_size // TILE) * TILE
+            fields["mlp_size"] = -(-fields["mlp_size"] // TILE) * TILE
         ends = [i for i in eos_ids if 0 <= i < vocab_size]
         bos = config.value("bos_token_id")
         fields |= {
             "architecture": self.model_types[0],
             "vocab_size": vocab_size,
             "n_tokens": vocab_size if n_tokens is None else min(n_tokens, vocab_size),
-            "tied_head": config.flag("tie_word_embeddings"),
+            "tied_head": tied and "head" not in described.modules,
             # Where nothing begins a text, what separates texts serves.
             "bos_id": bos if bos is not None else ends[0] if ends else 0,
             "eos_ids": ends,
         }
         try:
-            return validate_spec(fields), mlp_size, described.tables
+            return validate_spec(fields), tied, described
         except ValueError as reason:
             raise config_error(
                 f"describes a model this runtime does not know, {reason}: fix it"

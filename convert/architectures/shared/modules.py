@@ -11,7 +11,7 @@ from typing import NamedTuple, final
 
 from ...errors import CheckpointError, quote
 from ...flatfile.spec import Spec
-from ...plan import Constant, Pieces, Rows, alternate
+from ...plan import Constant, Pieces, Product, Rows, alternate
 from .names import Tensors
 
 SOURCE_DTYPES = ("F32", "F16", "BF16")
@@ -66,6 +66,10 @@ class Sources:
             )
         self.used.add(tensor.name)
         return Rows(tensor.name, 0, size, transposed=turned, padding=wanted.padding)
+
+    def has(self, module: str, wanted: Wanted) -> bool:
+        """Whether the checkpoint has what is wanted of `module`."""
+        return f"{wanted.layer}{module}.{wanted.part}" in self._tensors.named
 
 
 Form = Callable[[Sources, Wanted], Pieces]
@@ -140,5 +144,43 @@ def grouped(module: str) -> Form:
             for first, last in parts
             for start in range(0, spec["n_kv_heads"] * (group + 2), group + 2)
         )
+
+    return pieces
+
+
+def either(first: str, second: str) -> Form:
+    """The first module, or the second where there is no first."""
+
+    def pieces(sources: Sources, wanted: Wanted) -> Pieces:
+        there = sources.has(first, wanted)
+        return (sources.rows(first if there else second, wanted),)
+
+    return pieces
+
+
+def from_row(module: str, first: int) -> Form:
+    """The rows of a module from `first` on."""
+
+    def pieces(sources: Sources, wanted: Wanted) -> Pieces:
+        return (sources.rows(module, wanted, wanted.rows + first)._replace(start=first),)
+
+    return pieces
+
+
+def projected(
+    module: str, width: int, factor: str, *, transposed: bool = False, otherwise: str = ""
+) -> Form:
+    """The rows of a module, `width` entries each, times the matrix of another or its transpose.
+
+    `otherwise` takes the place of `module` where that is not there.
+    """
+
+    def pieces(sources: Sources, wanted: Wanted) -> Pieces:
+        there = not otherwise or sources.has(module, wanted)
+        rows = sources.rows(module if there else otherwise, wanted._replace(columns=width))
+        columns = wanted.columns or 0
+        shape = (columns, width) if transposed else (width, columns)
+        other = sources.rows(factor, Wanted("", "weight", *shape, 0))
+        return (Product(rows, other.tensor, transposed),)
 
     return pieces

@@ -1,0 +1,423 @@
+"""Tiny random checkpoints of every family, made by transformers, and what they show.
+
+`PYTHIA_RT_TESTING_DIR=build/native python tests/families.py` prints the largest errors of each.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+import pythia_rt
+from pythia_rt.convert import architectures, convert
+
+Floats = NDArray[np.float32]
+Config = dict[str, Any]
+VOCAB = 96
+
+# Sizes of every family; each spells them as it does. Heads and widths are awkward on purpose.
+LLAMA_LIKE = {
+    "hidden_size": 60,
+    "intermediate_size": 88,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+SHORT = {"n_embd": 56, "n_layer": 2, "n_head": 4, "n_positions": 128}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+FALCON = {
+    "hidden_size": 60,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "max_position_embeddings": 320,
+}
+OPT = {
+    "hidden_size": 60,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 5,
+    "ffn_dim": 100,
+    "max_position_embeddings": 128,
+}
+NEO = {
+    "hidden_size": 48,
+    "num_layers": 2,
+    "num_heads": 3,
+    "attention_types": [[["global", "local"], 1]],
+    "max_position_embeddings": 320,
+}
+BLOOM = {"hidden_size": 60, "n_layer": 2, "n_head": 5, "seq_length": 320}
+OLD_NEOX = {
+    "hidden_size": 60,
+    "intermediate_size": 100,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 5,
+    "max_position_embeddings": 128,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+    },
+}
+
+
+class Row(NamedTuple):
+    """One row of the table: a config class of transformers, and what its variants change."""
+
+    config: str
+    base: Config
+    variants: tuple[Config, ...]
+    length: int = 70  # tokens that are compared
+
+    def known(self) -> bool:
+        return getattr(transformers, self.config).model_type in architectures.names()
+
+
+ROWS: dict[str, Row] = {
+    "GPT-NeoX": Row(
+        "GPTNeoXConfig",
+        OLD_NEOX,
+        (
+            {},
+            {"use_parallel_residual": False, "hidden_act": "gelu_fast"},
+            {"attention_bias": False},
+            {"tie_word_embeddings": True},
+        ),
+    ),
+    "LLaMA": Row(
+        "LlamaConfig",
+        LLAMA_LIKE,
+        (
+            {},
+            {"num_key_value_heads": None, "tie_word_embeddings": True, "rms_norm_eps": 1e-5},
+            {"attention_bias": True, "mlp_bias": True, "head_dim": 16},
+            {"rope_parameters": LLAMA3, "num_attention_heads": 5, "num_key_value_heads": 1},
+            {"rope_parameters": LINEAR, "tie_word_embeddings": True, "intermediate_size": 96},
+            {"rope_parameters": YARN},
+        ),
+    ),
+    "Mistral": Row(
+        "MistralConfig",
+        LLAMA_LIKE,
+        (
+            {"sliding_window": None},
+            {"sliding_window": 16},
+            {"head_dim": 16, "sliding_window": 150, "max_position_embeddings": 320},
+            {"tie_word_embeddings": True, "sliding_window": 1},
+        ),
+        200,
+    ),
+    "Qwen2": Row(
+        "Qwen2Config",
+        LLAMA_LIKE,
+        (
+            {"tie_word_embeddings": True},
+            {"num_attention_heads": 10, "num_key_value_heads": 2},
+            {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
+            {"rope_parameters": YARN, "hidden_size": 56, "num_attention_heads": 7}
+            | {"num_key_value_heads": 1},
+        ),
+    ),
+    "Falcon-7B": Row(
+        "FalconConfig",
+        FALCON,
+        (
+            {},
+            {"hidden_size": 71 * 4, "num_attention_heads": 71},
+            {"tie_word_embeddings": False, "ffn_hidden_size": 100},
+            {"bias": True, "multi_query": False},
+        ),
+    ),
+    "Falcon-40B": Row(
+        "FalconConfig",
+        FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2},
+        (
+            {},
+            {"num_kv_heads": 6},
+            {"num_ln_in_parallel_attn": 1, "bias": True},
+            {"tie_word_embeddings": False, "num_kv_heads": 1},
+        ),
+    ),
+    "GPT-J": Row(
+        "GPTJConfig",
+        SHORT | {"rotary_dim": 8},
+        (
+            {},
+            {"rotary_dim": 14},
+            {"n_head": 2, "rotary_dim": 4, "n_inner": 100},
+            {"activation_function": "gelu", "n_head": 7},
+        ),
+    ),
+    "GPT-Neo": Row(
+        "GPTNeoConfig",
+        NEO,
+        (
+            {},
+            {"attention_types": [[["global"], 1], [["local"], 1]], "window_size": 20},
+            {"attention_types": [[["global"], 2]], "intermediate_size": 100},
+            {"tie_word_embeddings": False, "window_size": 1},
+        ),
+        300,
+    ),
+    "OPT": Row(
+        "OPTConfig",
+        OPT,
+        (
+            {},
+            {"tie_word_embeddings": False, "num_attention_heads": 3},
+            {"enable_bias": False},
+            {"_remove_final_layer_norm": True, "activation_function": "gelu"},
+        ),
+        126,
+    ),
+    "OPT-350m": Row(
+        "OPTConfig",
+        OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 24},
+        (
+            {},
+            {"word_embed_proj_dim": 60},
+            {"tie_word_embeddings": False},
+            {"do_layer_norm_before": True},
+        ),
+    ),
+    "BLOOM": Row(
+        "BloomConfig",
+        BLOOM,
+        (
+            {},
+            {"n_head": 12},
+            {"tie_word_embeddings": False, "hidden_size": 64, "n_head": 8},
+            {"layer_norm_epsilon": 1e-3, "n_head": 3},
+        ),
+        300,
+    ),
+    "GPT-2": Row(
+        "GPT2Config",
+        SHORT,
+        (
+            {},
+            {"n_head": 7, "n_inner": 100},
+            {"tie_word_embeddings": False},
+            {"activation_function": "gelu", "layer_norm_epsilon": 1e-3},
+        ),
+        126,
+    ),
+    "Phi": Row(
+        "PhiConfig",
+        LLAMA_LIKE | {"num_key_value_heads": None, "num_attention_heads": 5},
+        (
+            {},
+            {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 72},
+            {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.4}}
+            | {"hidden_size": 100},
+            {"hidden_act": "gelu"},
+        ),
+    ),
+    "StableLM": Row(
+        "StableLmConfig",
+        LLAMA_LIKE | {"hidden_size": 96},
+        (
+            {},
+            {"use_qkv_bias": True, "num_key_value_heads": 6},
+            {"use_parallel_residual": True},
+            {"tie_word_embeddings": True, "num_attention_heads": 4}
+            | {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+        ),
+    ),
+    "OLMo": Row(
+        "OlmoConfig",
+        LLAMA_LIKE | {"pad_token_id": None},
+        (
+            {},
+            {"num_key_value_heads": None, "tie_word_embeddings": True},
+            {"attention_bias": True},
+            {"rope_parameters": LINEAR},
+        ),
+    ),
+}
+ROWS = {name: row for name, row in ROWS.items() if row.known()}
+CASES = [(name, number) for name, row in ROWS.items() for number in range(len(row.variants))]
+
+
+def make_config(name: str, number: int) -> Any:
+    """Return transformers' config of a variant; nothing ends its texts."""
+    row = ROWS[name]
+    maker: Any = getattr(transformers, row.config)
+    ids = {"bos_token_id": 0, "eos_token_id": None}
+    given = {**row.base, "vocab_size": VOCAB, **ids, **row.variants[number]}
+    return maker(**{"pad_token_id": None, **given})
+
+
+def make_model(name: str, number: int) -> Any:
+    """Return transformers' model of a variant, with random weights, biases and gains of norms."""
+    generator = torch.Generator().manual_seed(number)
+    maker: Any = transformers.AutoModelForCausalLM
+    config = make_config(name, number)
+    # transformers 5.24 adds the biases of Falcon's scores twice in its plain attention.
+    attention = "sdpa" if config.model_type == "falcon" else "eager"
+    model = maker.from_config(config, attn_implementation=attention).eval()
+    with torch.no_grad():
+        for path, values in model.named_parameters():
+            noise = torch.randn(values.shape, generator=generator)
+            if values.ndim > 1:
+                is_table = "embed" in path or path.endswith(("wte.weight", "wpe.weight"))
+                values.copy_(noise * (0.4 if is_table else model.config.hidden_size**-0.5))
+            else:
+                values.copy_(noise * 0.3 + (1.0 if path.endswith("weight") else 0.0))
+    return model
+
+
+def old_buffers(model: Any) -> dict[str, torch.Tensor]:
+    """What old versions of transformers saved beside the weights of `model`."""
+    layers = [path for path in model.state_dict() if ".0." in path]
+    prefix = layers[0].split(".0.")[0]
+    kind, found = model.config.model_type, {"model.rotary_emb.inv_freq": torch.ones(4)}
+    masks = {"gpt2": "attn", "gptj": "attn", "gpt_neo": "attn.attention", "gpt_neox": "attention"}
+    if kind in masks:
+        found = {
+            f"{prefix}.0.{masks[kind]}.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8),
+            f"{prefix}.1.{masks[kind]}.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool),
+            f"{prefix}.0.{masks[kind]}.masked_bias": torch.tensor(-1e9),
+        }
+    elif kind in ("opt", "bloom"):
+        found = {}
+    elif kind == "falcon":
+        found = {f"{prefix}.0.self_attention.rotary.inv_freq": torch.ones(4)}
+    return found
+
+
+def save(model: Any, folder: Path, number: int) -> Path:
+    """Save as safetensors, as a .bin with both heads and old buffers, or without prefix."""
+    model.save_pretrained(folder)
+    if number % 3 == 0:
+        return folder
+    tensors = {name: values.clone() for name, values in model.state_dict().items()}
+    if number % 3 == 1:
+        tensors |= old_buffers(model)
+    else:
+        prefix = model.base_model_prefix + "."
+        tensors = {name.removeprefix(prefix): values for name, values in tensors.items()}
+        if model.config.tie_word_embeddings:
+            tensors.pop("lm_head.weight", None)
+            tensors.pop("embed_out.weight", None)
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    return folder
+
+
+def tokens_of(name: str, number: int) -> NDArray[np.int32]:
+    return np.random.default_rng(number).integers(0, VOCAB, ROWS[name].length, np.int32)
+
+
+@torch.inference_mode()
+def reference_logits(model: Any, tokens: NDArray[np.int32]) -> Floats:
+    logits: Floats = model(torch.from_numpy(tokens.astype(np.int64))[None]).logits[0].numpy()
+    return logits
+
+
+@torch.inference_mode()
+def reference_text(model: Any, prompt: Iterable[int], count: int) -> list[int]:
+    """What transformers writes greedily after `prompt`, one token at a time without a cache."""
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[-count:]
+
+
+def flat_file(folder: Path, format: str) -> Path:
+    target = folder.with_suffix(f".{format}")
+    return target if target.exists() else convert(folder, target, format=format)
+
+
+def largest_error(ours: Floats, expected: Floats) -> float:
+    """The largest difference of logits as a part of the largest logit."""
+    return float(np.abs(ours - expected).max() / np.abs(expected).max())
+
+
+def usual_error(ours: Floats, expected: Floats) -> float:
+    """The root mean square of the differences as a part of the logits' own."""
+    centred = expected - expected.mean(axis=1, keepdims=True)
+    return float(np.sqrt(np.square(ours - expected).mean() / np.square(centred).mean()))
+
+
+# column -> (weights, cache, device, how the error is measured)
+COLUMNS: Mapping[str, tuple[str, str, str, Any]] = {
+    "f32": ("f32", "f32", "cpu", largest_error),
+    "cache f16": ("f32", "f16", "cpu", usual_error),
+    "cache q8": ("f32", "q8", "cpu", usual_error),
+    "q8": ("q8", "f32", "cpu", usual_error),
+    "q4": ("q4", "f32", "cpu", usual_error),
+}
+
+
+def logits_of(folder: Path, column: str, tokens: NDArray[np.int32]) -> Floats:
+    format, cache, device, _ = COLUMNS[column]
+    path = flat_file(folder, format)
+    return pythia_rt.Model.load(path, threads=1, kv_format=cache, device=device).logits(tokens)
+
+
+def device_error(folder: Path, tokens: NDArray[np.int32]) -> float:
+    """The largest difference between the emulated CUDA device and the CPU: 0 for equal bits."""
+    from backends import _emulated
+
+    from pythia_rt import devices
+    from pythia_rt import model as api
+
+    path, own = flat_file(folder, "q4"), api._core
+    expected = pythia_rt.Model.load(path).logits(tokens)
+    try:
+        vars(api)["_core"] = vars(devices)["_core"] = _emulated
+        found = pythia_rt.Model.load(path, device="cuda").logits(tokens)
+    finally:
+        vars(api)["_core"] = vars(devices)["_core"] = own
+    return float(np.abs(found - expected).max())
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    warnings.simplefilter("ignore")  # none of them has a tokenizer
+    print("| family | checkpoints |", " | ".join(COLUMNS), "| CUDA emulated |")
+    print("|---" * (len(COLUMNS) + 3) + "|")
+    for name in ROWS:
+        worst = dict.fromkeys([*COLUMNS, "cuda"], 0.0)
+        for number in range(len(ROWS[name].variants)):
+            with tempfile.TemporaryDirectory() as temporary:
+                model = make_model(name, number)
+                folder = save(model, Path(temporary) / "tiny", number)
+                tokens = tokens_of(name, number)
+                expected = reference_logits(model, tokens)
+                for column, (_, _, _, measure) in COLUMNS.items():
+                    error = measure(logits_of(folder, column, tokens), expected)
+                    worst[column] = max(worst[column], error)
+                worst["cuda"] = max(worst["cuda"], device_error(folder, tokens[:60]))
+        errors = " | ".join(f"{error:.1e}" for error in worst.values())
+        print(f"| {name} | {len(ROWS[name].variants)} | {errors} |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).resolve().parent.parent))  # of bench, for backends.py
+    main()
