@@ -40,7 +40,7 @@ def split(path: Path) -> tuple[Header, bytes]:
 
 def join(path: Path, header: Header, data: bytes, *, align: bool = True) -> Path:
     text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % 64 if align else 8 - len(text) % 8)
+    text += b" " * (-(8 + len(text)) % 64 + (0 if align else 8))
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     return path
 
