@@ -274,29 +274,36 @@ passes = st.lists(
 @given(
     head_dim=head_dims,
     kv_heads=st.integers(1, 2),
-    shared=st.integers(1, 2),
+    shared=st.sampled_from([1, 2, 3, 5, 8]),
     rotated=st.sampled_from([0.0, 0.25, 1.0]),
     layers=st.integers(1, 2),
     steps=passes,
     sharpness=st.sampled_from([1.0, 10.0, 1000.0]),
     rewound=st.booleans(),
+    window=st.sampled_from([0, 0, 1, 100, 128, 129]),
+    biased=st.booleans(),
     seed=seeds,
     order=orders,
 )
 def test_attention(
     subject: Subject, form: str, head_dim: int, kv_heads: int, shared: int, rotated: float,
-    layers: int, steps: list[list[int]], sharpness: float, rewound: bool, seed: int,
-    order: tuple[str, int],
+    layers: int, steps: list[list[int]], sharpness: float, rewound: bool, window: int,
+    biased: bool, seed: int, order: tuple[str, int],
 ) -> None:  # fmt: skip
     """Passes over several sequences whose caches fill up, in the last of the layers."""
     set_order(order)
-    if head_dim > 100:
+    if head_dim > 100 or shared > 2:
         steps = [[min(count, 40) for count in counts] for counts in steps]
     half = int(head_dim * rotated) // 2
     angles = normal(seed, 600, half, magnitude=10)
     tables = np.cos(angles), np.sin(angles)
     heads = kv_heads * shared
     layout = {"n_heads": heads, "n_kv_heads": kv_heads, "head_dim": head_dim}
+    scoring = {
+        "scale": head_dim**-0.5,
+        "window": window,
+        "bias": normal(seed, heads, 600, magnitude=3) if biased else None,
+    }
 
     def run(backend: Any) -> Any:
         results = []
@@ -314,7 +321,7 @@ def test_attention(
             results.append(
                 backend.attend(
                     chosen, counted, values,
-                    cosines=tables[0], sines=tables[1], layer=layers - 1, **layout,
+                    cosines=tables[0], sines=tables[1], layer=layers - 1, **layout, **scoring,
                 )
             )  # fmt: skip
             if rewound and step == 1:

@@ -122,19 +122,21 @@ def attend(
     later: tuple[int, int],
     *,
     head_dim: int = 20,
+    group: int = 2,
     repeats: int = -1,
+    **scoring: Any,
 ) -> None:
     """Two sequences, then some tokens more of each."""
     angles = normal(9, 300, 4, magnitude=10)
-    layout = {"n_heads": 2, "n_kv_heads": 1, "head_dim": head_dim}
+    layout = {"n_heads": group, "n_kv_heads": 1, "head_dim": head_dim} | scoring
     tables = {"cosines": np.cos(angles), "sines": np.sin(angles)}
 
     def run(backend: Any, _: Any) -> Any:
         numbers = [backend.add_sequence(form, 1, head_dim, 1, 150) for _ in range(2)]
-        rows = normal(1, sum(prompts), 4 * head_dim)
+        rows = normal(1, sum(prompts), (group + 2) * head_dim)
         results = [backend.attend(numbers, prompts, rows, **layout, **tables)]
         for step in range(3):
-            values = normal(2 + step, sum(later), 4 * head_dim)
+            values = normal(2 + step, sum(later), (group + 2) * head_dim)
             results.append(
                 backend.attend(numbers, later, values, repeats=repeats, **layout, **tables)
             )
@@ -158,6 +160,26 @@ def test_attention_of_single_tokens(form: str) -> None:
 def test_attention_of_wide_heads(form: str) -> None:
     """Keys and values that come through shared memory in several stages."""
     attend(form, (70, 3), (1, 1), head_dim=136)
+
+
+@every_cache
+def test_attention_of_groups(form: str) -> None:
+    """Rows of a tile that are heads and positions, and do not fill it."""
+    attend(form, (20, 17), (3, 10), group=5)
+
+
+@every_cache
+def test_attention_in_a_window(form: str) -> None:
+    """It begins in one block of positions and ends in the next."""
+    attend(form, (130, 3), (9, 10), window=100)
+    attend(form, (130, 3), (1, 1), window=100)
+    attend(form, (140, 3), (1, 1), window=6)  # it begins in both for queries side by side
+
+
+def test_attention_with_a_bias() -> None:
+    bias = normal(3, 2, 150, magnitude=3)
+    attend("f32", (120, 17), (9, 10), bias=bias)
+    attend("f32", (120, 17), (1, 1), bias=bias)
 
 
 def test_single_tokens_recorded() -> None:

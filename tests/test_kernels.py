@@ -7,6 +7,7 @@ PYTHIA_RT_TESTING_DIR names the folder it was built in (scripts/test builds it).
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -231,14 +232,11 @@ def append(
 
 
 def attend(
-    isa: str, form: str, queries: Floats, parts: list[NDArray[np.uint8]], *, positions: int,
-    capacity: int, together: int,
-) -> Floats:  # fmt: skip
-    scale = float(np.float32(queries.shape[1] ** -0.5))
-    result: Floats = _testing.attention(
-        isa, form, queries, parts,
-        positions=positions, capacity=capacity, scale=scale, together=together,
-    )  # fmt: skip
+    isa: str, form: str, queries: Floats, parts: list[NDArray[np.uint8]], **changes: Any
+) -> Floats:
+    """Queries [positions, heads of a group, head_dim]."""
+    scale = float(np.float32(queries.shape[2] ** -0.5))
+    result: Floats = _testing.attention(isa, form, queries, parts, **({"scale": scale} | changes))
     return result
 
 
@@ -284,6 +282,10 @@ def test_append(
     sharpness=st.sampled_from([0.0, 1.0, 10.0, 100.0]),
     magnitude=st.sampled_from([1.0, 1.0, 1e-30, 1e30]),
     offset=st.sampled_from([0.0, 0.0, 300.0, -3e5]),
+    group=st.sampled_from([1, 1, 1, 3, 4, 5, 7, 8, 16, 29, 71]),
+    window=st.sampled_from([0, 0, 1, 2, 100, 128, 129, 256, 2000]),
+    scale=st.sampled_from([None, 1.0]),
+    slope=st.sampled_from([0.0, 0.0, 0.01, 30.0]),
     seed=seeds,
 )
 def test_attention(
@@ -295,31 +297,45 @@ def test_attention(
     sharpness: float,
     magnitude: float,
     offset: float,
+    group: int,
+    window: int,
+    scale: float | None,
+    slope: float,
     seed: int,
 ) -> None:
     """Also over keys with a constant part far larger than the rest, and scores beyond -1e5."""
     if form == "f16":
         magnitude, offset = min(max(magnitude, 1e-3), 1e3), max(offset, -3e4)
-    queries = normal(seed, count, head_dim, magnitude=sharpness)
+    count = min(count, 1 + 40 // group)
+    queries = normal(seed, count, group, head_dim, magnitude=sharpness)
     keys, values = (normal(seed + i, earlier + count, head_dim) for i in (1, 2))
     keys[:, head_dim // 2 : head_dim // 2 + 3] += np.float32(offset)
     values *= np.float32(magnitude)
     capacity = earlier + count
+    scale = float(np.float32(head_dim**-0.5)) if scale is None else scale
+    # As ALiBi, and a table that has more positions than the cache, or just as many.
+    steps = np.arange(capacity + seed % 3 * 7, dtype=np.float32)
+    bias = np.float32(slope) * normal(seed + 3, group)[:, None] * steps
 
     def run(isa: str, at_once: int) -> Floats:
         parts = append(isa, form, keys, values, capacity=capacity)
         return attend(
-            isa, form, queries, parts, positions=capacity, capacity=capacity, together=at_once
-        )
+            isa, form, queries, parts,
+            positions=capacity, capacity=capacity, together=at_once,
+            scale=scale, window=window, bias=bias if slope else None,
+        )  # fmt: skip
 
-    reference = run("scalar", count)
-    truth, bound = oracle.attention(
-        queries.astype(np.float64),
-        kv_oracle.stored(form, keys),
-        kv_oracle.stored(form, values),
-        float(np.float32(head_dim**-0.5)),
-    )
-    assert_within(reference, truth, bound)
+    reference = run("scalar", count * group)
+    for head in range(group):
+        truth, bound = oracle.attention(
+            queries[:, head].astype(np.float64),
+            kv_oracle.stored(form, keys),
+            kv_oracle.stored(form, values),
+            scale,
+            window,
+            bias[head, :capacity].astype(np.float64),
+        )
+        assert_within(reference[:, head], truth, bound)
     for isa in ISAS:
         assert_same_bits(run(isa, together), reference, isa)
 
@@ -341,7 +357,7 @@ def test_a_rewound_cache_is_like_a_fresh_one(
     new = [normal(seed + i, after, head_dim) for i in (2, 3)]
     for array in old:
         array[:kept] = normal(seed + 4, kept, head_dim)
-    queries = normal(seed + 5, after, head_dim)
+    queries = normal(seed + 5, after, 1, head_dim)
     capacity = max(before, kept + after)
     for isa in ISAS:
         rewound = append(isa, form, *old, capacity=capacity)
@@ -370,13 +386,13 @@ def test_values_that_are_not_finite_harm_nobody(
     count = place + 20
     rows = [normal(i, count, 72) for i in range(3)]
     before = attend(
-        isa, form, rows[0], append(isa, form, *rows[1:], capacity=count),
+        isa, form, rows[0][:, None], append(isa, form, *rows[1:], capacity=count),
         positions=count, capacity=count, together=5,
     )  # fmt: skip
     for array in rows[1:]:
         array[place, 3] = bad
     after = attend(
-        isa, form, rows[0], append(isa, form, *rows[1:], capacity=count),
+        isa, form, rows[0][:, None], append(isa, form, *rows[1:], capacity=count),
         positions=count, capacity=count, together=5,
     )  # fmt: skip
     assert_same_bits(after[:place], before[:place], isa)

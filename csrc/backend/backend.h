@@ -55,6 +55,18 @@ struct HeadLayout {
   int64_t n_kv_heads;
   int64_t head_dim;
   int64_t rotary_dim;
+
+  // Heads of queries that share one of keys and values.
+  int64_t group() const { return n_heads / n_kv_heads; }
+};
+
+// How a query scores the keys it sees: query . key * scale + bias.
+struct Scoring {
+  float scale;
+  int64_t window = 0;           // only the last so many positions, its own among them; 0: all
+  const float* bias = nullptr;  // [n_heads][bias_positions] by the key's position, memory of the
+                                // device; or null
+  int64_t bias_positions = 0;   // no row is beyond them
 };
 
 // Consecutive rows of a pass that belong to one sequence.
@@ -142,7 +154,8 @@ class Backend {
 
   // Rotates the queries and keys of each of the batch's rows in place, appends keys and values to
   // the caches of their layer, and attends causally: each row to its own sequence, itself included.
-  virtual void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) = 0;
+  virtual void attention(const HeadLayout& heads, const Scoring& scoring, int64_t layer, Rows qkv,
+                         Rows out) = 0;
 
   // out[i] = in[rows[i]]; `rows` are on the host.
   virtual void gather(Rows in, const int64_t* rows, Rows out) = 0;

@@ -141,18 +141,23 @@ class CpuBackend : public Backend {
     });
   }
 
-  // A task is one head of keys and the queries that share it, over a few tiles of rows of one
-  // sequence. The tasks of a head follow each other, so that its keys and values stay in a cache.
-  void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) override {
+  // A task is one head of keys and values of one sequence and some of the queries that share it, of
+  // all its heads and positions. The tasks of a head follow each other, so that its keys and values
+  // stay in a cache.
+  void attention(const HeadLayout& heads, const Scoring& scoring, int64_t layer, Rows qkv,
+                 Rows out) override {
     tasks_.clear();
+    const int64_t together = queries_together(heads);
     int64_t longest = 0;
     for (const SequenceRows& sequence : batch_->sequences) {
-      if (sequence.count > 1) append_rows(heads, layer, qkv, sequence);
+      const int64_t queries = sequence.count * heads.group();
+      const bool appends = sequence.count == 1 && queries <= together;
+      if (!appends) append_rows(heads, layer, qkv, sequence);
       for (int64_t kv_head = 0; kv_head < heads.n_kv_heads; ++kv_head) {
         const PagedHead cache = sequence.cache.head(layer, kv_head);
-        for (int64_t first = 0; first < sequence.count; first += kQueriesPerTask) {
-          const int64_t count = std::min(kQueriesPerTask, sequence.count - first);
-          tasks_.push_back({&sequence, kv_head, cache, first, count});
+        for (int64_t first = 0; first < queries; first += together) {
+          const int64_t end = std::min(queries, first + together);
+          tasks_.push_back({&sequence, kv_head, cache, first, end, appends});
         }
       }
       longest = std::max(longest, sequence.first_position + sequence.count);
@@ -165,8 +170,8 @@ class CpuBackend : public Backend {
         const AttentionTask& task = tasks_[static_cast<size_t>(i)];
         const AttentionTask* next = &task == &tasks_.back() ? nullptr : &task + 1;
         if (next != nullptr) ask_for_place(heads, *next);
-        if (task.sequence->count == 1) rotate_and_append(heads, qkv, task, 0);
-        attend(heads, qkv, out, task, next, scores, scores_stride);
+        if (task.appends) rotate_and_append(heads, qkv, task, 0);
+        attend(heads, scoring, qkv, out, task, next, scores, scores_stride);
       }
     });
   }
@@ -302,13 +307,26 @@ class CpuBackend : public Backend {
     const SequenceRows* sequence;
     int64_t kv_head;
     PagedHead cache;
-    int64_t first, count;  // rows of the sequence
+    int64_t first, end;  // queries, as AttentionArguments counts them
+    bool appends;        // the sequence's only row, which no other task needs
   };
+
+  // Queries of a task: fewer where threads would be left without one.
+  int64_t queries_together(const HeadLayout& heads) const {
+    for (const int64_t together : {kQueriesPerTask, int64_t{kQueryTile}}) {
+      int64_t n_tasks = 0;
+      for (const SequenceRows& sequence : batch_->sequences) {
+        n_tasks += heads.n_kv_heads * divide_up(sequence.count * heads.group(), together);
+      }
+      if (n_tasks >= n_threads()) return together;
+    }
+    return 1;
+  }
 
   // A single key goes into many cache lines, which are asked for a task ahead.
   static void ask_for_place(const HeadLayout& heads, const AttentionTask& task) {
     const SequenceRows& sequence = *task.sequence;
-    if (sequence.count > 1) return;
+    if (!task.appends) return;
     const KvSizes tile = kv_sizes(sequence.kv_format, heads.head_dim, 16);
     const auto ask = [](const void* data, int64_t begin, int64_t bytes) {
       const char* place = static_cast<const char*>(data) + begin;
@@ -329,7 +347,7 @@ class CpuBackend : public Backend {
     const int64_t width = qkv.width / heads.n_kv_heads;
     each_row(pool_, heads.n_kv_heads, sequence.count * width, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const AttentionTask task{&sequence, i, sequence.cache.head(layer, i), 0, sequence.count};
+        const AttentionTask task{&sequence, i, sequence.cache.head(layer, i), 0, 0, true};
         for (int64_t row = 0; row < sequence.count; ++row) rotate_and_append(heads, qkv, task, row);
       }
     });
@@ -340,7 +358,7 @@ class CpuBackend : public Backend {
                          int64_t index) {
     const SequenceRows& sequence = *task.sequence;
     const int64_t half = heads.rotary_dim / 2;
-    const int64_t shared = heads.n_heads / heads.n_kv_heads;
+    const int64_t group = heads.group();
     const int64_t key_head = heads.n_heads + task.kv_head;
     const int64_t value_head = key_head + heads.n_kv_heads;
     float* row = qkv.row(sequence.first_row + index);
@@ -349,7 +367,7 @@ class CpuBackend : public Backend {
       kernels_.rotate({row, batch_->cosines + position * half, batch_->sines + position * half,
                        heads.rotary_dim, heads.head_dim, head});
     };
-    for (int64_t i = 0; i < shared; ++i) rotate(task.kv_head * shared + i);
+    for (int64_t i = 0; i < group; ++i) rotate(task.kv_head * group + i);
     rotate(key_head);
     kernels_.append[static_cast<int>(sequence.kv_format)](
         {row + key_head * heads.head_dim, row + value_head * heads.head_dim,
@@ -357,29 +375,40 @@ class CpuBackend : public Backend {
          position % kPagePositions});
   }
 
-  void attend(const HeadLayout& heads, Rows qkv, Rows out, const AttentionTask& task,
-              const AttentionTask* next, float* scores, int64_t scores_stride) {
+  void attend(const HeadLayout& heads, const Scoring& scoring, Rows qkv, Rows out,
+              const AttentionTask& task, const AttentionTask* next, float* scores,
+              int64_t scores_stride) {
     const SequenceRows& sequence = *task.sequence;
-    const int64_t row = sequence.first_row + task.first;
-    const int64_t shared = heads.n_heads / heads.n_kv_heads;
-    for (int64_t i = 0; i < shared; ++i) {
-      const int64_t column = (task.kv_head * shared + i) * heads.head_dim;
-      AttentionArguments arguments{};
-      arguments.queries = qkv.row(row) + column;
-      arguments.query_stride = qkv.stride;
-      arguments.cache = task.cache;
-      arguments.next_keys =
-          next != nullptr && i + 1 == shared ? head_in_page(next->cache, 0).keys : nullptr;
-      arguments.head_dim = heads.head_dim;
-      arguments.first_position = sequence.first_position + task.first;
-      arguments.rows = task.count;
-      arguments.scale = 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
-      arguments.scores = scores;
-      arguments.scores_stride = scores_stride;
-      arguments.out = out.row(row) + column;
-      arguments.out_stride = out.stride;
-      kernels_.attention[static_cast<int>(sequence.kv_format)](arguments);
-    }
+    const int64_t group = heads.group();
+    const int64_t head = task.kv_head * group;
+    AttentionArguments arguments{};
+    arguments.queries = qkv.row(sequence.first_row) + head * heads.head_dim;
+    arguments.query_stride = qkv.stride;
+    arguments.cache = task.cache;
+    arguments.head_dim = heads.head_dim;
+    arguments.group = group;
+    arguments.first_position = sequence.first_position;
+    arguments.row_begin = task.first;
+    arguments.row_end = task.end;
+    arguments.window = scoring.window;
+    arguments.scale = scoring.scale;
+    arguments.bias =
+        scoring.bias == nullptr ? nullptr : scoring.bias + head * scoring.bias_positions;
+    arguments.bias_positions = scoring.bias_positions;
+    arguments.scores = scores;
+    arguments.scores_stride = scores_stride;
+    arguments.out = out.row(sequence.first_row) + head * heads.head_dim;
+    arguments.out_stride = out.stride;
+    arguments.next_keys = next == nullptr ? nullptr : first_keys(heads, scoring, *next);
+    kernels_.attention[static_cast<int>(sequence.kv_format)](arguments);
+  }
+
+  // What a task reads first.
+  static const void* first_keys(const HeadLayout& heads, const Scoring& scoring,
+                                const AttentionTask& task) {
+    const int64_t seen = task.sequence->first_position + task.first / heads.group() + 1;
+    const int64_t first = scoring.window == 0 ? 0 : std::max<int64_t>(0, seen - scoring.window);
+    return head_in_page(task.cache, first / kPagePositions).keys;
   }
 
   const KernelTable& kernels_;

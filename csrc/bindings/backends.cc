@@ -181,9 +181,16 @@ class TestBackend {
                                    const std::vector<int64_t>& counts, const Floats& values,
                                    int64_t n_heads, int64_t n_kv_heads, int64_t head_dim,
                                    const Floats& cosines, const Floats& sines, int64_t layer,
-                                   int64_t repeats) {
+                                   int64_t repeats, float scale, int64_t window,
+                                   const std::optional<Floats>& bias) {
     check(sequences.size() == counts.size() && cosines.ndim() == 2, "wrong shapes");
     const HeadLayout heads{n_heads, n_kv_heads, head_dim, 2 * cosines.shape(1)};
+    Scoring scoring{scale, window, nullptr, 0};
+    if (bias) {
+      check(bias->ndim() == 2 && bias->shape(0) == n_heads && repeats < 0, "not such a bias");
+      scoring.bias = vector_of(*bias);
+      scoring.bias_positions = bias->shape(1);
+    }
     Rows qkv = rows_of(values);
     check(qkv.width == (n_heads + 2 * n_kv_heads) * head_dim, "wrong width");
     Rows out = rows(qkv.count, n_heads * head_dim);
@@ -217,7 +224,7 @@ class TestBackend {
       first += counts[i];
     }
     check(first == qkv.count, "counts and rows differ");
-    backend_->pass(batch, [&] { backend_->attention(heads, layer, qkv, out); });
+    backend_->pass(batch, [&] { backend_->attention(heads, scoring, layer, qkv, out); });
     return {array_of(out), array_of(qkv)};
   }
 
@@ -351,7 +358,8 @@ void bind_backends(py::module_& module) {
       .def("rewind", &TestBackend::rewind)
       .def("attend", &TestBackend::attend, py::arg("sequences"), py::arg("counts"),
            py::arg("values"), py::arg("n_heads"), py::arg("n_kv_heads"), py::arg("head_dim"),
-           py::arg("cosines"), py::arg("sines"), py::arg("layer") = 0, py::arg("repeats") = -1)
+           py::arg("cosines"), py::arg("sines"), py::arg("layer") = 0, py::arg("repeats") = -1,
+           py::arg("scale") = 0.125f, py::arg("window") = 0, py::arg("bias") = py::none())
       .def("cache_bits", &TestBackend::cache_bits);
 }
 

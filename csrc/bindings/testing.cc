@@ -296,27 +296,43 @@ class PagedCopy {
   std::vector<std::byte*> pages_;
 };
 
-// Queries [n, head_dim], the last n of `positions`, attend to a cache of append(), `together` at a
-// time. Returns [n, head_dim].
+// Queries [n, group, head_dim], of the last n of `positions`, attend to a cache of append(),
+// `together` at a time. Returns [n, group, head_dim].
 FloatArray attention(const std::string& isa, const std::string& kv_format, const Floats& queries,
                      std::vector<Bytes> parts, int64_t positions, int64_t capacity, float scale,
-                     int64_t together) {
-  check(queries.ndim() == 2, "not two dimensions");
+                     int64_t together, int64_t window, const std::optional<Floats>& bias) {
+  check(queries.ndim() == 3, "not three dimensions");
   const KernelTable& table = kernels_for(isa);
   const KvFormat format = kv_format_from_name(kv_format);
-  const int64_t rows = queries.shape(0), dim = queries.shape(1);
+  const int64_t rows = queries.shape(0), group = queries.shape(1), dim = queries.shape(2);
   capacity = round_up(capacity, 16);
   check(rows <= positions && positions <= capacity && together > 0,
         "queries and cache do not fit each other");
+  check(!bias || (bias->ndim() == 2 && bias->shape(0) == group && bias->shape(1) >= positions),
+        "a bias of another shape");
   head_of(parts, format, dim, capacity);  // checks their sizes
   const PagedCopy cache(parts, format, dim, capacity);
   std::vector<float> scores(static_cast<size_t>(kQueryTile * capacity));
-  FloatArray out({rows, dim});
-  for (int64_t row = 0; row < rows; row += together) {
-    table.attention[static_cast<size_t>(format)](
-        {queries.data() + row * dim, dim, cache.head(), dim, positions - rows + row,
-         std::min(together, rows - row), scale, scores.data(), capacity,
-         out.mutable_data() + row * dim, dim});
+  FloatArray out({rows, group, dim});
+  AttentionArguments arguments{};
+  arguments.queries = queries.data();
+  arguments.query_stride = group * dim;
+  arguments.cache = cache.head();
+  arguments.head_dim = dim;
+  arguments.group = group;
+  arguments.first_position = positions - rows;
+  arguments.window = window;
+  arguments.scale = scale;
+  arguments.bias = bias ? bias->data() : nullptr;
+  arguments.bias_positions = bias ? bias->shape(1) : 0;
+  arguments.scores = scores.data();
+  arguments.scores_stride = capacity;
+  arguments.out = out.mutable_data();
+  arguments.out_stride = group * dim;
+  for (int64_t row = 0; row < rows * group; row += together) {
+    arguments.row_begin = row;
+    arguments.row_end = std::min(rows * group, row + together);
+    table.attention[static_cast<size_t>(format)](arguments);
   }
   return out;
 }
@@ -387,7 +403,8 @@ PYBIND11_MODULE(_testing, module) {
              py::arg("parts") = py::none());
   module.def("attention", &attention, py::arg("isa"), py::arg("kv_format"), py::arg("queries"),
              py::arg("parts"), py::kw_only(), py::arg("positions"), py::arg("capacity"),
-             py::arg("scale"), py::arg("together"));
+             py::arg("scale"), py::arg("together"), py::arg("window") = 0,
+             py::arg("bias") = py::none());
   module.def("softmax_sum", &softmax_sum, py::arg("isa"), py::arg("logits"));
   module.def("fit_scales", &fit_group, py::arg("isa"), py::arg("values"), py::kw_only(),
              py::arg("table") = py::none(), py::arg("offset"), py::arg("importance") = py::none(),

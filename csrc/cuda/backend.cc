@@ -157,21 +157,22 @@ class CudaBackend : public Backend {
     cuda::finish(stream_, epilogue, in, out);
   }
 
-  void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) override {
+  void attention(const HeadLayout& heads, const Scoring& scoring, int64_t layer, Rows qkv,
+                 Rows out) override {
     const Places& places = tables_.places();
     for (const KvFormat format : tables_.formats()) {
       rotate_and_append(stream_, heads, layer, qkv, format, places);
     }
     if (batch_rows_ > kFewRows * n_sequences_) {
       for (const KvFormat format : tables_.formats()) {
-        attention_by_tiles(stream_, heads, layer, qkv, format, places, out);
+        attention_by_tiles(stream_, heads, scoring, layer, qkv, format, places, out);
       }
       return;
     }
     const int64_t floats = attention_scratch(heads, batch_rows_, places.most_positions);
     float* scratch = get(attention_, floats);
     for (const KvFormat format : tables_.formats()) {
-      attention_by_rows(stream_, heads, layer, qkv, format, places, scratch, out);
+      attention_by_rows(stream_, heads, scoring, layer, qkv, format, places, scratch, out);
     }
   }
 

@@ -1,5 +1,7 @@
 #include "forward/layer.h"
 
+#include <cmath>
+
 #include "forward/norm.h"
 
 namespace pythia_rt {
@@ -47,6 +49,7 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
 
   const HeadLayout heads{spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.rotary_dim};
   const HeadLayout rotated{spec.n_heads, spec.n_kv_heads, spec.head_dim, 0};
+  const Scoring scoring{1.0f / std::sqrt(static_cast<float>(spec.head_dim))};
   const Epilogue activation = epilogue_of(spec.activation);
   const bool activates_later = watch.wants(Point::mlp_pre);
   const Norm attn_norm{norm_parameters(spec, weights.attn_norm), attn_in};
@@ -63,11 +66,11 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
     watch.at(Point::q, q);
     watch.at(Point::k, k);
     watch.at(Point::v, v);
-    backend.attention(heads, index, qkv, attended);
+    backend.attention(heads, scoring, index, qkv, attended);
     if (watch.wants(Point::rot_q) || watch.wants(Point::rot_k)) {
       watch.at(Point::rot_q, q);
       watch.at(Point::rot_k, k);
-      backend.attention(rotated, index, qkv, attended);  // anew, with what is there now
+      backend.attention(rotated, scoring, index, qkv, attended);  // anew, with what is there now
     }
     watch.at(Point::attended, attended);
   };

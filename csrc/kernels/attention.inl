@@ -1,4 +1,5 @@
-// Causal attention of one head over its cache (Vaswani et al. 2017), scores and softmax in f32.
+// Causal attention over the cache of one head of keys and values (Vaswani et al. 2017), scores and
+// softmax in f32, for the heads of queries that share it (Ainslie et al. 2023).
 //
 // The context is cut into blocks of kAttentionBlock positions, counted from the first. Each has a
 // softmax of its own: its largest score, its weights e^(score - largest), their sum, and the values
@@ -6,11 +7,15 @@
 // before is scaled down to it (Milakov and Gimelshein 2018). So a device may work on all blocks of
 // a long context side by side, and nothing of a block depends on the others until the join.
 //
-// Up to four queries share one pass over the keys and one over the values. Each query's arithmetic
-// depends on its own position alone: a score adds its head_dim products in order, where the cache
-// has scales within each group and then the groups; a block's weights are summed in 16 lanes by
+// Up to four queries, of different heads or positions, share one pass over the keys and one over
+// the values. Each query's arithmetic depends on its own head and position alone: a score adds its
+// head_dim products in order, where the cache has scales within each group and then the groups, is
+// scaled, and gets the bias of the key's position; a block's weights are summed in 16 lanes by
 // position modulo 16; its values are added position by position. So neither the number of queries
 // in a pass nor how the prompt was cut can change a bit.
+//
+// Blocks that lie before a query's window are not read; in the one where it begins, the scores of
+// what lies before it are minus infinity, and their weights exactly 0.
 #pragma once
 
 #include "kernels/in_caller.h"
@@ -82,6 +87,38 @@ inline void ask_for_scales(const AttentionArguments& arguments, int64_t block, i
   }
 }
 
+// Queries that share a pass, in the order of their positions.
+template <int kQueries>
+struct Queries {
+  const float* query[kQueries];
+  const float* bias[kQueries];  // by position, or null
+  float* out[kQueries];
+  int64_t first[kQueries], end[kQueries];  // of the positions that it sees
+};
+
+// Those of rows `row` and on, up to before `end`; where these are too few, the last one again and
+// again: it is computed and written more than once, with the same bits.
+template <int kQueries>
+inline Queries<kQueries> queries_of(const AttentionArguments& arguments, int64_t row, int64_t end) {
+  Queries<kQueries> queries;
+  for (int q = 0; q < kQueries; ++q) {
+    const int64_t index = row + q < end ? row + q : end - 1;
+    const int64_t place = index / arguments.group, head = index % arguments.group;
+    const int64_t column = head * arguments.head_dim;
+    queries.query[q] = arguments.queries + place * arguments.query_stride + column;
+    queries.bias[q] =
+        arguments.bias == nullptr ? nullptr : arguments.bias + head * arguments.bias_positions;
+    queries.out[q] = arguments.out + place * arguments.out_stride + column;
+    const int64_t seen = arguments.first_position + place + 1;
+    queries.end[q] = seen;
+    queries.first[q] =
+        arguments.window == 0 || seen < arguments.window ? 0 : seen - arguments.window;
+  }
+  return queries;
+}
+
+inline int64_t block_of(int64_t position) { return position / kAttentionBlock; }
+
 // The keys of a block of positions.
 template <typename Code>
 struct KeyBlock {
@@ -93,32 +130,38 @@ struct KeyBlock {
   int64_t distance;  // how far ahead it asks
 };
 
+// Of a pass over the blocks from `first` on, up to `tiles` tiles of 16 positions.
 template <typename Cache>
 inline KeyBlock<typename Cache::Code> key_block(const AttentionArguments& arguments, int64_t index,
-                                                int64_t tiles) {
+                                                int64_t first, int64_t tiles) {
   using Code = typename Cache::Code;
   const PagedHead& cache = arguments.cache;
   const int64_t rest = tiles - index * kBlockTiles;
   const bool is_last = rest <= kBlockTiles;
-  return {
-      index,
-      part_of<Code>(cache, index, cache.keys),
-      part_of<uint16_t>(cache, index, cache.key_scales),
-      is_last ? rest : kBlockTiles,
-      is_last ? part_of<Code>(cache, 0, cache.values) : part_of<Code>(cache, index + 1, cache.keys),
-      codes_ahead<Code>(kAttentionBlock * arguments.head_dim)};
+  return {index,
+          part_of<Code>(cache, index, cache.keys),
+          part_of<uint16_t>(cache, index, cache.key_scales),
+          is_last ? rest : kBlockTiles,
+          is_last ? part_of<Code>(cache, first, cache.values)
+                  : part_of<Code>(cache, index + 1, cache.keys),
+          codes_ahead<Code>(kAttentionBlock * arguments.head_dim)};
 }
 
-// scores[q][position] = scale * key . query for whole tiles of positions, kTiles at a time, from
-// tile `tile` of the block on.
+// The bias of 16 positions; what lies beyond the last one that has one is seen by nobody.
+inline Vec bias_at(const AttentionArguments& arguments, const float* bias, int64_t position) {
+  const int64_t left = arguments.bias_positions - position;
+  return left < 16 ? load_first(bias + position, left) : load(bias + position);
+}
+
+// scores[q][position] = scale * key . query + bias for whole tiles of positions, kTiles at a time,
+// from tile `tile` of the block on.
 template <typename Cache, int kQueries, int kTiles>
-inline void score_tiles(const AttentionArguments& arguments, int64_t row,
+inline void score_tiles(const AttentionArguments& arguments, const Queries<kQueries>& queries,
                         const KeyBlock<typename Cache::Code>& block, int64_t tile) {
   const int64_t dim = arguments.head_dim;
   const int64_t step = Cache::kIsScaled ? kKvGroup : dim;
   using Code = typename Cache::Code;
   const Code* keys = block.keys + tile * dim * 16;
-  const float* query = arguments.queries + row * arguments.query_stride;
   [[maybe_unused]] const Code* ahead[kTiles];
   if constexpr (kQueries == 1) {
     const Code* end = block.keys + block.tiles * dim * 16;
@@ -149,7 +192,7 @@ inline void score_tiles(const AttentionArguments& arguments, int64_t row,
         const Vec key = Cache::load_codes(place);
 #pragma GCC unroll 4
         for (int q = 0; q < kQueries; ++q) {
-          sum[q][t] = fma(key, broadcast(query[q * arguments.query_stride + i]), sum[q][t]);
+          sum[q][t] = fma(key, broadcast(queries.query[q][i]), sum[q][t]);
         }
       }
     }
@@ -167,10 +210,15 @@ inline void score_tiles(const AttentionArguments& arguments, int64_t row,
   }
 #pragma GCC unroll 4
   for (int q = 0; q < kQueries; ++q) {
-    float* out =
-        arguments.scores + q * arguments.scores_stride + block.index * kAttentionBlock + tile * 16;
+    const int64_t position = block.index * kAttentionBlock + tile * 16;
+    float* out = arguments.scores + q * arguments.scores_stride + position;
+    const float* bias = queries.bias[q];
 #pragma GCC unroll 4
-    for (int t = 0; t < kTiles; ++t) store(out + 16 * t, total[q][t] * broadcast(arguments.scale));
+    for (int t = 0; t < kTiles; ++t) {
+      Vec score = total[q][t] * broadcast(arguments.scale);
+      if (bias != nullptr) score = score + bias_at(arguments, bias, position + 16 * t);
+      store(out + 16 * t, score);
+    }
   }
 }
 
@@ -212,14 +260,21 @@ struct Joining {
   float kept[kRunBlocks], fresh[kRunBlocks];  // of the present run
 };
 
-// Softens the blocks of a run of which the query sees the first n <= kRun positions, maybe none.
-inline void soften_run(float* scores, int64_t n, Joining& joining) {
+// The scores of what lies before the window, in the block where it begins.
+inline void mask_before(float* scores, int64_t first) {
+  for (int64_t i = block_of(first) * kAttentionBlock; i < first; ++i) scores[i] = -__builtin_inff();
+}
+
+// Softens the blocks of a run of which the query sees the first n <= kRun positions, maybe none,
+// from the block on where `first` lies.
+inline void soften_run(float* scores, int64_t first, int64_t n, Joining& joining) {
   const auto seen = [n](int64_t block) {
     const int64_t rest = n - block * kAttentionBlock;
     return rest < kAttentionBlock ? rest : kAttentionBlock;
   };
   float before[kRunBlocks] = {}, largest[kRunBlocks] = {}, after[kRunBlocks] = {};
-  int64_t count = 0;
+  const int64_t begin = first < 0 ? 0 : block_of(first);
+  int64_t count = begin;
   for (; count * kAttentionBlock < n; ++count) {
     const float top = largest_score(scores + count * kAttentionBlock, seen(count));
     largest[count] = top;
@@ -229,30 +284,30 @@ inline void soften_run(float* scores, int64_t n, Joining& joining) {
   }
   store(joining.kept, exp(load(before) - load(after)));
   store(joining.fresh, exp(load(largest) - load(after)));
-  for (int64_t block = 0; block < count; ++block) {
+  for (int64_t block = begin; block < count; ++block) {
     const float sum = soften(scores + block * kAttentionBlock, seen(block), largest[block]);
     joining.sum = __builtin_fmaf(sum, joining.fresh[block], joining.sum * joining.kept[block]);
   }
 }
 
-// mixed[q] += weight * value over the positions of the block from `start` to before `stop` that
-// query q sees. A value's scale goes into the weight, 16 positions at once. Queries of one pass see
-// kQueries - 1 positions more, one by one, after those that all of them see.
+// mixed[q] += weight * value over the positions of the block from `start` on up to query q's last.
+// A value's scale goes into the weight, 16 positions at once. After those that all of them see,
+// queries see what is left for them one by one. What lies before a window has the weight 0.
 template <typename Cache, int kQueries, int kWidth>
-PYTHIA_RT_IN_CALLER inline void mix_block(const AttentionArguments& arguments, int64_t row,
-                                          int64_t column, int64_t start,
-                                          Vec (&mixed)[kQueries][kWidth]) {
+PYTHIA_RT_IN_CALLER inline void mix_block(const AttentionArguments& arguments,
+                                          const Queries<kQueries>& queries, int64_t column,
+                                          int64_t start, Vec (&mixed)[kQueries][kWidth]) {
   const int64_t dim = arguments.head_dim;
   const int64_t stride = kv_groups(dim) * 16;
   const int64_t first_group = column / kKvGroup;
   using Code = typename Cache::Code;
   const PagedHead& cache = arguments.cache;
-  const int64_t block = start / kAttentionBlock;
+  const int64_t block = block_of(start);
   const Code* values = part_of<Code>(cache, block, cache.values) + column;
   const uint16_t* scales = part_of<uint16_t>(cache, block, cache.value_scales);
   const float* weights = arguments.scores + start;
   // Positions are counted from the block's first one.
-  const int64_t seen = arguments.first_position + row + 1 - start;  // by the first query
+  const int64_t seen = queries.end[0] - start;
   const int64_t common = seen < 0 ? 0 : seen < kAttentionBlock ? seen : kAttentionBlock;
   const int64_t step = Cache::kIsScaled ? 16 : kAttentionBlock;
   const int64_t distance = codes_ahead<Code>(kAttentionBlock * stride);
@@ -263,7 +318,7 @@ PYTHIA_RT_IN_CALLER inline void mix_block(const AttentionArguments& arguments, i
     if (kQueries == 1 && column == 0)
       ask_for_scales<Cache>(arguments, block + 1, cache.value_scales);
   } else if (next == nullptr) {
-    next = part_of<Code>(cache, 0, cache.keys);
+    next = part_of<Code>(cache, block_of(queries.first[0]), cache.keys);
   }
   for (int64_t begin = 0; begin < common; begin += step) {
     [[maybe_unused]] float scaled[kQueries][kWidth][16];
@@ -293,7 +348,8 @@ PYTHIA_RT_IN_CALLER inline void mix_block(const AttentionArguments& arguments, i
     }
   }
   for (int q = 1; q < kQueries; ++q) {
-    const int64_t end = seen + q < kAttentionBlock ? seen + q : kAttentionBlock;
+    const int64_t left = queries.end[q] - start;
+    const int64_t end = left < kAttentionBlock ? left : kAttentionBlock;
     for (int64_t position = common; position < end; ++position) {
       for (int w = 0; w < kWidth; ++w) {
         float weight = weights[q * arguments.scores_stride + position];
@@ -311,29 +367,29 @@ PYTHIA_RT_IN_CALLER inline void mix_block(const AttentionArguments& arguments, i
 // Mixes the values of a run's blocks and joins them to the totals, which wait in out between runs,
 // for kWidth vectors of the head. Not inline: the accumulators need the registers.
 template <typename Cache, int kQueries, int kWidth>
-void mix_run(const AttentionArguments& arguments, int64_t row, int64_t column, int64_t run,
-             const Joining* joinings) {
-  float* out = arguments.out + row * arguments.out_stride + column;
+void mix_run(const AttentionArguments& arguments, const Queries<kQueries>& queries, int64_t column,
+             int64_t run, const Joining* joinings) {
   const int64_t width = arguments.head_dim - column;
-  const int64_t seen = arguments.first_position + row + 1;  // by the first query
-  const int64_t longest = seen + kQueries - 1;
+  const int64_t first = block_of(queries.first[0]) * kAttentionBlock;
+  const int64_t longest = queries.end[kQueries - 1];
   const int64_t end = run + kRun < longest ? run + kRun : longest;
   Vec total[kQueries][kWidth];
   for (int q = 0; q < kQueries; ++q) {
     for (int w = 0; w < kWidth; ++w) {
-      const float* place = out + q * arguments.out_stride + 16 * w;
-      total[q][w] = run == 0 ? zero() : load_first(place, width - 16 * w);
+      const float* place = queries.out[q] + column + 16 * w;
+      total[q][w] = run <= first ? zero() : load_first(place, width - 16 * w);
     }
   }
-  for (int64_t start = run; start < end; start += kAttentionBlock) {
+  for (int64_t start = run < first ? first : run; start < end; start += kAttentionBlock) {
     Vec mixed[kQueries][kWidth];
     for (auto& vectors : mixed) {
       for (Vec& lanes : vectors) lanes = zero();
     }
-    mix_block<Cache>(arguments, row, column, start, mixed);
+    mix_block<Cache>(arguments, queries, column, start, mixed);
     const int64_t block = (start - run) / kAttentionBlock;
     for (int q = 0; q < kQueries; ++q) {
-      if (seen + q <= start) continue;  // the block begins after this query
+      // The block begins after this query, or ends before its window.
+      if (queries.end[q] <= start || queries.first[q] >= start + kAttentionBlock) continue;
       const Vec kept = broadcast(joinings[q].kept[block]);
       const Vec fresh = broadcast(joinings[q].fresh[block]);
       for (int w = 0; w < kWidth; ++w) {
@@ -344,63 +400,68 @@ void mix_run(const AttentionArguments& arguments, int64_t row, int64_t column, i
   for (int q = 0; q < kQueries; ++q) {
     const Vec sum = broadcast(end == longest ? joinings[q].sum : 1.0f);
     for (int w = 0; w < kWidth; ++w) {
-      store_first(out + q * arguments.out_stride + 16 * w, total[q][w] / sum, width - 16 * w);
+      store_first(queries.out[q] + column + 16 * w, total[q][w] / sum, width - 16 * w);
     }
   }
 }
 
 template <typename Cache, int kQueries>
-inline void attend(const AttentionArguments& arguments, int64_t row) {
-  const int64_t longest = arguments.first_position + row + kQueries;
+inline void attend(const AttentionArguments& arguments, const Queries<kQueries>& queries) {
+  const int64_t first = block_of(queries.first[0]);
+  const int64_t longest = queries.end[kQueries - 1];
   const int64_t tiles = (longest + 15) / 16;
   constexpr int kTiles = kQueries > 1 && kRowTile == 1 ? 1 : 2;
-  for (int64_t index = 0; index * kBlockTiles < tiles; ++index) {
-    const auto block = key_block<Cache>(arguments, index, tiles);
+  for (int64_t index = first; index * kBlockTiles < tiles; ++index) {
+    const auto block = key_block<Cache>(arguments, index, first, tiles);
     if constexpr (kQueries == 1) {
       const bool is_last = tiles <= (index + 1) * kBlockTiles;
-      is_last ? ask_for_scales<Cache>(arguments, 0, arguments.cache.value_scales)
+      is_last ? ask_for_scales<Cache>(arguments, first, arguments.cache.value_scales)
               : ask_for_scales<Cache>(arguments, index + 1, arguments.cache.key_scales);
     }
     int64_t tile = 0;
     for (; tile + kTiles <= block.tiles; tile += kTiles) {
-      score_tiles<Cache, kQueries, kTiles>(arguments, row, block, tile);
+      score_tiles<Cache, kQueries, kTiles>(arguments, queries, block, tile);
     }
     for (; tile < block.tiles; ++tile) {
-      score_tiles<Cache, kQueries, 1>(arguments, row, block, tile);
+      score_tiles<Cache, kQueries, 1>(arguments, queries, block, tile);
     }
   }
   // A row of values is read in one piece where there are registers for it.
   constexpr int kWidth = kQueries == 1 ? (kRowTile > 1 ? 8 : 4) : (kRowTile > 1 ? 4 : 1);
   const int64_t width = kv_groups(arguments.head_dim) * 16;
   Joining joinings[kQueries];
-  for (int64_t run = 0; run < longest; run += kRun) {
+  for (int q = 0; q < kQueries; ++q) {
+    mask_before(arguments.scores + q * arguments.scores_stride, queries.first[q]);
+  }
+  for (int64_t run = queries.first[0] / kRun * kRun; run < longest; run += kRun) {
     for (int q = 0; q < kQueries; ++q) {
-      const int64_t rest = longest - kQueries + q + 1 - run;
+      const int64_t rest = queries.end[q] - run;
       float* scores = arguments.scores + q * arguments.scores_stride + run;
-      soften_run(scores, rest < kRun ? rest : kRun, joinings[q]);
+      soften_run(scores, queries.first[q] - run, rest < kRun ? rest : kRun, joinings[q]);
     }
     int64_t column = 0;
     for (; column + 16 * kWidth <= width; column += 16 * kWidth) {
-      mix_run<Cache, kQueries, kWidth>(arguments, row, column, run, joinings);
+      mix_run<Cache, kQueries, kWidth>(arguments, queries, column, run, joinings);
     }
     if constexpr (kWidth > 4) {
       for (; column + 16 * 4 <= width; column += 16 * 4) {
-        mix_run<Cache, kQueries, 4>(arguments, row, column, run, joinings);
+        mix_run<Cache, kQueries, 4>(arguments, queries, column, run, joinings);
       }
     }
     for (; column < width; column += 16) {
-      mix_run<Cache, kQueries, 1>(arguments, row, column, run, joinings);
+      mix_run<Cache, kQueries, 1>(arguments, queries, column, run, joinings);
     }
   }
 }
 
 template <typename Cache>
 inline void attention(const AttentionArguments& arguments) {
-  int64_t row = 0;
-  for (; row + kQueryTile <= arguments.rows; row += kQueryTile) {
-    attend<Cache, kQueryTile>(arguments, row);
+  int64_t row = arguments.row_begin;
+  const int64_t end = arguments.row_end;
+  for (; row + 1 < end; row += kQueryTile) {
+    attend<Cache>(arguments, queries_of<kQueryTile>(arguments, row, end));
   }
-  for (; row < arguments.rows; ++row) attend<Cache, 1>(arguments, row);
+  if (row < end) attend<Cache>(arguments, queries_of<1>(arguments, row, end));
 }
 
 }  // namespace pythia_rt::PYTHIA_RT_ISA

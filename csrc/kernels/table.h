@@ -83,17 +83,23 @@ struct AppendArguments {
   int64_t position;  // in the cache's memory
 };
 
+// The queries of `group` heads that share a head of keys and values. Row r is head r % group of
+// them at position first_position + r / group, and attends to positions up to its own.
 struct AttentionArguments {
-  const float* queries;  // [rows][query_stride], this head's first column
+  const float* queries;  // [positions][query_stride], the first head's first column
   int64_t query_stride;
   PagedHead cache;
   int64_t head_dim;
-  int64_t first_position;  // of row 0; row r attends to positions 0 .. first_position + r
-  int64_t rows;
+  int64_t group;
+  int64_t first_position;
+  int64_t row_begin, row_end;
+  int64_t window;  // only the last so many positions, its own among them; 0: all
   float scale;
-  float* scores;  // scratch [4][positions padded to 16], this thread's own
+  const float* bias;       // [group][bias_positions], added to the scores of keys there; or null
+  int64_t bias_positions;  // no row is beyond them
+  float* scores;           // scratch [4][positions padded to 16], this thread's own
   int64_t scores_stride;
-  float* out;  // [rows][out_stride], this head's first column
+  float* out;  // [positions][out_stride], like the queries
   int64_t out_stride;
   const void* next_keys = nullptr;  // of the cache that the next call will read, if known
 };

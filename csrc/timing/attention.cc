@@ -72,16 +72,18 @@ class Attention : public Workload {
         divide_up(shape_.tokens, kQueriesPerTask) * shape_.heads, [&](int64_t task, int worker) {
           const int64_t head = task % shape_.heads, row = task / shape_.heads * kQueriesPerTask;
           AttentionArguments arguments{};
-          arguments.queries = queries_.data() + row * queries_.stride() + head * shape_.head_dim;
+          arguments.queries = queries_.data() + head * shape_.head_dim;
           arguments.query_stride = queries_.stride();
           arguments.cache = cache.head(0, head);
           arguments.head_dim = shape_.head_dim;
-          arguments.first_position = shape_.positions - shape_.tokens + row;
-          arguments.rows = std::min(kQueriesPerTask, shape_.tokens - row);
+          arguments.group = 1;
+          arguments.first_position = shape_.positions - shape_.tokens;
+          arguments.row_begin = row;
+          arguments.row_end = std::min(shape_.tokens, row + kQueriesPerTask);
           arguments.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
           arguments.scores = scores_[static_cast<size_t>(worker)].as<float>();
           arguments.scores_stride = scores_stride(shape_);
-          arguments.out = out_.data() + row * out_.stride() + head * shape_.head_dim;
+          arguments.out = out_.data() + head * shape_.head_dim;
           arguments.out_stride = out_.stride();
           kernel_(arguments);
         });

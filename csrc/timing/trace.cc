@@ -142,8 +142,9 @@ class TracedBackend : public Backend {
   void finish(Epilogue epilogue, Rows in, Rows out) override {
     timed("finish", [&] { backend_->finish(epilogue, in, out); });
   }
-  void attention(const HeadLayout& heads, int64_t layer, Rows qkv, Rows out) override {
-    timed("attention", [&] { backend_->attention(heads, layer, qkv, out); });
+  void attention(const HeadLayout& heads, const Scoring& scoring, int64_t layer, Rows qkv,
+                 Rows out) override {
+    timed("attention", [&] { backend_->attention(heads, scoring, layer, qkv, out); });
   }
   void gather(Rows in, const int64_t* rows, Rows out) override {
     timed("gather", [&] { backend_->gather(in, rows, out); });

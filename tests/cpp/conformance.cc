@@ -55,6 +55,7 @@ int run() {
     // What GPT-NeoX does not use came later: the digest above stays what it was.
     check_rms_norm(table, scalar, checks);
     check_other_activations(table, scalar, checks);
+    check_shared_attention(table, scalar, checks);
     std::printf("%-7s digest with those of other models: %016" PRIx64 "\n", isa.c_str(),
                 checks.digest());
     passed += checks.passed();

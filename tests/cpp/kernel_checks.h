@@ -19,6 +19,8 @@ void check_rotate(const KernelTable& table, const KernelTable& scalar, Checks& c
 void check_softmax(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_fit_scales(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_attention(const KernelTable& table, const KernelTable& scalar, Checks& checks);
+// Several heads of queries for one of keys and values, windows, biases.
+void check_shared_attention(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 
 double exact_gelu(double x);
 double exact_gelu_tanh(double x);

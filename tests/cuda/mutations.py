@@ -181,8 +181,8 @@ MUTATIONS = [
     kernel(
         "attention of tiles: tokens see the next one",
         "attention_by_tiles.cu",
-        "tile.first_position + first_query + 1 - index",
-        "tile.first_position + first_query + 2 - index",
+        "warp_queries.end[q] = tile.first_position + position_of(row) + 1;",
+        "warp_queries.end[q] = tile.first_position + position_of(row) + 2;",
         "prompts and f16",
     ),
     kernel(
@@ -236,6 +236,27 @@ MUTATIONS = [
         "head",
         "single_tokens and f16",
         "address",
+    ),
+    kernel(
+        "attention of rows: one position more than the window",
+        "attention_by_rows.cu",
+        "hidden <= thread &&",
+        "hidden - 1 <= thread &&",
+        "window and f16",
+    ),
+    kernel(
+        "attention of tiles: blocks before a query's window are joined",
+        "attention_by_tiles.cu",
+        "first[q] < begin + kPositions && begin < end[q]",
+        "begin < end[q]",
+        "window and f16",
+    ),
+    kernel(
+        "attention of tiles: heads and positions are taken for each other",
+        "attention_by_tiles.cu",
+        "kv_head * group + (first_row + row) % group",
+        "kv_head * group + (first_row + row) / group % group",
+        "groups and f16",
     ),
     kernel(
         "products: weights loaded from between two multiples of 16 bytes",

@@ -116,20 +116,28 @@ def rotate(heads: Doubles, cosines: Doubles, sines: Doubles) -> Doubles:
     return np.concatenate([*turned, heads[:, 2 * half :]], axis=1)
 
 
+def visible(n: int, positions: int, window: int) -> NDArray[np.bool_]:
+    """Which of `positions` keys each of the last n queries sees: up to its own, and of these only
+    the last `window`, its own among them, unless that is 0."""
+    behind = (positions - n + np.arange(n))[:, None] - np.arange(positions)
+    result: NDArray[np.bool_] = behind >= 0
+    return result & (behind < window) if window > 0 else result
+
+
 def attention(
-    queries: Doubles, keys: Doubles, values: Doubles, scale: float
+    queries: Doubles, keys: Doubles, values: Doubles, scale: float, window: int, bias: Doubles
 ) -> tuple[Doubles, Doubles]:
-    """Return softmax(scale * queries @ keys.T, causally masked) @ values, and a bound.
+    """Return softmax(scale * queries @ keys.T + bias, where `visible`) @ values, and a bound.
 
     The queries are the last rows of the sequence. An error e in every score changes a weight by a
     factor exp(+-2 e) at most. A sum adds up to 128 positions within a block; each later block that
     is joined adds an exp, two products at most and a sum: less than 8 roundings.
     """
     n, positions = len(queries), len(keys)
-    scores = scale * (queries @ keys.T)
-    terms = scale * (np.abs(queries) @ np.abs(keys).T)
-    ahead = np.arange(positions) > (positions - n + np.arange(n))[:, None]
-    scores[ahead] = -np.inf
+    seen = visible(n, positions, window)
+    scores = scale * (queries @ keys.T) + bias
+    terms = np.where(seen, abs(scale) * (np.abs(queries) @ np.abs(keys).T) + np.abs(bias), 0)
+    scores[~seen] = -np.inf
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     additions = min(positions, ATTENTION_BLOCK) + 8 * ((positions - 1) // ATTENTION_BLOCK)

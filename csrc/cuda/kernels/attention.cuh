@@ -2,8 +2,6 @@
 // positions reach shared memory, a stage at a time (kernels/attention.inl says what is computed).
 #pragma once
 
-#include <cmath>
-
 #include "cuda/kernels/kv_cache.cuh"
 #include "cuda/kernels/lanes.cuh"
 #include "cuda/kernels/launch.h"
@@ -17,18 +15,26 @@ constexpr int kPositionTiles = kPositions / 16;
 
 struct AttentionArguments {
   HeadLayout heads;
+  Scoring scoring;
   int64_t layer;
   Rows qkv;
   KvFormat format;
   Places places;
-  float scale;  // of scores
   Rows out;
 };
 
-inline AttentionArguments attention_arguments(const HeadLayout& heads, int64_t layer, Rows qkv,
-                                              KvFormat format, const Places& places, Rows out) {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(heads.head_dim));
-  return {heads, layer, qkv, format, places, scale, out};
+// The first of the positions that a query sees, which sees none from `end` on.
+__device__ __forceinline__ int first_seen(const Scoring& scoring, int end) {
+  const auto window = static_cast<int>(scoring.window);
+  return window == 0 || end < window ? 0 : end - window;
+}
+
+// A score from its product, of the key at a position that has a bias if any has.
+__device__ __forceinline__ float score_of(const Scoring& scoring, float product, int64_t head,
+                                          int position) {
+  const float scaled = product * scoring.scale;
+  if (scoring.bias == nullptr) return scaled;
+  return scaled + scoring.bias[head * scoring.bias_positions + position];
 }
 
 __device__ __forceinline__ float minus_infinity() { return __uint_as_float(0xff800000u); }

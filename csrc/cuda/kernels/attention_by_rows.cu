@@ -115,7 +115,9 @@ __global__ void __launch_bounds__(kAttentionThreads)
   const RowPlace place = arguments.places.rows[row];
   const SequencePlace& sequence = arguments.places.sequences[place.sequence];
   const int64_t left = place.position + 1 - index * kPositions;
-  if (left <= 0 || sequence.format != arguments.format) return;
+  // What lies before the row's window, counted like `left` from the block's first position.
+  const int64_t hidden = first_seen(arguments.scoring, place.position + 1) - index * kPositions;
+  if (left <= 0 || hidden >= kPositions || sequence.format != arguments.format) return;
 
   const HeadLayout& heads = arguments.heads;
   const auto head_dim = static_cast<int>(heads.head_dim);
@@ -170,7 +172,10 @@ __global__ void __launch_bounds__(kAttentionThreads)
                                  least(Staged::kDims, head_dim - begin), total);
       }
       if (stage + 1 == key_stages) {
-        const float score = thread < visible ? total * arguments.scale : minus_infinity();
+        const float score = hidden <= thread && thread < visible
+                                ? score_of(arguments.scoring, total, head,
+                                           static_cast<int>(index) * kPositions + thread)
+                                : minus_infinity();
         const float largest = largest_of_block(score, warps);
         weights[thread] = exp(score - largest);
         __syncthreads();
@@ -212,6 +217,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
   if (arguments.places.sequences[place.sequence].format != arguments.format) return;
   const int64_t head_dim = arguments.heads.head_dim;
   const int64_t first = (row * arguments.heads.n_heads + head) * blocks.n;
+  const int begin = first_seen(arguments.scoring, place.position + 1) / kPositions;
   const int n = place.position / kPositions + 1;
   const float* block_largest = blocks.largest + first;
   const float* block_sums = blocks.sums + first;
@@ -221,7 +227,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
     float sum = 0.0f;
     float total = 0.0f;
 #pragma unroll 4
-    for (int i = 0; i < n; ++i) {
+    for (int i = begin; i < n; ++i) {
       const float joined = larger(largest, block_largest[i]);
       const float before = exp(largest - joined);
       const float now = exp(block_largest[i] - joined);
@@ -243,9 +249,10 @@ int64_t attention_scratch(const HeadLayout& heads, int64_t rows, int64_t most_po
   return rows * heads.n_heads * blocks_of(most_positions) * (heads.head_dim + 2);
 }
 
-void attention_by_rows(Stream stream, const HeadLayout& heads, int64_t layer, Rows qkv,
-                       KvFormat format, const Places& places, float* scratch, Rows out) {
-  const AttentionArguments arguments = attention_arguments(heads, layer, qkv, format, places, out);
+void attention_by_rows(Stream stream, const HeadLayout& heads, const Scoring& scoring,
+                       int64_t layer, Rows qkv, KvFormat format, const Places& places,
+                       float* scratch, Rows out) {
+  const AttentionArguments arguments{heads, scoring, layer, qkv, format, places, out};
   const int64_t n = blocks_of(places.most_positions);
   const int64_t all = qkv.count * heads.n_heads * n;
   float* largest = scratch + all * heads.head_dim;

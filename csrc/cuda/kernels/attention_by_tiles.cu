@@ -1,5 +1,6 @@
-// Attention for many rows: a thread block for each head and tile of up to 16 consecutive queries of
-// a sequence, which walks through the positions block by block.
+// Attention for many rows: a thread block for each head of keys and values and up to 16 of the
+// queries that share it, of all its heads and a tile's positions, which walks through the positions
+// block by block.
 //
 // A warp has four queries. For scores a lane has four positions of the block, for outputs a few
 // dimensions of the head, so what it reads from shared memory serves 16 or more products.
@@ -84,10 +85,24 @@ __device__ __forceinline__ float largest_of_warp(float value) {
   return value;
 }
 
-// A block's weights from its products, into shared memory, and what follows from their sums.
-// Query q sees `visible` + q of the block's n positions; it may see none.
-__device__ __forceinline__ void soften(const float (&totals)[kQueries][kLanePositions], float scale,
-                                       int visible, int n, WarpWeights& weights, Joined& joined) {
+// What a warp's queries are and see, in the order of their positions.
+struct WarpQueries {
+  int64_t head[kQueries];
+  int first[kQueries], end[kQueries];  // positions
+
+  __device__ __forceinline__ bool sees(int q, int position) const {
+    return first[q] <= position && position < end[q];
+  }
+  __device__ __forceinline__ bool sees_block(int q, int begin) const {
+    return first[q] < begin + kPositions && begin < end[q];
+  }
+};
+
+// The weights of the block from position `begin` on, from its products, into shared memory, and
+// what follows from their sums. A query may see nothing of it.
+__device__ __forceinline__ void soften(const float (&totals)[kQueries][kLanePositions],
+                                       const Scoring& scoring, const WarpQueries& queries,
+                                       int begin, WarpWeights& weights, Joined& joined) {
   const auto lane = static_cast<int>(threadIdx.x) % kWarp;
   float block_largest[kQueries];
   float weight[kQueries][kLanePositions];
@@ -97,8 +112,10 @@ __device__ __forceinline__ void soften(const float (&totals)[kQueries][kLanePosi
     float largest = minus_infinity();
 #pragma unroll
     for (int p = 0; p < kLanePositions; ++p) {
-      const bool is_seen = lane * kLanePositions + p < least(visible + q, n);
-      score[p] = is_seen ? totals[q][p] * scale : minus_infinity();
+      const int position = begin + lane * kLanePositions + p;
+      score[p] = queries.sees(q, position)
+                     ? score_of(scoring, totals[q][p], queries.head[q], position)
+                     : minus_infinity();
       largest = larger(largest, score[p]);
     }
     block_largest[q] = largest_of_warp(largest);
@@ -127,7 +144,7 @@ __device__ __forceinline__ void soften(const float (&totals)[kQueries][kLanePosi
   }
 #pragma unroll
   for (int q = 0; q < kQueries; ++q) {
-    if (visible + q <= 0) continue;
+    if (!queries.sees_block(q, begin)) continue;
     const float largest = larger(joined.largest[q], block_largest[q]);
     joined.before[q] = exp(joined.largest[q] - largest);
     joined.now[q] = exp(block_largest[q] - largest);
@@ -148,13 +165,13 @@ struct LaneDims {
   int first[kSlices];
 };
 
-// mixed += weight * value at one position. Query q takes part if the position is below
-// `visible` + q.
+// mixed += weight * value at one position, of the block from `block` on. Query q takes part if the
+// position is not behind it; before its window it has the weight 0.
 template <typename Cache, int kSlices, bool kMasked>
 __device__ __forceinline__ void add_position(const typename Cache::Code* values,
                                              const LaneDims<kSlices>& dims,
                                              const WarpWeights& weights, const uint16_t* scales,
-                                             int position, int visible,
+                                             int position, const WarpQueries& queries, int block,
                                              LaneOutputs<kSlices>& mixed) {
   const float4 packed = weights.of_queries[slot_of(position)];
   const float weight[kQueries] = {packed.x, packed.y, packed.z, packed.w};
@@ -168,7 +185,7 @@ __device__ __forceinline__ void add_position(const typename Cache::Code* values,
     }
 #pragma unroll
     for (int q = 0; q < kQueries; ++q) {
-      if (kMasked && position >= visible + q) continue;
+      if (kMasked && block + position >= queries.end[q]) continue;
       const float factor = Cache::kIsScaled ? weight[q] * scale : weight[q];
       float (&out)[2] = mixed.of_queries[q][s];
       out[0] = fmaf(factor, value[0], out[0]);
@@ -182,21 +199,21 @@ template <typename Cache, int kSlices>
 __device__ __forceinline__ void add_values(const typename Cache::Code* values, int padded,
                                            const LaneDims<kSlices>& dims,
                                            const WarpWeights& weights, const uint16_t* scales,
-                                           int begin, int end, int visible,
-                                           LaneOutputs<kSlices>& mixed) {
+                                           int begin, int end, const WarpQueries& queries,
+                                           int block, LaneOutputs<kSlices>& mixed) {
   const auto scales_at = [&](int position) {
     return scales + position / 16 * padded + position % 16;  // [tile][groups][16]
   };
   int position = begin;
 #pragma unroll 4
-  for (; position < least(end, visible); ++position) {
+  for (; position < least(end, queries.end[0] - block); ++position) {
     add_position<Cache, kSlices, false>(values + (position - begin) * padded, dims, weights,
-                                        scales_at(position), position, visible, mixed);
+                                        scales_at(position), position, queries, block, mixed);
   }
 #pragma unroll 1
   for (; position < end; ++position) {
     add_position<Cache, kSlices, true>(values + (position - begin) * padded, dims, weights,
-                                       scales_at(position), position, visible, mixed);
+                                       scales_at(position), position, queries, block, mixed);
   }
 }
 
@@ -215,25 +232,33 @@ __global__ void __launch_bounds__(kAttentionThreads, kSlices > 2 ? 2 : 3)
   SHARED(float, queries, [kMostDims * kQueriesPerTile]);  // [head_dim][kQueriesPerTile]
   SHARED(WarpWeights, all_weights, [kAttentionThreads / kWarp]);
 
-  // The last tiles see most, and come first.
-  const QueryTile tile = arguments.places.tiles[gridDim.x - 1 - blockIdx.x];
-  const SequencePlace& sequence = arguments.places.sequences[tile.sequence];
-  if (sequence.format != arguments.format) return;
+  // The last tiles see most, and come first. Row r of a tile is head r % group at its position
+  // r / group; each of its `group` thread blocks has 16 rows, the last ones maybe fewer.
   const HeadLayout& heads = arguments.heads;
-  const int64_t head = blockIdx.y;
+  const auto group = static_cast<int>(heads.n_heads / heads.n_kv_heads);
+  const auto number = static_cast<int>(gridDim.x - 1 - blockIdx.x);
+  const QueryTile tile = arguments.places.tiles[number / group];
+  const SequencePlace& sequence = arguments.places.sequences[tile.sequence];
+  const int first_row = number % group * kQueriesPerTile;
+  const int count = least(kQueriesPerTile, tile.count * group - first_row);
+  if (count <= 0 || sequence.format != arguments.format) return;
+  const int64_t kv_head = blockIdx.y;
+  const auto position_of = [&](int row) { return (first_row + row) / group; };  // in the tile
+  const auto head_of = [&](int row) { return kv_head * group + (first_row + row) % group; };
   const auto head_dim = static_cast<int>(heads.head_dim);
   const int groups = kv_groups(head_dim);
   const int padded = groups * kKvGroup;
-  const HeadPages<Cache> cache(sequence.cache, arguments.layer,
-                               head / (heads.n_heads / heads.n_kv_heads), head_dim);
+  const HeadPages<Cache> cache(sequence.cache, arguments.layer, kv_head, head_dim);
 
   const int value_positions = Staged::positions(padded);
   const int key_stages = (head_dim + Staged::kDims - 1) / Staged::kDims;
-  const int longest = tile.first_position + tile.count;
+  const int longest = tile.first_position + position_of(count - 1) + 1;
+  const int first_block =
+      first_seen(arguments.scoring, tile.first_position + position_of(0) + 1) / kPositions;
   const int n_blocks = (longest + kPositions - 1) / kPositions;
 
   // Stages follow one another across the blocks: this one is copied next.
-  int next_index = 0, next_stage = 0, parity = 0;
+  int next_index = first_block, next_stage = 0, parity = 0;
   const auto copy_next = [&] {
     if (next_index < n_blocks) {
       const HeadBlock<Cache> block = cache.block(next_index);
@@ -268,20 +293,27 @@ __global__ void __launch_bounds__(kAttentionThreads, kSlices > 2 ? 2 : 3)
   copy_next();
   const auto thread = static_cast<int>(threadIdx.x);
   for (int q = 0; q < kQueriesPerTile; ++q) {
-    const float* in =
-        arguments.qkv.data + (tile.first_row + q) * arguments.qkv.stride + head * head_dim;
+    const float* in = arguments.qkv.data +
+                      (tile.first_row + position_of(q)) * arguments.qkv.stride +
+                      head_of(q) * head_dim;
     for (int i = thread; i < head_dim; i += kAttentionThreads) {
-      queries[i * kQueriesPerTile + q] = q < tile.count ? in[i] : 0.0f;
+      queries[i * kQueriesPerTile + q] = q < count ? in[i] : 0.0f;
     }
   }
 
   const int lane = thread % kWarp;
   const int first_query = thread / kWarp * kQueries;
-  const bool is_needed = first_query < tile.count;  // by somebody; the same for the whole warp
+  const bool is_needed = first_query < count;  // by somebody; the same for the whole warp
   WarpWeights& weights = all_weights[thread / kWarp];
+  WarpQueries warp_queries;
   Joined joined;
 #pragma unroll
   for (int q = 0; q < kQueries; ++q) {
+    // Where there are too few, the last one sees for the others.
+    const int row = least(first_query + q, count - 1);
+    warp_queries.head[q] = head_of(row);
+    warp_queries.end[q] = tile.first_position + position_of(row) + 1;
+    warp_queries.first[q] = first_seen(arguments.scoring, warp_queries.end[q]);
     joined.largest[q] = minus_infinity();
     joined.sum[q] = 0.0f;
   }
@@ -292,10 +324,9 @@ __global__ void __launch_bounds__(kAttentionThreads, kSlices > 2 ? 2 : 3)
   }
   LaneOutputs<kSlices> totals;
 
-  for (int index = 0; index < n_blocks; ++index) {
-    const int n = least(kPositions, longest - index * kPositions);
-    // What the warp's first query sees of the block; each query sees one more, up to n.
-    const int visible = tile.first_position + first_query + 1 - index * kPositions;
+  for (int index = first_block; index < n_blocks; ++index) {
+    const int block_begin = index * kPositions;
+    const int n = least(kPositions, longest - block_begin);
     const HeadBlock<Cache> block = cache.block(index);
     float products[kQueries][kLanePositions] = {};
     for (int begin = 0; begin < head_dim; begin += Staged::kDims) {
@@ -310,19 +341,22 @@ __global__ void __launch_bounds__(kAttentionThreads, kSlices > 2 ? 2 : 3)
       }
       __syncthreads();
     }
-    if (is_needed) soften(products, arguments.scale, visible, n, weights, joined);
+    if (is_needed) {
+      soften(products, arguments.scoring, warp_queries, block_begin, weights, joined);
+    }
     LaneOutputs<kSlices> mixed;
     for (int begin = 0; begin < n; begin += value_positions) {
       const auto* staged = next_is_there();
       if (is_needed) {
         add_values<Cache, kSlices>(staged, padded, dims, weights, value_scales, begin,
-                                   least(begin + value_positions, n), visible, mixed);
+                                   least(begin + value_positions, n), warp_queries, block_begin,
+                                   mixed);
       }
       __syncthreads();
     }
 #pragma unroll
     for (int q = 0; q < kQueries; ++q) {
-      if (visible + q <= 0) continue;
+      if (!warp_queries.sees_block(q, block_begin)) continue;
 #pragma unroll
       for (int s = 0; s < kSlices; ++s) {
 #pragma unroll
@@ -336,9 +370,10 @@ __global__ void __launch_bounds__(kAttentionThreads, kSlices > 2 ? 2 : 3)
 
 #pragma unroll
   for (int q = 0; q < kQueries; ++q) {
-    if (first_query + q >= tile.count) break;
-    float* out = arguments.out.data + (tile.first_row + first_query + q) * arguments.out.stride +
-                 head * head_dim;
+    const int row = first_query + q;
+    if (row >= count) break;
+    float* out = arguments.out.data + (tile.first_row + position_of(row)) * arguments.out.stride +
+                 head_of(row) * head_dim;
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) {
 #pragma unroll
@@ -354,12 +389,13 @@ namespace {
 
 template <typename Cache>
 void attend(Stream stream, const AttentionArguments& arguments) {
-  const dim3 grid(static_cast<unsigned>(arguments.places.n_tiles),
-                  static_cast<unsigned>(arguments.heads.n_heads));
+  const HeadLayout& heads = arguments.heads;
+  const dim3 grid(static_cast<unsigned>(arguments.places.n_tiles * heads.group()),
+                  static_cast<unsigned>(heads.n_kv_heads));
   const dim3 block(kAttentionThreads);
-  if (arguments.heads.head_dim <= kSliceDims) {
+  if (heads.head_dim <= kSliceDims) {
     LAUNCH((attend_tile<Cache, 1>), grid, block, stream, arguments);
-  } else if (arguments.heads.head_dim <= 2 * kSliceDims) {
+  } else if (heads.head_dim <= 2 * kSliceDims) {
     LAUNCH((attend_tile<Cache, 2>), grid, block, stream, arguments);
   } else {
     LAUNCH((attend_tile<Cache, 4>), grid, block, stream, arguments);
@@ -368,9 +404,9 @@ void attend(Stream stream, const AttentionArguments& arguments) {
 
 }  // namespace
 
-void attention_by_tiles(Stream stream, const HeadLayout& heads, int64_t layer, Rows qkv,
-                        KvFormat format, const Places& places, Rows out) {
-  const AttentionArguments arguments = attention_arguments(heads, layer, qkv, format, places, out);
+void attention_by_tiles(Stream stream, const HeadLayout& heads, const Scoring& scoring,
+                        int64_t layer, Rows qkv, KvFormat format, const Places& places, Rows out) {
+  const AttentionArguments arguments{heads, scoring, layer, qkv, format, places, out};
   switch (format) {
 #define PYTHIA_RT_KV_FORMAT(cache, name, code_type, is_scaled) \
   case KvFormat::name:                                         \

@@ -94,12 +94,13 @@ constexpr int kMostHeadDim = 256;
 int64_t attention_scratch(const HeadLayout& heads, int64_t rows, int64_t most_positions);
 
 // Attention for few rows: each block of positions by itself, then all of a row's blocks in order.
-void attention_by_rows(Stream stream, const HeadLayout& heads, int64_t layer, Rows qkv,
-                       KvFormat format, const Places& places, float* scratch, Rows out);
+void attention_by_rows(Stream stream, const HeadLayout& heads, const Scoring& scoring,
+                       int64_t layer, Rows qkv, KvFormat format, const Places& places,
+                       float* scratch, Rows out);
 
 // Attention for many rows: tiles of queries walk through the positions.
-void attention_by_tiles(Stream stream, const HeadLayout& heads, int64_t layer, Rows qkv,
-                        KvFormat format, const Places& places, Rows out);
+void attention_by_tiles(Stream stream, const HeadLayout& heads, const Scoring& scoring,
+                        int64_t layer, Rows qkv, KvFormat format, const Places& places, Rows out);
 
 // Of each row of logits: the softmax at targets[i]. `scratch` has two floats for each row and run
 // of kSoftmaxRun logits.
