@@ -41,6 +41,8 @@ def make_spec(**changes: Any) -> Spec:
         "rotary_dim": 6,
         "rope_factor": 1.0,
         "learned_positions": False,
+        "score_scale": 12**-0.5,
+        "windows": [],
         "tied_head": False,
         "qkv_bias": True,
         "attn_out_bias": True,

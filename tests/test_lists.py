@@ -109,6 +109,7 @@ def test_unknown_choices_are_refused_with_those_known(field: str, value: Any) ->
         ({"n_kv_heads": 4}, "n_heads 6 is no multiple of n_kv_heads 4"),
         ({"rotary_dim": 5}, "rotary_dim 5 is odd or above the head size 12"),
         ({"rotary_dim": 14}, "rotary_dim 14 is odd or above the head size 12"),
+        ({"windows": [1, 2, 3]}, "windows has 3 entries, and there are 2 layers"),
         (
             {"rotary_dim": 0, "rope_factor": 2},
             "rope_factor is 2, and nothing rotates where rotary_dim is 0",

@@ -27,7 +27,13 @@ from pythia_rt.convert.quantise.weights import Chunk
 
 Floats = NDArray[np.float32]
 
-SPECS = covering_specs()
+# And numbers that are choices too: heads that share keys and values, their scores, windows.
+SPECS = [
+    *covering_specs(),
+    make_spec(n_kv_heads=1, windows=[7, 0], score_scale=1.0),
+    make_spec(n_heads=5, n_kv_heads=5, windows=[1, 33], block="sequential"),
+    make_spec(n_heads=14, n_kv_heads=2, windows=[0, 12], rotary_dim=0),
+]
 spaces = pytest.mark.parametrize("spec", SPECS, ids=[str(i) for i in range(len(SPECS))])
 
 

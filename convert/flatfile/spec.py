@@ -36,6 +36,8 @@ class Spec(TypedDict):
     rotary_dim: int
     rope_factor: float
     learned_positions: bool
+    score_scale: float
+    windows: list[int]
     tied_head: bool
     qkv_bias: bool
     attn_out_bias: bool

@@ -148,7 +148,10 @@ class Calibrator:
             for (part, _, _), data in zip(layout, parts, strict=True):
                 tensors[f"{name.removeprefix(prefix)}.{part}"] = data
         short = {name.removeprefix(prefix): form for name, form in formats.items()}
-        return _core.Layer(dict(self._plan.spec), short, tensors, threads=self._threads)
+        number = int(prefix.split(".")[1])
+        windows = self._plan.spec["windows"][number : number + 1]
+        alone = self._plan.spec | {"n_layers": 1, "windows": windows}
+        return _core.Layer(dict(alone), short, tensors, threads=self._threads)
 
     def _measure(
         self, layer: _core.Layer, prefix: str, matrices: Sequence[Linear]

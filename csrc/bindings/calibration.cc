@@ -71,6 +71,9 @@ std::tuple<CodeArray, FloatArray, FloatArray> feed_back_block(
 
 Spec one_layer(Spec spec) {
   validate(spec);
+  if (spec.n_layers > 1 && !spec.windows.empty()) {
+    throw_invalid("a layer alone is given a spec of one layer, with one window");
+  }
   spec.n_layers = 1;
   return spec;
 }

@@ -1,7 +1,5 @@
 #include "forward/layer.h"
 
-#include <cmath>
-
 #include "forward/norm.h"
 
 namespace pythia_rt {
@@ -49,7 +47,7 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
 
   const HeadLayout heads{spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.rotary_dim};
   const HeadLayout rotated{spec.n_heads, spec.n_kv_heads, spec.head_dim, 0};
-  const Scoring scoring{1.0f / std::sqrt(static_cast<float>(spec.head_dim))};
+  const Scoring scoring{spec.score_scale, spec.window(stage.part.first_layer + index)};
   const Epilogue activation = epilogue_of(spec.activation);
   const bool activates_later = watch.wants(Point::mlp_pre);
   const Norm attn_norm{norm_parameters(spec, weights.attn_norm), attn_in};

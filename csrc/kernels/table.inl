@@ -1,6 +1,7 @@
 // The kernel table of one ISA. Included by kernels/isa.cc.in, once per entry of cmake/isas.cmake.
 #pragma once
 
+#include "kernels/append.inl"
 #include "kernels/attention.inl"
 #include "kernels/finish.inl"
 #include "kernels/fit_scales.inl"

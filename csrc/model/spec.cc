@@ -67,6 +67,10 @@ void check_relations(const Spec& spec) {
     throw_invalid("rope_factor is ", spec.rope_factor,
                   ", and nothing rotates where rotary_dim is 0");
   }
+  if (!spec.windows.empty() && spec.windows.size() != static_cast<size_t>(spec.n_layers)) {
+    throw_invalid("windows has ", spec.windows.size(), " entries, and there are ", spec.n_layers,
+                  " layers");
+  }
   if (spec.tied_head && spec.head_bias) {
     throw_invalid("head_bias is set, and a tied head, the embedding, has none");
   }

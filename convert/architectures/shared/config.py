@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
+import numpy as np
+
 from ...errors import CheckpointError, quote
 from ...flatfile.spec import is_number
 
@@ -108,7 +110,7 @@ class Config:
         kv_heads: str | None = None,
         head_dim: str | None = None,
     ) -> dict[str, Any]:
-        """Return the spec's sizes of attention from the keys of these names.
+        """Return the spec's sizes of attention from the keys of these names, and the usual scale.
 
         Heads of keys are as many as of queries, and a head is the width divided by their number,
         unless a key says otherwise.
@@ -125,7 +127,18 @@ class Config:
                 f"has {count} heads of queries and {keys} of keys, which leaves a rest: fix it"
             )
         dim = hidden // count if head_dim is None else self.size(head_dim, max(1, hidden // count))
-        return {"hidden_size": hidden, "n_heads": count, "n_kv_heads": keys, "head_dim": dim}
+        return {
+            "hidden_size": hidden,
+            "n_heads": count,
+            "n_kv_heads": keys,
+            "head_dim": dim,
+            "score_scale": usual_score_scale(dim),
+        }
+
+
+def usual_score_scale(head_dim: int) -> float:
+    """Return 1 / sqrt(head_dim) by two operations in f32."""
+    return float(np.float32(1) / np.sqrt(np.float32(head_dim)))
 
 
 def agreed(spellings: Mapping[str, Any]) -> Any:
