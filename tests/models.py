@@ -132,6 +132,9 @@ def contents(file: FlatFile) -> dict[str, NDArray[np.float32]]:
     found = {
         name: file.tensors[name].view(np.float32)[:n] for name, n in vectors(file.spec).items()
     }
+    for table in tables(file.spec):
+        stored_table = file.tensors[table.name].view(np.float32)
+        found[table.name] = stored_table.reshape(table.rows, table.columns)
     for matrix in linears(file.spec):
         parts = [part for part, _, _ in _core.packed_layout("f32", matrix.rows, matrix.columns)]
         stored = [file.tensors[f"{matrix.name}.{part}"] for part in parts]

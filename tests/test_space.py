@@ -241,11 +241,14 @@ def test_balancing_keeps_the_function(spec: Spec) -> None:
     # What is rewritten whatever the choices are.
     changed = {name for name in weights if not np.array_equal(weights[name], balanced[name])}
     assert {f"layers.1.{role}" for role in ("qkv", "attn_out")} <= changed
-    # A bias leaves the norm, or the values, where the next matrix has one of its own to take it.
+    # A bias leaves the norm where all that reads it has one of its own to take it, and the values
+    # where the next matrix has.
     matrices = {matrix.name: matrix for matrix in linears(spec)}
+    for norm in {matrix.reads for matrix in matrices.values() if "norm" in matrix.reads}:
+        readers = [matrix for matrix in matrices.values() if matrix.reads == norm]
+        if f"{norm}.bias" in weights and all(matrix.bias for matrix in readers):
+            assert not balanced[f"{norm}.bias"].any(), norm
     for matrix in matrices.values():
-        if matrix.bias and f"{matrix.reads}.bias" in weights and "norm" in matrix.reads:
-            assert not balanced[f"{matrix.reads}.bias"].any(), matrix.name
         if matrix.role == "attn_out" and matrices[matrix.reads].bias:
             values = balanced[f"{matrix.reads}.bias"][-spec["n_kv_heads"] * spec["head_dim"] :]
             assert values.any() != matrix.bias
