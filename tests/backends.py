@@ -109,8 +109,9 @@ def pack(form: str, seed: int, rows: int, columns: int) -> list[NDArray[np.uint8
 
 
 def product(
-    module: Any, form: str, seed: int, rows: int, values: Floats, epilogue: str, has_bias: bool
-) -> Any:
+    module: Any, form: str, seed: int, rows: int, values: Floats, epilogue: str, has_bias: bool,
+    gated: bool = False,
+) -> Any:  # fmt: skip
     return module.ProductCase(
         form,
         pack(form, seed, rows, values.shape[1]),
@@ -119,4 +120,5 @@ def product(
         values,
         epilogue,
         normal(seed + 1, rows) if has_bias else None,
+        gated,
     )

@@ -51,6 +51,8 @@ def make_spec(**changes: Any) -> Spec:
         "bos_id": 0,
         "eos_ids": [1],
     }
+    if changes.get("mlp") == "gated":
+        spec["mlp_size"] = 80  # whole blocks of 16, but no whole group of 64
     return validate_spec(spec | changes)
 
 

@@ -163,6 +163,43 @@ def test_two_products(
 
 
 @every_backend
+@every_format
+@thorough
+@given(
+    pairs=st.integers(1, 9),
+    columns=st.integers(1, 200),
+    count=counts,
+    epilogue=st.sampled_from(CHOICES["activation"]),
+    has_bias=st.booleans(),
+    seed=seeds,
+    order=orders,
+)
+def test_a_gated_product(
+    subject: Subject, form: str, pairs: int, columns: int, count: int, epilogue: str,
+    has_bias: bool, seed: int, order: tuple[str, int],
+) -> None:  # fmt: skip
+    """Alone, beside another product, and in two steps: the same bits, which are act(gate) * up."""
+    set_order(order)
+    values = normal(seed, count, columns)
+    backend, module = subject.make(), subject.module
+
+    def case(epilogue: str, gated: bool) -> Any:
+        return product(module, form, seed + 3, 32 * pairs, values, epilogue, has_bias, gated)
+
+    (raw,) = REFERENCE.linear(
+        [product(_testing, form, seed + 3, 32 * pairs, values, "store", has_bias)]
+    )
+    tiles = raw.reshape(count, pairs, 2, 16)
+    gate = REFERENCE.finish(epilogue, np.ascontiguousarray(tiles[:, :, 0]).reshape(count, -1))
+    expected = gate * tiles[:, :, 1].reshape(count, -1)
+    (found,) = backend.linear([case(epilogue, True)])
+    assert_same_bits(found, expected)
+    assert_same_bits(backend.finish_gated(epilogue, raw), expected)
+    both = backend.linear([case("store", False), case(epilogue, True)])
+    assert_same_bits(both, [raw, expected])
+
+
+@every_backend
 @thorough
 @given(
     count=counts,

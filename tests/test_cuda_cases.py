@@ -71,6 +71,18 @@ def test_finishing(epilogue: str) -> None:
     compare(lambda backend, _: backend.finish(epilogue, rows, before))
 
 
+@pytest.mark.parametrize("count", [3, 18], ids=["few", "many"])
+@pytest.mark.parametrize("form", ["q4", "f16"])
+def test_gating(form: str, count: int) -> None:
+    values = normal(1, count, 70)
+
+    def run(backend: Any, module: Any) -> Any:
+        gated = product(module, form, 3, 288 * 2, values, "silu", True, True)
+        return backend.linear([product(module, form, 5, 40, values, "store", False), gated])
+
+    compare(run)
+
+
 @pytest.mark.parametrize("count", [2, 18], ids=["few", "many"])
 @pytest.mark.parametrize("forms", [("q4", "q5"), ("f16", "f32")], ids=["q4-q5", "f16-f32"])
 def test_into_the_same_rows(count: int, forms: tuple[str, str]) -> None:

@@ -86,13 +86,14 @@ class Calibrator:
         parts = _core.pack(form, exact, "F32", rows, columns, self._threads)
         quantised = _core.unpack(form, parts, rows, columns)
         ends = np.cumsum([len(sequence) for sequence in sequences])[:-1]
-        if self._plan.spec["embed_norm"]:
-            exact, quantised = (self._norm("embed_norm", rows) for rows in (exact, quantised))
         pieces = np.split(places.reshape(-1), ends)
         streams = [exact[p] for p in pieces], [quantised[p] for p in pieces]
-        if self._plan.spec["learned_positions"]:
-            for hidden in (*streams[0], *streams[1]):
-                self._add_positions(hidden)
+        for stream in streams:
+            for i, hidden in enumerate(stream):
+                if self._plan.spec["learned_positions"]:
+                    self._add_positions(hidden)
+                if self._plan.spec["embed_norm"]:
+                    stream[i] = self._norm("embed_norm", hidden)
         return streams
 
     def _add_positions(self, hidden: NDArray[np.float32]) -> None:

@@ -47,6 +47,9 @@ struct Product {
   Rows in;
   Rows out;
   Epilogue epilogue;
+  // Of the matrix's rows 16 are of gate and 16 of up, in turn: out, half as wide, is
+  // epilogue(gate) * up. The epilogue is an activation, the rows are a multiple of 32.
+  bool gated = false;
 };
 
 // How the columns of a row of queries, keys and values are divided into heads.
@@ -151,6 +154,8 @@ class Backend {
 
   // What a product does with its result, alone: out = epilogue(in). The two may be the same rows.
   virtual void finish(Epilogue epilogue, Rows in, Rows out) = 0;
+  // The same of a gated product; `in` is twice as wide as `out`.
+  virtual void finish_gated(Epilogue epilogue, Rows in, Rows out) = 0;
 
   // Rotates the queries and keys of each of the batch's rows in place, appends keys and values to
   // the caches of their layer, and attends causally: each row to its own sequence, itself included.

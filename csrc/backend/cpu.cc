@@ -5,8 +5,7 @@
 #include <cstring>
 #include <limits>
 
-#include "base/aligned_buffer.h"
-#include "base/large_pages.h"
+#include "backend/host_memory.h"
 #include "base/rounding.h"
 #include "formats/formats.h"
 #include "kernels/tasks.h"
@@ -15,28 +14,8 @@ namespace pythia_rt {
 
 namespace {
 
-class HostBuffer : public DeviceBuffer {
- public:
-  explicit HostBuffer(size_t bytes) : buffer_(bytes) { prefer_large_pages(buffer_.data(), bytes); }
-  std::byte* data() const override { return buffer_.data(); }
-
- private:
-  AlignedBuffer buffer_;
-};
-
-// Memory that only grows, for scratch whose size depends on the work at hand.
-class Scratch {
- public:
-  template <typename T>
-  T* get(int64_t count) {
-    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-    if (buffer_.size() < bytes) buffer_ = AlignedBuffer(bytes);
-    return buffer_.as<T>();
-  }
-
- private:
-  AlignedBuffer buffer_;
-};
+// Outputs of a gated product that are there at once: they do not leave the second-level cache.
+constexpr int64_t kGatedValues = 16 * 1024;
 
 // A matrix unit reads whole tiles of 16 rows (kernels/table.h).
 constexpr int64_t kRowPadding = 16;
@@ -113,7 +92,7 @@ class CpuBackend : public Backend {
   void linear(const Product& product) override {
     const LinearArguments arguments = prepare(product, first_input_);
     pool_.share({load(product)}, kBlocksTogether, [&](const Piece& piece, int worker) {
-      multiply(arguments, piece.begin, piece.end, worker);
+      multiply(product, arguments, piece.begin, piece.end, worker);
     });
   }
 
@@ -125,19 +104,27 @@ class CpuBackend : public Backend {
     if (first.out.data == second.out.data) {
       // Each block of outputs gets both products, in order.
       pool_.share({load(first)}, kBlocksTogether, [&](const Piece& piece, int worker) {
-        multiply(a, piece.begin, piece.end, worker);
-        multiply(b, piece.begin, piece.end, worker);
+        multiply(first, a, piece.begin, piece.end, worker);
+        multiply(second, b, piece.begin, piece.end, worker);
       });
       return;
     }
     pool_.share({load(first), load(second)}, kBlocksTogether, [&](const Piece& piece, int worker) {
-      multiply(piece.load == 0 ? a : b, piece.begin, piece.end, worker);
+      const bool is_first = piece.load == 0;
+      multiply(is_first ? first : second, is_first ? a : b, piece.begin, piece.end, worker);
     });
   }
 
   void finish(Epilogue epilogue, Rows in, Rows out) override {
     each_row(pool_, in.count, in.width, [&](int64_t begin, int64_t end) {
       kernels_.finish({in.data, in.stride, out.data, out.stride, in.width, epilogue, begin, end});
+    });
+  }
+
+  void finish_gated(Epilogue epilogue, Rows in, Rows out) override {
+    each_row(pool_, in.count, in.width, [&](int64_t begin, int64_t end) {
+      kernels_.finish_gated(
+          {in.data, in.stride, out.data, out.stride, out.width, epilogue, begin, end});
     });
   }
 
@@ -235,6 +222,7 @@ class CpuBackend : public Backend {
     Scratch panel;
     Scratch scores;
     Scratch logits;  // of one run of a softmax
+    Scratch gated;   // gate and up of some blocks
   };
   Worker& scratch(int worker) { return workers_[static_cast<size_t>(worker)]; }
 
@@ -270,6 +258,37 @@ class CpuBackend : public Backend {
     const Matrix& matrix = *product.matrix;
     const int64_t bits = std::llround(bits_per_weight(matrix.format));
     return {matrix.row_blocks(), matrix.columns * (bits + product.in.count)};
+  }
+
+  void multiply(const Product& product, const LinearArguments& arguments, int64_t block_begin,
+                int64_t block_end, int worker) {
+    if (product.gated) {
+      multiply_gated(arguments, block_begin, block_end, worker);
+    } else {
+      multiply(arguments, block_begin, block_end, worker);
+    }
+  }
+
+  // Some blocks at a time, gate and up to scratch, from there together to where they belong. Pieces
+  // begin and end between pairs of blocks: kBlocksTogether is even, and so is their number.
+  void multiply_gated(const LinearArguments& arguments, int64_t block_begin, int64_t block_end,
+                      int worker) {
+    static_assert(kBlocksTogether % 2 == 0);
+    const int64_t rows = arguments.row_end;
+    const int64_t room = kGatedValues / (rows * kRowBlock) / kBlocksTogether * kBlocksTogether;
+    const int64_t most = std::max(kBlocksTogether, std::min(room, block_end - block_begin));
+    LinearArguments part = arguments;
+    part.epilogue = Epilogue::store;
+    part.out_stride = (most | 1) * kRowBlock;  // an odd number of cache lines
+    part.out = scratch(worker).gated.get<float>(rows * part.out_stride);
+    for (int64_t begin = block_begin; begin < block_end; begin += most) {
+      const int64_t end = std::min(begin + most, block_end);
+      part.out_block = begin;
+      multiply(part, begin, end, worker);
+      kernels_.finish_gated({part.out, part.out_stride, arguments.out + begin / 2 * kRowBlock,
+                             arguments.out_stride, (end - begin) / 2 * kRowBlock,
+                             arguments.epilogue, 0, rows});
+    }
   }
 
   void multiply(const LinearArguments& arguments, int64_t block_begin, int64_t block_end,

@@ -39,6 +39,7 @@ struct ProductCase {
   Floats in;
   std::string epilogue;
   std::optional<Floats> bias;
+  bool gated = false;  // out is half as wide
 };
 
 // A sequence's cache and what has been appended to it.
@@ -86,8 +87,8 @@ class TestBackend {
       const Matrix& matrix = matrices_.emplace_back(matrix_of(wanted));
       const Rows in = rows_of(wanted.in);
       Rows out = before && !products.empty() ? products[0].out : Rows{};
-      if (out.data == nullptr) out = before ? rows_of(*before) : rows(in.count, wanted.rows);
-      products.push_back({&matrix, in, out, epilogue_named(wanted.epilogue)});
+      if (out.data == nullptr) out = before ? rows_of(*before) : rows(in.count, width_of(wanted));
+      products.push_back({&matrix, in, out, epilogue_named(wanted.epilogue), wanted.gated});
     }
     if (products.size() == 1) {
       backend_->linear(products[0]);
@@ -105,6 +106,13 @@ class TestBackend {
     const Rows in = rows_of(values);
     const Rows out = in_place ? in : before ? rows_of(*before) : rows(in.count, in.width);
     backend_->finish(epilogue_named(epilogue), in, out);
+    return array_of(out);
+  }
+
+  Floats finish_gated(const std::string& epilogue, const Floats& values) {
+    const Rows in = rows_of(values), out = rows(in.count, in.width / 2);
+    check(in.width % (2 * kRowBlock) == 0, "gate and up are whole blocks");
+    backend_->finish_gated(epilogue_named(epilogue), in, out);
     return array_of(out);
   }
 
@@ -254,6 +262,11 @@ class TestBackend {
     return {reinterpret_cast<float*>(data), count, width, stride};
   }
 
+  static int64_t width_of(const ProductCase& wanted) {
+    check(!wanted.gated || wanted.rows % (2 * kRowBlock) == 0, "gate and up are whole blocks");
+    return wanted.gated ? wanted.rows / 2 : wanted.rows;
+  }
+
   Rows rows_of(const Floats& values) {
     check(values.ndim() == 2, "rows have two dimensions");
     const Rows out = rows(values.shape(0), values.shape(1));
@@ -335,9 +348,9 @@ Epilogue epilogue_named(const std::string& name) {
 void bind_backends(py::module_& module) {
   py::class_<ProductCase>(module, "ProductCase")
       .def(py::init<std::string, std::vector<Bytes>, int64_t, int64_t, Floats, std::string,
-                    std::optional<Floats>>(),
+                    std::optional<Floats>, bool>(),
            py::arg("format"), py::arg("parts"), py::arg("rows"), py::arg("columns"), py::arg("in"),
-           py::arg("epilogue") = "store", py::arg("bias") = py::none());
+           py::arg("epilogue") = "store", py::arg("bias") = py::none(), py::arg("gated") = false);
   py::class_<TestBackend>(module, "TestBackend")
       .def(py::init<const std::string&>(), py::arg("name"))
       .def_property_readonly("isa", &TestBackend::isa)
@@ -347,6 +360,7 @@ void bind_backends(py::module_& module) {
       .def("linear", &TestBackend::linear, py::arg("cases"), py::arg("before") = py::none())
       .def("finish", &TestBackend::finish, py::arg("epilogue"), py::arg("values"),
            py::arg("before") = py::none(), py::arg("in_place") = false)
+      .def("finish_gated", &TestBackend::finish_gated)
       .def("write_columns", &TestBackend::write_columns)
       .def("embed", &TestBackend::embed, py::arg("format"), py::arg("parts"), py::arg("n_rows"),
            py::arg("columns"), py::arg("tokens"), py::arg("positions") = py::none(),

@@ -157,6 +157,10 @@ class CudaBackend : public Backend {
     cuda::finish(stream_, epilogue, in, out);
   }
 
+  void finish_gated(Epilogue epilogue, Rows in, Rows out) override {
+    cuda::finish_gated(stream_, epilogue, in, out);
+  }
+
   void attention(const HeadLayout& heads, const Scoring& scoring, int64_t layer, Rows qkv,
                  Rows out) override {
     const Places& places = tables_.places();
@@ -270,6 +274,10 @@ class CudaBackend : public Backend {
     for (int i = 0; i < n; ++i) {
       const Product& product = products[i];
       tasks[i] = {*product.matrix, product.in, {}, product.out, product.epilogue};
+      if (product.gated) {
+        tasks[i].out = room_for_halves(halves_[i], product);
+        tasks[i].epilogue = Epilogue::store;
+      }
       if (!is_quantised(product.matrix->format)) continue;
       if (n_quantised == 1 && quantised[0].in.data == product.in.data) {
         tasks[i].quantised = quantised[0].out;  // inputs that are the same rows, once
@@ -280,6 +288,16 @@ class CudaBackend : public Backend {
     }
     if (n_quantised > 0) quantise(stream_, quantised, n_quantised);
     cuda::linear(stream_, tasks, n);
+    for (int i = 0; i < n; ++i) {
+      if (products[i].gated) finish_gated(products[i].epilogue, tasks[i].out, products[i].out);
+    }
+  }
+
+  // Of a gated product's gate and up.
+  Rows room_for_halves(Growing<DeviceMemory>& memory, const Product& product) {
+    const int64_t count = product.in.count, width = product.matrix->rows;
+    const int64_t stride = round_up(width, kColumnGroup);
+    return {get(memory, count * stride), count, width, stride};
   }
 
   QuantisedRows room_for_codes(QuantisedInput& input, Rows in) {
@@ -319,6 +337,7 @@ class CudaBackend : public Backend {
   int64_t batch_rows_ = 0;
   int64_t n_sequences_ = 0;
   QuantisedInput inputs_[2];  // the second one of a pair
+  Growing<DeviceMemory> halves_[2];
   Growing<DeviceMemory> attention_, logits_, softmax_runs_, list_, terms_;
   Growing<HostMemory> staging_;
   std::set<Key> seen_;

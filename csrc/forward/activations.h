@@ -19,7 +19,9 @@ constexpr int64_t kMaxLogitRows = 32;
 class Activations {
  public:
   Activations(Backend& backend, const Spec& spec)
-      : x(make(backend, kMaxRows, spec.hidden_size)),
+      : backend_(backend),
+        mlp_up_size_(spec.mlp_up_size()),
+        x(make(backend, kMaxRows, spec.hidden_size)),
         attn_in(make(backend, kMaxRows, spec.hidden_size)),
         mlp_in(make(backend, kMaxRows, spec.hidden_size)),
         qkv(make(backend, kMaxRows, spec.qkv_size())),
@@ -36,18 +38,29 @@ class Activations {
     return static_cast<size_t>(kMaxRows * widths + kMaxLogitRows * of_logits) * sizeof(float);
   }
 
+  // [kMaxRows, 2 * mlp_size]  gate and up of a gated MLP, for who sees them: made when first asked
+  // for, and kept, since what a device has queued may still read it.
+  Rows halves() const {
+    if (halves_.data == nullptr) halves_ = make(backend_, kMaxRows, mlp_up_size_);
+    return halves_;
+  }
+
  private:
   // An odd number of cache lines: a block of outputs is written down the rows, and with a stride
   // of whole pages all of it would fall on the same few cache sets.
   static int64_t stride_of(int64_t width) { return round_up(width, kColumnGroup) + 16; }
 
-  Rows make(Backend& backend, int64_t count, int64_t width) {
+  Rows make(Backend& backend, int64_t count, int64_t width) const {
     const int64_t stride = stride_of(width);
     buffers_.push_back(backend.allocate(static_cast<size_t>(count * stride) * sizeof(float)));
     return {reinterpret_cast<float*>(buffers_.back()->data()), count, width, stride};
   }
 
-  std::vector<std::unique_ptr<DeviceBuffer>> buffers_;  // first: the members below are made in it
+  Backend& backend_;
+  int64_t mlp_up_size_;
+  // Before what follows: that is made in it.
+  mutable std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
+  mutable Rows halves_{};
 
  public:
   const Rows x;         // [kMaxRows, hidden_size]  the residual stream

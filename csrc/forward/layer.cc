@@ -54,10 +54,14 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
   const Norm mlp_norm{norm_parameters(spec, weights.mlp_norm), mlp_in};
   // Of what is the block's to say.
   const auto project = [&](Rows in) { return Product{&weights.qkv, in, qkv, Epilogue::store}; };
-  const auto mlp_up = [&](Rows in) {
-    return Product{&weights.mlp_up, in, mlp, activates_later ? Epilogue::store : activation};
-  };
   const Product attn_out{&weights.attn_out, attended, x, Epilogue::add};
+  const bool gated = spec.mlp == MlpKind::gated;
+  // Where the MLP's inside is seen before the activation, both halves of a gated one are there.
+  const Rows mlp_pre = gated && activates_later ? stage.activations.halves().first(count) : mlp;
+  const auto mlp_up = [&](Rows in) {
+    return Product{&weights.mlp_up, in, mlp_pre, activates_later ? Epilogue::store : activation,
+                   gated && !activates_later};
+  };
   const Product mlp_down{&weights.mlp_down, mlp, x, Epilogue::add};
 
   const auto attend = [&] {
@@ -73,8 +77,17 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
     watch.at(Point::attended, attended);
   };
   const auto activate = [&] {
-    watch.at(Point::mlp_pre, mlp);
-    if (activates_later) backend.finish(activation, mlp, mlp);
+    watch.at(Point::mlp_pre, mlp_pre);
+    if (activates_later) {
+      switch (spec.mlp) {
+        case MlpKind::plain:
+          backend.finish(activation, mlp, mlp);
+          break;
+        case MlpKind::gated:
+          backend.finish_gated(activation, mlp_pre, mlp);
+          break;
+      }
+    }
     watch.at(Point::mlp_post, mlp);
   };
   const auto add = [&](const Product& product, Point point) {

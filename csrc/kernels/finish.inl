@@ -43,4 +43,15 @@ inline void finish_rows(const FinishArguments& arguments) {
   }
 }
 
+inline void finish_gated_rows(const FinishArguments& arguments) {
+  for (int64_t row = arguments.row_begin; row < arguments.row_end; ++row) {
+    const float* in = arguments.in + row * arguments.in_stride;
+    float* out = arguments.out + row * arguments.out_stride;
+    for (int64_t i = 0; i < arguments.width; i += 16) {
+      const Vec gate = finished(arguments.epilogue, load(in + 2 * i), out + i);
+      store(out + i, gate * load(in + 2 * i + 16));
+    }
+  }
+}
+
 }  // namespace pythia_rt::PYTHIA_RT_ISA

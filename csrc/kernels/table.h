@@ -44,7 +44,7 @@ struct FinishArguments {
   int64_t in_stride;
   float* out;  // [rows][out_stride]; may be `in`
   int64_t out_stride;
-  int64_t width;
+  int64_t width;  // of out
   Epilogue epilogue;
   int64_t row_begin, row_end;
 };
@@ -111,6 +111,7 @@ struct KernelTable {
   void (*linear[kFormatCount])(const LinearArguments&);
   int64_t (*linear_panel_bytes)(const Matrix&, int64_t rows);  // 0: no panel needed
   void (*finish)(const FinishArguments&);
+  void (*finish_gated)(const FinishArguments&);  // `in` has 16 values of gate, 16 of up, and so on
   void (*quantise)(const QuantiseArguments&);
   void (*layer_norm)(const NormArguments&);
   void (*rms_norm)(const NormArguments&);

@@ -138,6 +138,7 @@ const KernelTable kTable = {
     },
     linear_panel_bytes,
     Entry<finish_rows>::call,
+    Entry<finish_gated_rows>::call,
     Entry<quantise>::call,
     Entry<layer_norm>::call,
     Entry<rms_norm>::call,

@@ -94,7 +94,7 @@ void visit_layer(const Spec& spec, AnyWeights& layer, Visitor&& visitor) {
   visitor.matrix("attn_out", layer.attn_out,
                  MatrixShape{"attention", hidden, spec.query_size(), spec.attn_out_bias, "qkv"});
   visitor.matrix("mlp_up", layer.mlp_up,
-                 MatrixShape{"mlp", spec.mlp_size, hidden, spec.mlp_bias, read.mlp});
+                 MatrixShape{"mlp", spec.mlp_up_size(), hidden, spec.mlp_bias, read.mlp});
   visitor.matrix("mlp_down", layer.mlp_down,
                  MatrixShape{"mlp", hidden, spec.mlp_size, spec.mlp_bias, "mlp_up"});
 }

@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "formats/matrix.h"
 
 namespace pythia_rt {
 
@@ -70,6 +71,10 @@ void check_relations(const Spec& spec) {
   if (!spec.windows.empty() && spec.windows.size() != static_cast<size_t>(spec.n_layers)) {
     throw_invalid("windows has ", spec.windows.size(), " entries, and there are ", spec.n_layers,
                   " layers");
+  }
+  if (spec.mlp == MlpKind::gated && spec.mlp_size % kRowBlock != 0) {
+    throw_invalid("mlp_size ", spec.mlp_size, " is no multiple of ", kRowBlock,
+                  ", and the mlp is gated");
   }
   if (spec.tied_head && spec.head_bias) {
     throw_invalid("head_bias is set, and a tied head, the embedding, has none");

@@ -27,6 +27,7 @@ struct Spec {
   int64_t query_size() const { return n_heads * head_dim; }
   int64_t key_value_size() const { return n_kv_heads * head_dim; }
   int64_t qkv_size() const { return query_size() + 2 * key_value_size(); }
+  int64_t mlp_up_size() const { return mlp == MlpKind::gated ? 2 * mlp_size : mlp_size; }
   // 0: a token of the layer sees all before it.
   int64_t window(int64_t layer) const {
     return windows.empty() ? 0 : windows[static_cast<size_t>(layer)];

@@ -22,7 +22,7 @@ struct LayerWeights {
   NormWeights mlp_norm;  // of no use where attn_norm serves both
   Matrix qkv;            // [q heads | k heads | v heads][hidden_size]
   Matrix attn_out;       // [hidden_size][n_heads * head_dim]
-  Matrix mlp_up;         // [mlp_size][hidden_size]
+  Matrix mlp_up;         // [mlp_size][hidden_size]; gated: 16 rows of gate, 16 of up ...
   Matrix mlp_down;       // [hidden_size][mlp_size]
 
   std::shared_ptr<const float[]> own_qkv_bias;  // memory of qkv's, which is not that of the file

@@ -142,6 +142,9 @@ class TracedBackend : public Backend {
   void finish(Epilogue epilogue, Rows in, Rows out) override {
     timed("finish", [&] { backend_->finish(epilogue, in, out); });
   }
+  void finish_gated(Epilogue epilogue, Rows in, Rows out) override {
+    timed("finish", [&] { backend_->finish_gated(epilogue, in, out); });
+  }
   void attention(const HeadLayout& heads, const Scoring& scoring, int64_t layer, Rows qkv,
                  Rows out) override {
     timed("attention", [&] { backend_->attention(heads, scoring, layer, qkv, out); });

@@ -194,6 +194,13 @@ MUTATIONS = [
     ),
     # Indices.
     kernel(
+        "gating: gate and up are exchanged",
+        "finish.cu",
+        "finished(epilogue, *gate, place) * gate[kBlock]",
+        "finished(epilogue, gate[kBlock], place) * *gate",
+        "gating",
+    ),
+    kernel(
         "finishing: all rows get the first one's values",
         "finish.cu",
         "in.data[row * in.stride + column]",

@@ -123,7 +123,15 @@ class _Decoder:
         """What the MLP adds to the stream."""
         activation = kernels.EPILOGUES[self.spec["activation"]]
         pre = self.at("mlp_pre", i, self.linear(f"layers.{i}.mlp_up", x))
-        post = self.at("mlp_post", i, activation(pre))
+        match self.spec["mlp"]:
+            case "plain":
+                post = activation(pre)
+            case "gated":  # act(gate x) * (up x), rows of 16 of each in turn (Shazeer 2020)
+                tiles = pre.reshape(len(pre), -1, 2, 16)
+                post = (activation(tiles[:, :, 0]) * tiles[:, :, 1]).reshape(len(pre), -1)
+            case mlp:
+                raise ValueError(mlp)
+        post = self.at("mlp_post", i, post)
         return self.at("mlp_out", i, self.linear(f"layers.{i}.mlp_down", post))
 
     def norm(self, name: str, x: Doubles) -> Doubles:

@@ -83,6 +83,9 @@ void linear(Stream stream, const LinearTask* tasks, int n_tasks);
 // out = epilogue(in), a product's.
 void finish(Stream stream, Epilogue epilogue, Rows in, Rows out);
 
+// out = epilogue(gate) * up: `in` has 16 columns of gate, 16 of up, and so on.
+void finish_gated(Stream stream, Epilogue epilogue, Rows in, Rows out);
+
 // For the rows whose cache has this format.
 void rotate_and_append(Stream stream, const HeadLayout& heads, int64_t layer, Rows qkv,
                        KvFormat format, const Places& places);
