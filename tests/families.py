@@ -18,7 +18,7 @@ import transformers
 from numpy.typing import NDArray
 
 import pythia_rt
-from pythia_rt.convert import architectures, convert
+from pythia_rt.convert import convert
 
 Floats = NDArray[np.float32]
 Config = dict[str, Any]
@@ -69,7 +69,6 @@ NEO = {
     "attention_types": [[["global", "local"], 1]],
     "max_position_embeddings": 320,
 }
-BLOOM = {"hidden_size": 60, "n_layer": 2, "n_head": 5, "seq_length": 320}
 OLD_NEOX = {
     "hidden_size": 60,
     "intermediate_size": 100,
@@ -91,9 +90,6 @@ class Row(NamedTuple):
     base: Config
     variants: tuple[Config, ...]
     length: int = 70  # tokens that are compared
-
-    def known(self) -> bool:
-        return getattr(transformers, self.config).model_type in architectures.names()
 
 
 ROWS: dict[str, Row] = {
@@ -121,11 +117,11 @@ ROWS: dict[str, Row] = {
     ),
     "Mistral": Row(
         "MistralConfig",
-        LLAMA_LIKE,
+        LLAMA_LIKE | {"max_position_embeddings": 320},
         (
             {"sliding_window": None},
             {"sliding_window": 16},
-            {"head_dim": 16, "sliding_window": 150, "max_position_embeddings": 320},
+            {"head_dim": 16, "sliding_window": 150},
             {"tie_word_embeddings": True, "sliding_window": 1},
         ),
         200,
@@ -203,17 +199,6 @@ ROWS: dict[str, Row] = {
             {"do_layer_norm_before": True},
         ),
     ),
-    "BLOOM": Row(
-        "BloomConfig",
-        BLOOM,
-        (
-            {},
-            {"n_head": 12},
-            {"tie_word_embeddings": False, "hidden_size": 64, "n_head": 8},
-            {"layer_norm_epsilon": 1e-3, "n_head": 3},
-        ),
-        300,
-    ),
     "GPT-2": Row(
         "GPT2Config",
         SHORT,
@@ -258,7 +243,6 @@ ROWS: dict[str, Row] = {
         ),
     ),
 }
-ROWS = {name: row for name, row in ROWS.items() if row.known()}
 CASES = [(name, number) for name, row in ROWS.items() for number in range(len(row.variants))]
 
 
@@ -302,7 +286,7 @@ def old_buffers(model: Any) -> dict[str, torch.Tensor]:
             f"{prefix}.1.{masks[kind]}.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool),
             f"{prefix}.0.{masks[kind]}.masked_bias": torch.tensor(-1e9),
         }
-    elif kind in ("opt", "bloom"):
+    elif kind == "opt":
         found = {}
     elif kind == "falcon":
         found = {f"{prefix}.0.self_attention.rotary.inv_freq": torch.ones(4)}
@@ -345,6 +329,31 @@ def reference_text(model: Any, prompt: Iterable[int], count: int) -> list[int]:
     for _ in range(count):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     return ids[-count:]
+
+
+def rounded(model: Any) -> Any:
+    """Return `model` with what q8 rounds rounded: all weights, and what they multiply."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight = torch.nn.Parameter(_round(module.weight))
+            elif isinstance(module, transformers.pytorch_utils.Conv1D):
+                module.weight = torch.nn.Parameter(_round(module.weight.T).T)
+            elif isinstance(module, torch.nn.Embedding) and len(module.weight) == VOCAB:
+                module.weight = torch.nn.Parameter(_round(module.weight))
+                continue
+            else:
+                continue
+            module.register_forward_pre_hook(lambda _, given: (_round(given[0]), *given[1:]))
+    return model
+
+
+def _round(values: torch.Tensor) -> torch.Tensor:
+    """To 8 bits, 64 columns with one scale."""
+    width = values.shape[-1]
+    groups = torch.nn.functional.pad(values, (0, -width % 64)).unflatten(-1, (-1, 64))
+    scales = (groups.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-30)
+    return ((groups / scales).round() * scales).flatten(-2)[..., :width]
 
 
 def flat_file(folder: Path, format: str) -> Path:

@@ -21,8 +21,11 @@ from pythia_rt.convert import CheckpointError, architectures
 from pythia_rt.convert.flatfile.spec import Spec
 
 # What errors may be, as families.py measures them. Those of formats are what GPT-NeoX has, whose
-# weights are as random; a little more, for the worst of 60 checkpoints.
-MOST = {"f32": 1e-4, "cache f16": 1e-3, "cache q8": 0.02, "q8": 0.03, "q4": 0.25}
+# weights are as random; a little more, for the worst of 60 checkpoints. Of q8 it depends on the
+# family: where two factors of a gated MLP err, or scores have no scale, it is twice GPT-NeoX's, in
+# transformers' model too once that is rounded. That is the measure.
+MOST = {"f32": 1e-4, "cache f16": 1e-3, "cache q8": 0.02, "q4": 0.25}
+MOST_OF_ROUNDED = 1.25
 cases = pytest.mark.parametrize(
     ("name", "number"), CASES, ids=[f"{name}-{number}" for name, number in CASES]
 )
@@ -93,7 +96,13 @@ def test_formats_and_caches_lose_little(
     made: Callable[[str, int], Made], name: str, number: int, column: str
 ) -> None:
     it = made(name, number)
-    assert_close(logits_of(it.folder, column, it.tokens), it.expected, column)
+    found = logits_of(it.folder, column, it.tokens)
+    if column == "q8":
+        rounded = families.rounded(families.make_model(name, number))
+        usual = families.usual_error(families.reference_logits(rounded, it.tokens), it.expected)
+        assert families.usual_error(found, it.expected) <= MOST_OF_ROUNDED * usual
+    else:
+        assert_close(found, it.expected, column)
 
 
 @pytest.fixture
@@ -155,10 +164,6 @@ def falcon_7b(config: Config) -> Config:
     return old | {"model_type": "RefinedWebModel", "architectures": ["RWForCausalLM"]}
 
 
-def falcon_rw(config: Config) -> Config:
-    return falcon_7b(config) | {"model_type": "RefinedWeb"}
-
-
 def falcon_40b(config: Config) -> Config:
     kept = without(config, "multi_query", "new_decoder_architecture")
     names = {"num_attention_heads": "n_head", "num_hidden_layers": "n_layer"}
@@ -204,12 +209,10 @@ SPELLINGS: dict[str, list[Callable[[Config], Config]]] = {
     "Qwen2": [*ROPE, lambda config: without(config, "layer_types")],
     "Falcon-7B": [*ROPE, falcon_7b],
     "Falcon-40B": [*ROPE, falcon_40b],
-    "falcon-rw": [falcon_rw],
     "GPT-J": [general_names, both_names],
     "GPT-Neo": [listed_layers, general_names, both_names],
     "OPT": [],
     "OPT-350m": [],
-    "BLOOM": [general_names, both_names, lambda config: renamed(config, hidden_size="n_embed")],
     "GPT-2": [general_names, both_names],
     "Phi": ROPE,
     "StableLM": ROPE,
@@ -260,18 +263,13 @@ REFUSED: list[tuple[str, Config, str]] = [
     ("GPT-2", {"n_embd": 57}, "divides n_embd 57 into 4 heads"),
     ("OPT", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine"),
     ("OPT", {"activation_function": "gelu_10"}, "'gelu_10'"),
-    (
-        "BLOOM",
-        {"apply_residual_connection_post_layernorm": True},
-        "apply_residual_connection_post_layernorm",
-    ),
     ("Falcon-40B", {"parallel_attn": False}, "parallel_attn"),
     ("Falcon-7B", {"n_head": 3}, "contradicts itself"),
     ("Falcon-7B", {"alibi": True}, "alibi"),
 ]
 
 
-@pytest.mark.parametrize(("name", "changes", "says"), [row for row in REFUSED if row[0] in ROWS])
+@pytest.mark.parametrize(("name", "changes", "says"), REFUSED)
 def test_what_the_space_does_not_hold_is_refused_by_name(
     name: str, changes: Config, says: str
 ) -> None:

@@ -231,7 +231,7 @@ def test_architectures_are_found_by_name() -> None:
 
 
 def test_what_is_near_and_what_is_lacking_is_said() -> None:
-    with pytest.raises(CheckpointError, match=r"'gptneox' \(did you mean gpt_neox\?\)"):
+    with pytest.raises(CheckpointError, match=r"'gptneox' \(did you mean gpt_neox or gpt_neo\?\)"):
         architectures.find({"model_type": "gptneox"})
     for name, what in architectures.LACKING.items():
         with pytest.raises(CheckpointError, match="does not have") as error:
