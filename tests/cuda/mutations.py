@@ -252,10 +252,10 @@ MUTATIONS = [
         "window and f16",
     ),
     kernel(
-        "attention of tiles: blocks before a query's window are joined",
+        "attention of tiles: one position more than the window",
         "attention_by_tiles.cu",
-        "first[q] < begin + kPositions && begin < end[q]",
-        "begin < end[q]",
+        "first[q] <= position && position < end[q]",
+        "first[q] - 1 <= position && position < end[q]",
         "window and f16",
     ),
     kernel(
