@@ -93,6 +93,9 @@ KernelTable traced(const KernelTable& kernels) {
   table.rms_norm = [](const NormArguments& arguments) {
     timed_kernel("norm", plain->rms_norm, arguments);
   };
+  table.finish_gated = [](const FinishArguments& arguments) {
+    timed_kernel("gate", plain->finish_gated, arguments);
+  };
   table.rotate = [](const RopeArguments& arguments) {
     timed_kernel("rotate", plain->rotate, arguments);
   };
@@ -143,7 +146,7 @@ class TracedBackend : public Backend {
     timed("finish", [&] { backend_->finish(epilogue, in, out); });
   }
   void finish_gated(Epilogue epilogue, Rows in, Rows out) override {
-    timed("finish", [&] { backend_->finish_gated(epilogue, in, out); });
+    timed("finish_gated", [&] { backend_->finish_gated(epilogue, in, out); });
   }
   void attention(const HeadLayout& heads, const Scoring& scoring, int64_t layer, Rows qkv,
                  Rows out) override {
