@@ -24,10 +24,13 @@ from pythia_rt.convert.architectures.shared.rope import Rotation, frequencies_of
 from pythia_rt.convert.architectures.shared.rope_config import KINDS, read_rope
 
 
-def powers_of_torch(base: float, rotary_dim: int) -> NDArray[np.float32]:
-    """Ours, but for the last bit, which would be more of one where frequencies are mixed."""
+def powers_of_torch(base: float, rotary_dim: int, pairs: int | None = None) -> NDArray[np.float32]:
+    """Ours, but for the last bit, which would be more of one where frequencies are mixed.
+
+    torch's depend on how many it computes at once.
+    """
     found: NDArray[np.float32] = (
-        base ** (torch.arange(0, rotary_dim, 2).float() / rotary_dim)
+        base ** (torch.arange(0, rotary_dim, 2)[:pairs].float() / rotary_dim)
     ).numpy()
     return found
 

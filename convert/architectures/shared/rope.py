@@ -76,7 +76,7 @@ def _scaled(rope: RopeConfig, head_dim: int, rotary_dim: int) -> tuple[Floats, f
         case "proportional":
             rotated = int(rope.fraction * head_dim // 2)
             found = np.zeros(head_dim // 2, np.float32)
-            found[:rotated] = frequencies_of(rope.base, head_dim)[:rotated]
+            found[:rotated] = frequencies_of(rope.base, head_dim, rotated)
             return found / np.float32(given.get("factor", 1.0)), 1.0
         case "llama3":
             return _llama3(frequencies_of(rope.base, rotary_dim), given), 1.0
@@ -85,14 +85,14 @@ def _scaled(rope: RopeConfig, head_dim: int, rotary_dim: int) -> tuple[Floats, f
     raise ValueError(rope.kind)
 
 
-def frequencies_of(base: float, rotary_dim: int) -> Floats:
-    """Return 1 / base^(2i / rotary_dim) for each pair i [rotary_dim / 2]."""
-    found: Floats = np.float32(1) / _powers(base, rotary_dim)
+def frequencies_of(base: float, rotary_dim: int, pairs: int | None = None) -> Floats:
+    """Return 1 / base^(2i / rotary_dim) for each pair i [rotary_dim / 2], or the first `pairs`."""
+    found: Floats = np.float32(1) / _powers(base, rotary_dim, pairs)
     return found
 
 
-def _powers(base: float, rotary_dim: int) -> Floats:
-    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
+def _powers(base: float, rotary_dim: int, pairs: int | None = None) -> Floats:
+    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32)[:pairs] / np.float32(rotary_dim)
     return np.array([math.pow(base, float(exponent)) for exponent in exponents], np.float32)
 
 
