@@ -5,6 +5,6 @@ from pathlib import Path
 
 # "python -m bench.x" puts the checkout first in the path, where pythia_rt has no compiled core:
 # the installed package has to win.
-_ROOT = Path(__file__).resolve().parent.parent
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT]
-sys.path.append(str(_ROOT))
+ROOT = Path(__file__).resolve().parent.parent  # of the checkout
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+sys.path.append(str(ROOT))

@@ -25,10 +25,10 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
+from bench import ROOT
 from bench.cuda_occupancy import occupancy
 from bench.records import committed, table
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "cuda"
 COMPILED = ROOT / "build" / "cuda_table"
 FLAGS = ("-std=c++17", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Icsrc")

@@ -25,11 +25,11 @@ from pathlib import Path
 
 import click
 
+from bench import ROOT
 from bench.cuda_table import shortened
 from bench.records import committed, table
 from bench.testing_extension import VARIABLE
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "machine-code"
 GROUP = 64  # columns that share a scale
 

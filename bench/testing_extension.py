@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 from types import ModuleType
 
+from bench import ROOT
+
 VARIABLE = "PYTHIA_RT_TESTING_DIR"
-_BUILT_BY_TESTS = Path(__file__).resolve().parent.parent / "build" / "native"
+_BUILT_BY_TESTS = ROOT / "build" / "native"
 
 
 def load() -> ModuleType:

@@ -14,12 +14,32 @@ from checkpoints import make_config
 from conftest import ROOT
 
 from bench import checkpoint
+from bench.peers import llama
 from bench.studies.quality_table import Row, table
 from bench.studies.weight_bits import Tensor, WeightBits, flat_tensors, weight_bits
 from bench.texts import gather
 from pythia_rt.convert import FlatFile, convert
 from pythia_rt.evaluation import evaluate
 from pythia_rt.evaluation.result import Comparison, Estimate, Side
+
+# What bench.peers.llama_quantize calls of llama-cpp-python.
+LLAMA_CPP = """
+import ctypes
+from pathlib import Path
+
+LLAMA_FTYPE_MOSTLY_Q4_0 = 2
+
+
+class llama_model_quantize_default_params(ctypes.Structure):
+    _fields_ = [("ftype", ctypes.c_int)]
+
+
+def llama_model_quantize(source, target, parameters):
+    chosen = parameters._obj.ftype
+    made = Path(source.decode()).read_bytes() + f" as {chosen}".encode()
+    Path(target.decode()).write_bytes(made)
+    return 0
+"""
 
 SAMPLE = ROOT / "pythia_rt" / "evaluation" / "sample.txt"
 
@@ -148,3 +168,16 @@ def test_gathered_text_is_the_same_twice() -> None:
     text = gather(50_000)
     assert text == gather(50_000)
     assert len(text.encode().decode()) <= 50_001
+
+
+def test_quantising_by_llama_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs in a process of its own, wherever the caller stands, and what it says is told."""
+    (tmp_path / "llama_cpp.py").write_text(LLAMA_CPP)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "source.gguf"
+    source.write_bytes(b"weights")
+    llama.quantise(source, tmp_path / "target.gguf", "Q4_0")
+    assert (tmp_path / "target.gguf").read_bytes() == b"weights as 2"
+    with pytest.raises(RuntimeError, match=r"^llama\.cpp could not make Q9: 'Q9' is no format of"):
+        llama.quantise(source, tmp_path / "other.gguf", "Q9")

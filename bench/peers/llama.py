@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench import ROOT
 
 
 def missing(*packages: str) -> list[str]:
@@ -67,4 +67,5 @@ def quantise(source: Path, destination: Path, form: str, importance: Path | None
         list(map(str, command)), cwd=ROOT, capture_output=True, text=True, errors="replace"
     )
     if done.returncode != 0:
-        raise RuntimeError(f"llama.cpp could not make {form}:\n{done.stderr[-2000:]}")
+        said = done.stderr.strip() or f"its process ended with {done.returncode}"
+        raise RuntimeError(f"llama.cpp could not make {form}: {said[-2000:]}")
