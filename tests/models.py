@@ -111,9 +111,11 @@ def make_weights(spec: Spec) -> dict[str, NDArray[np.float32]]:
     return weights
 
 
-def make_tensors(spec: Spec, form: Form = "f32") -> Tensors:
-    """The same, padded and packed as a flat file has them."""
-    weights = make_weights(spec)
+def make_tensors(
+    spec: Spec, form: Form = "f32", weights: Mapping[str, NDArray[np.float32]] | None = None
+) -> Tensors:
+    """The same, or other weights, padded and packed as a flat file has them."""
+    weights = make_weights(spec) if weights is None else weights
     tensors: Tensors = {
         name: np.pad(weights[name], (0, -size % VECTOR_MULTIPLE))
         for name, size in vectors(spec).items()
