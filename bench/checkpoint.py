@@ -1,5 +1,6 @@
-"""Random GPT-NeoX checkpoints in Hugging Face layout, written without holding them in memory.
+"""Random checkpoints of GPT-NeoX's and LLaMA's shapes in Hugging Face layout.
 
+They are written without holding them in memory.
 Values are scaled so that the model behaves like a trained one where it matters: attention that is
 neither flat nor one-hot, a residual stream that stays bounded, logits that differ.
 """
@@ -35,6 +36,15 @@ _GAINS = {
     "dense_h_to_4h": 1.0,
     "dense_4h_to_h": 0.5,
     "embed_out": 3.0,
+    "embed_tokens": 3.0,
+    "q_proj": 1.5,
+    "k_proj": 1.5,
+    "v_proj": 1.5,
+    "o_proj": 0.5,
+    "gate_proj": 1.5,
+    "up_proj": 1.0,
+    "down_proj": 0.5,
+    "lm_head": 3.0,
 }
 _CHUNK_VALUES = 1 << 22
 
@@ -55,7 +65,14 @@ class Tensor:
 
 
 def tensors(config: Config) -> list[Tensor]:
-    """Return the tensors of GPTNeoXForCausalLM with this config.json, in their usual order."""
+    """Return the tensors of a model with this config.json, in their usual order.
+
+    Of LlamaForCausalLM without biases where it says so, else of GPTNeoXForCausalLM.
+    """
+    return _llama(config) if config.get("model_type") == "llama" else _gpt_neox(config)
+
+
+def _gpt_neox(config: Config) -> list[Tensor]:
     width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     vocabulary = (int(config["vocab_size"]), width)
     attention_bias = bool(config.get("attention_bias", True))
@@ -79,6 +96,32 @@ def tensors(config: Config) -> list[Tensor]:
     return found
 
 
+def _llama(config: Config) -> list[Tensor]:
+    width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
+    heads = int(config["num_attention_heads"])
+    keys = width // heads * int(config.get("num_key_value_heads") or heads)
+    vocabulary = (int(config["vocab_size"]), width)
+    found = [_matrix("model.embed_tokens", *vocabulary)]
+    for i in range(int(config["num_hidden_layers"])):
+        layer = f"model.layers.{i}"
+        found.append(_gain(f"{layer}.input_layernorm", width))
+        for name, rows, columns in (
+            ("self_attn.q_proj", width, width),
+            ("self_attn.k_proj", keys, width),
+            ("self_attn.v_proj", keys, width),
+            ("self_attn.o_proj", width, width),
+            ("mlp.gate_proj", inner, width),
+            ("mlp.up_proj", inner, width),
+            ("mlp.down_proj", width, inner),
+        ):
+            found.append(_matrix(f"{layer}.{name}", rows, columns))
+        found.append(_gain(f"{layer}.post_attention_layernorm", width))
+    found.append(_gain("model.norm", width))
+    if not config.get("tie_word_embeddings", False):
+        found.append(_matrix("lm_head", *vocabulary))
+    return found
+
+
 def layer_weights(config: Config) -> int:
     """Values of all layers' matrices, each of which a token is multiplied with."""
     return sum(t.size for t in tensors(config) if ".layers." in t.name and len(t.shape) == 2)
@@ -90,10 +133,11 @@ def _matrix(name: str, rows: int, columns: int) -> Tensor:
 
 
 def _norm(name: str, width: int) -> list[Tensor]:
-    return [
-        Tensor(f"{name}.weight", (width,), 1.0, 0.2),
-        Tensor(f"{name}.bias", (width,), 0.0, 0.1),
-    ]
+    return [_gain(name, width), Tensor(f"{name}.bias", (width,), 0.0, 0.1)]
+
+
+def _gain(name: str, width: int) -> Tensor:
+    return Tensor(f"{name}.weight", (width,), 1.0, 0.2)
 
 
 def values(tensor: Tensor, index: int, seed: int, dtype: str) -> Iterator[NDArray[Any]]:

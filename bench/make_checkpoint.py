@@ -1,6 +1,6 @@
-"""Writes a random checkpoint of any GPT-NeoX shape: python -m bench.make_checkpoint CONFIG DEST.
+"""Writes a random checkpoint of a shape: python -m bench.make_checkpoint CONFIG DEST.
 
-CONFIG is a config.json, or the name of a Pythia model's shape, such as 410m.
+CONFIG is a config.json of GPT-NeoX or LLaMA, or the name of a Pythia model's shape, such as 410m.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from tqdm import tqdm
 
 from bench import checkpoint, measure, shapes
 
+KINDS = "GPT-NeoX or LLaMA"
+
 
 def main() -> None:
     """Parse the command line and write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
     names = ", ".join(shapes.PYTHIA)
-    parser.add_argument("config", type=_config, help=f"a config.json of GPT-NeoX, or: {names}")
+    parser.add_argument(
+        "config", type=_config, help=f"a config.json of GPT-NeoX or LLaMA, or: {names}"
+    )
     parser.add_argument("destination", type=Path, help="the folder to make")
     parser.add_argument("--dtype", choices=checkpoint.DTYPES, default="float16")
     parser.add_argument("--shards", type=int, default=1)
@@ -51,11 +55,13 @@ def _config(text: str) -> checkpoint.Config:
     if text in shapes.PYTHIA and not Path(text).is_file():
         return shapes.config(text)
     try:
-        found = json.loads(Path(text).read_text())
+        found = dict(json.loads(Path(text).read_text()))
         checkpoint.tensors(found)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise argparse.ArgumentTypeError(f"{text} is no config.json of GPT-NeoX: {error}") from None
-    return dict(found)
+        raise argparse.ArgumentTypeError(
+            f"{text} is no config.json of GPT-NeoX or LLaMA: {error}"
+        ) from None
+    return found
 
 
 if __name__ == "__main__":

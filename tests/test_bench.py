@@ -135,7 +135,7 @@ def test_make_checkpoint_by_name(tmp_path: Path) -> None:
             [*command, tmp_path / name, tmp_path / "new"], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 2
-        assert f"{name} is no config.json of GPT-NeoX" in done.stderr
+        assert f"{name} is no config.json of GPT-NeoX or LLaMA" in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "new").exists()
 

@@ -13,12 +13,14 @@ import pytest
 from checkpoints import make_config
 from conftest import ROOT
 
+import pythia_rt
 from bench import checkpoint
 from bench.peers import llama
 from bench.studies.quality_table import Row, table
 from bench.studies.weight_bits import Tensor, WeightBits, flat_tensors, weight_bits
 from bench.texts import gather
 from pythia_rt.convert import FlatFile, convert
+from pythia_rt.convert.flatfile.layout import linears
 from pythia_rt.evaluation import evaluate
 from pythia_rt.evaluation.result import Comparison, Estimate, Side
 
@@ -129,6 +131,33 @@ def test_divergences_are_given_in_multiples_of_the_unit() -> None:
     assert heading.count("|") == rule.count("|")
 
 
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 80,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+def test_random_checkpoints_of_llama_convert_and_run(tmp_path: Path) -> None:
+    folder = checkpoint.write(tmp_path / "tiny", LLAMA)
+    weights = checkpoint.layer_weights(LLAMA)
+    assert weights == 2 * (64 * 64 * 2 + 2 * 32 * 64 + 3 * 96 * 64)
+    path = convert(folder, tmp_path / "flat", format="f32")
+    assert sum(m.rows * m.columns for m in linears(FlatFile(path).spec) if m.layer >= 0) == weights
+    assert pythia_rt.Model.load(path).logits([1, 2, 3]).std() > 0.5
+
+
 def test_gguf_file(tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
     from bench.peers.gguf_file import gguf_name, write_gguf
@@ -162,6 +191,31 @@ def test_gguf_file(tmp_path: Path) -> None:
     flat = convert(folder, tmp_path / "tiny.f32", format="f32")
     assert bits.matrices == 32
     assert bits.tensors == pytest.approx(weight_bits(flat_tensors(FlatFile(flat))).tensors, rel=0.2)
+
+
+def test_gguf_file_of_llama(tmp_path: Path) -> None:
+    """Queries and keys rotate neighbours there; everything else is as it is."""
+    gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
+    from test_bench import read_all
+
+    from bench.peers.gguf_file import gguf_name, write_gguf
+
+    folder = checkpoint.write(tmp_path / "tiny", LLAMA, dtype="float32")
+    write_gguf(folder, tmp_path / "tiny.gguf")
+    reader = gguf.GGUFReader(tmp_path / "tiny.gguf")
+    found = {tensor.name: tensor.data for tensor in reader.tensors}
+    source = read_all(folder)
+    assert set(found) == {gguf_name(name) for name in source}
+    for name, values in source.items():
+        stored = found[gguf_name(name)]
+        if "q_proj" in name or "k_proj" in name:
+            for head in range(len(values) // 16):
+                for i in range(8):
+                    pair = values[[16 * head + i, 16 * head + i + 8]]
+                    np.testing.assert_array_equal(stored[16 * head + 2 * i :][:2], pair)
+        else:
+            np.testing.assert_array_equal(stored, values)
+    assert reader.fields["llama.attention.head_count_kv"].contents() == 2
 
 
 def test_gathered_text_is_the_same_twice() -> None:
