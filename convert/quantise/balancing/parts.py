@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ...flatfile.layout import Linear, is_quantised, linears, norms
 from ...flatfile.spec import Spec
+from .inside import Inside
 
 
 def rewrites(spec: Spec, formats: Mapping[str, str]) -> frozenset[str]:
@@ -15,6 +16,9 @@ def rewrites(spec: Spec, formats: Mapping[str, str]) -> frozenset[str]:
         the columns of what reads it.
     "layers.{i}.scores": the scale of the queries against the keys.
     "layers.{i}.values": the scale of the values against the matrix that reads them, their bias.
+    "layers.{i}.mlp": the scale of the MLP's inside, between its two matrices, where it can pass.
+
+    What a choice of the spec rules out is not among them.
     """
     # Floats have an exponent each, so the scale of a channel costs nothing, and files in these
     # formats stay exact copies of their source.
@@ -32,6 +36,9 @@ def rewrites(spec: Spec, formats: Mapping[str, str]) -> frozenset[str]:
             found.add(scores_of(matrix))
         if matrix.role == "attn_out" and {matrix.name, matrix.reads} <= lossy:
             found.add(values_of(matrix))
+        passes = matrix.role == "mlp_down" and Inside(spec).passes_scales
+        if passes and {matrix.name, matrix.reads} <= lossy:
+            found.add(mlp_of(matrix))
     return frozenset(found)
 
 
@@ -43,3 +50,8 @@ def scores_of(matrix: Linear) -> str:
 def values_of(matrix: Linear) -> str:
     """The name of the rewrite of the values in the layer of `matrix`."""
     return f"layers.{matrix.layer}.values"
+
+
+def mlp_of(matrix: Linear) -> str:
+    """The name of the rewrite of the MLP's inside in the layer of `matrix`."""
+    return f"layers.{matrix.layer}.mlp"

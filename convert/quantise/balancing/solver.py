@@ -12,7 +12,8 @@ from ...flatfile.spec import Spec
 from .balance import Balance
 from .gains import channel_weight, share_evenly, share_gain
 from .heads import Heads
-from .parts import scores_of, values_of
+from .inside import Inside
+from .parts import mlp_of, scores_of, values_of
 from .source import Source
 from .sums import Doubles, Sums, add_up
 
@@ -26,10 +27,11 @@ def solve(spec: Spec, wanted: Collection[str], source: Source) -> Balance:
     solver = _Solver(spec, wanted, source)
     for matrix in linears(spec):
         solver.balance_norm(matrix.reads)
+        solver.absorb(matrix)
         if matrix.role == "qkv":
             solver.balance_attention(matrix)
-        else:
-            solver.absorb(matrix)
+        if matrix.role == "mlp_up":
+            solver.balance_mlp(matrix)
     return solver.balance
 
 
@@ -37,7 +39,7 @@ def solve(spec: Spec, wanted: Collection[str], source: Source) -> Balance:
 class _Solver:
     def __init__(self, spec: Spec, wanted: Collection[str], source: Source) -> None:
         self.balance = Balance()
-        self._heads = Heads(spec)
+        self._heads, self._inside = Heads(spec), Inside(spec)
         self._norms = {norm.name: norm for norm in norms(spec)}
         self._readers: dict[str, list[Linear]] = {}  # by what they read
         for matrix in linears(spec):
@@ -76,29 +78,21 @@ class _Solver:
         """Give `matrix` the bias of the norm that it reads, if that has been balanced and moves."""
         sums = (self._sums.get(matrix.reads) or {}).get(matrix.name)
         if sums is not None and self._bias_moves(matrix.reads):
-            bias = f"{matrix.name}.bias"
-            self._store(bias, self._vector(bias) + sums.shifted)
+            self._store(f"{matrix.name}.bias", self._bias(matrix, sums))
 
     def balance_attention(self, matrix: Linear) -> None:
         """Balance the matrix of queries, keys and values within itself and with what reads it."""
-        norm, scores, values = matrix.reads, scores_of(matrix), values_of(matrix)
+        scores, values = scores_of(matrix), values_of(matrix)
         if scores not in self._wanted and values not in self._wanted:
             return
-        if norm in self._sums:
-            sums = (self._sums[norm] or {}).get(matrix.name)
-        else:
-            sums = self._sums_after_norm(matrix, moves=False)
+        sums = self._known_sums(matrix)
         if sums is None:
             return
         # Of the outputs, but for a share that is the same for all: the inputs are independent.
         squares = sums.rows / matrix.columns
-        bias = np.zeros(matrix.rows)
-        if matrix.bias:
-            bias = self._vector(f"{matrix.name}.bias")
+        bias = self._bias(matrix, sums)
         factors = np.ones(matrix.rows)
         if scores in self._wanted:
-            if norm in self._sums and self._bias_moves(norm):
-                bias += sums.shifted
             self._heads.clear_constant_keys(bias)
             factors *= self._heads.score_factors(squares + bias * bias)
         if values in self._wanted:
@@ -127,6 +121,37 @@ class _Solver:
         shares = share_evenly(np.sqrt(self._heads.values(outputs)), np.sqrt(columns))
         self._heads.values(factors)[:] = shares
         self.balance.set_factors(matrix.name, columns=1 / self._heads.spread_values(shares))
+
+    def balance_mlp(self, matrix: Linear) -> None:
+        """Balance the MLP's first matrix, or the half that a gate multiplies, with its second."""
+        if mlp_of(matrix) not in self._wanted:
+            return
+        (reader,) = self._readers[matrix.name]
+        sums, after = self._known_sums(matrix), add_up(self._source, reader)
+        if sums is None or after is None:
+            return
+        # The inputs are independent, and a norm makes their mean square 1.
+        bias = self._bias(matrix, sums)
+        inside = self._inside.squares(sums.rows, bias)
+        shares = share_evenly(np.sqrt(inside), np.sqrt(after.columns))
+        factors = self._inside.row_factors(shares)
+        self.balance.set_factors(matrix.name, rows=factors)
+        self.balance.set_factors(reader.name, columns=1 / shares)
+        if matrix.bias:
+            self._store(f"{matrix.name}.bias", bias * factors)
+
+    def _known_sums(self, matrix: Linear) -> Sums | None:
+        """Sums of a matrix whose norm had its turn: those found then, if it was balanced."""
+        if matrix.reads in self._sums:
+            return (self._sums[matrix.reads] or {}).get(matrix.name)
+        return self._sums_after_norm(matrix, moves=False)
+
+    def _bias(self, matrix: Linear, sums: Sums) -> Doubles:
+        """The bias of a matrix, with that of its norm if it moves; zeros where it has none."""
+        if not matrix.bias:
+            return np.zeros(matrix.rows)
+        bias = self._vector(f"{matrix.name}.bias")
+        return bias + sums.shifted  # zeros where nothing moves
 
     def _sums_after_norm(self, matrix: Linear, moves: bool) -> Sums | None:
         """Sums of the matrix as it acts on the normalised residual stream, and W @ bias.
