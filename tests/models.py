@@ -42,6 +42,7 @@ def make_spec(**changes: Any) -> Spec:
         "rope_factor": 1.0,
         "learned_positions": False,
         "score_scale": 12**-0.5,
+        "score_bias": False,
         "windows": [],
         "tied_head": False,
         "qkv_bias": True,

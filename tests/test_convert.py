@@ -185,6 +185,7 @@ def test_the_metadata_says_what_it_is(tmp_path: Path) -> None:
         "rope_factor": 1.0,
         "learned_positions": False,
         "score_scale": float(np.float32(1) / np.sqrt(np.float32(HEAD_DIM))),
+        "score_bias": False,
         "windows": [],
         "tied_head": False,
         "qkv_bias": True,

@@ -147,7 +147,7 @@ def test_none_or_all_of_a_head_may_rotate(rotary_dim: int, isa: str) -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_binder_takes_what_the_layout_lists(tied: bool) -> None:
-    spec = make_spec(tied_head=tied, learned_positions=tied)
+    spec = make_spec(tied_head=tied, learned_positions=tied, score_bias=tied)
     tensors = make_tensors(spec)
     for name in tensors:
         rest = {other: data for other, data in tensors.items() if other != name}

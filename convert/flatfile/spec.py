@@ -37,6 +37,7 @@ class Spec(TypedDict):
     rope_factor: float
     learned_positions: bool
     score_scale: float
+    score_bias: bool
     windows: list[int]
     tied_head: bool
     qkv_bias: bool

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "backend/cpu.h"
-#include "forward/activations.h"
+#include "forward/stage.h"
 #include "kernels/dispatch.h"
 
 namespace pythia_rt {
@@ -17,7 +17,7 @@ Model::Model(const Spec& spec, const std::map<std::string, Format>& formats,
   validate(spec_);
   weights_ = bind_weights(spec_, formats, tensors);
   parts_ = divide_layers(spec_, device_.get(), *cpu_, device_layers);
-  place_weights(spec_, parts_, weights_, Activations::bytes(spec_));
+  place_weights(spec_, parts_, weights_, Stage::bytes(spec_));
   std::vector<CachedLayers> cached;
   for (const Part& part : parts_) cached.push_back({part.backend, part.n_layers});
   pool_ = std::make_unique<PagePool>(std::move(cached), spec_.n_kv_heads, spec_.head_dim);

@@ -47,7 +47,8 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
 
   const HeadLayout heads{spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.rotary_dim};
   const HeadLayout rotated{spec.n_heads, spec.n_kv_heads, spec.head_dim, 0};
-  const Scoring scoring{spec.score_scale, spec.window(stage.part.first_layer + index)};
+  const Scoring scoring{spec.score_scale, spec.window(stage.part.first_layer + index),
+                        stage.score_bias, spec.max_positions};
   const Epilogue activation = epilogue_of(spec.activation);
   const bool activates_later = watch.wants(Point::mlp_pre);
   const Norm attn_norm{norm_parameters(spec, weights.attn_norm), attn_in};

@@ -44,11 +44,15 @@ inline NormShape norm_shape(const Spec& spec) {
   throw std::invalid_argument("there is no such norm");
 }
 
-// What every layer reads, whatever device it runs on. It stays in the host's memory.
+// What every layer reads, whatever device it runs on. It stays in the host's memory: a stage makes
+// of it what its device needs (forward/stage.h).
 template <typename AnyWeights, typename Visitor>
 void visit_shared(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
   if (spec.rotary_dim > 0) {
     visitor.table("rope_frequencies", weights.rope_frequencies, int64_t{1}, spec.rotary_dim / 2);
+  }
+  if (spec.score_bias) {
+    visitor.table("score_bias", weights.score_bias, spec.n_heads, spec.max_positions);
   }
 }
 

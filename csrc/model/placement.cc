@@ -57,11 +57,11 @@ size_t part_bytes(const Spec& spec, const Part& part, Weights& weights) {
   return bytes;
 }
 
-void check_room(const Spec& spec, const Part& part, Weights& weights, size_t pass_bytes) {
+void check_room(const Spec& spec, const Part& part, Weights& weights, size_t stage_bytes) {
   constexpr size_t kMegabyte = 1000 * 1000;
   const size_t room = part.backend->free_bytes();
   const auto bytes_of = [&](const Part& part) {
-    return part_bytes(spec, part, weights) + pass_bytes;
+    return part_bytes(spec, part, weights) + stage_bytes;
   };
   const size_t wanted = bytes_of(part);
   if (wanted <= room) return;
@@ -90,10 +90,10 @@ Parts divide_layers(const Spec& spec, Backend* device, Backend& cpu,
   return parts;
 }
 
-void place_weights(const Spec& spec, const Parts& parts, Weights& weights, size_t pass_bytes) {
+void place_weights(const Spec& spec, const Parts& parts, Weights& weights, size_t stage_bytes) {
   for (const Part& part : parts) {
     part.backend->check_heads({spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.rotary_dim});
-    check_room(spec, part, weights, pass_bytes);
+    check_room(spec, part, weights, stage_bytes);
   }
   for (const Part& part : parts) {
     each_piece(spec, part, weights, [&](auto*& data, size_t size) {

@@ -28,8 +28,9 @@ Parts divide_layers(const Spec& spec, Backend* device, Backend& cpu,
                     std::optional<int64_t> device_layers);
 
 // Makes the weights point to where each part's device reads them. Throws NoRoom, before anything is
-// copied, if a device cannot hold its part and `pass_bytes` for the buffers of a pass; the sentence
-// says what would fit. Throws std::invalid_argument for heads that a device cannot attend with.
-void place_weights(const Spec& spec, const Parts& parts, Weights& weights, size_t pass_bytes);
+// copied, if a device cannot hold its part and the `stage_bytes` that it takes beside the weights;
+// the sentence says what would fit. Throws std::invalid_argument for heads that a device cannot
+// attend with.
+void place_weights(const Spec& spec, const Parts& parts, Weights& weights, size_t stage_bytes);
 
 }  // namespace pythia_rt

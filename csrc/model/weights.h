@@ -30,6 +30,7 @@ struct LayerWeights {
 
 struct Weights {
   const float* rope_frequencies = nullptr;  // [rotary_dim / 2], angles of a step; the host's memory
+  const float* score_bias = nullptr;        // [n_heads][max_positions], or null; the host's memory
   Matrix embed;                             // [vocab_size][hidden_size]
   const float* embed_positions = nullptr;   // [max_positions][hidden_size], or null
   NormWeights embed_norm;

@@ -95,15 +95,17 @@ class _Decoder:
         for head in range(spec["n_heads"]):
             of_head = slice(head * dim, (head + 1) * dim)
             of_group = slice(head // group * dim, (head // group + 1) * dim)
-            heads.append(self.attend(i, q[:, of_head], k[:, of_group], v[:, of_group]))
+            scores = q[:, of_head] @ k[:, of_group].T * spec["score_scale"]
+            if spec["score_bias"]:  # by the key's position (Press et al. 2022, say)
+                scores = scores + self.weights["score_bias"][head, : len(x)]
+            heads.append(self.attend(i, scores, v[:, of_group]))
         attended = at("attended", i, np.concatenate(heads, axis=1))
         return at("attn_out", i, self.linear(f"layers.{i}.attn_out", attended))
 
-    def attend(self, i: int, q: Doubles, k: Doubles, v: Doubles) -> Doubles:
+    def attend(self, i: int, scores: Doubles, v: Doubles) -> Doubles:
         """One head, causally, in the layer's window."""
-        scores = q @ k.T * self.spec["score_scale"]
         window = self.spec["windows"][i] if self.spec["windows"] else 0
-        scores[~kernels.visible(len(q), len(k), window)] = -np.inf
+        scores = np.where(kernels.visible(*scores.shape, window), scores, -np.inf)
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         mixed: Doubles = weights / weights.sum(axis=1, keepdims=True) @ v
         return mixed

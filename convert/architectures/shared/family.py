@@ -31,6 +31,7 @@ USUAL: Fields = {
     "rotary_dim": 0,
     "rope_factor": 1.0,
     "learned_positions": False,
+    "score_bias": False,
     "windows": [],
     "qkv_bias": False,
     "attn_out_bias": False,
