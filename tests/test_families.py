@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from families import CASES, COLUMNS, ROWS, Config, Floats, logits_of, tokens_of
+from families import CASES, COLUMNS, Floats, logits_of, tokens_of
+from family_rows import ROWS, Config
 
 import pythia_rt
 from pythia_rt import devices
 from pythia_rt import model as api
 from pythia_rt.convert import CheckpointError, architectures
+from pythia_rt.convert.architectures.shared import alibi
 from pythia_rt.convert.flatfile.spec import Spec
 
 # What errors may be, as families.py measures them. Those of formats are what GPT-NeoX has, whose
@@ -164,6 +166,10 @@ def falcon_7b(config: Config) -> Config:
     return old | {"model_type": "RefinedWebModel", "architectures": ["RWForCausalLM"]}
 
 
+def falcon_rw(config: Config) -> Config:
+    return falcon_7b(config) | {"model_type": "RefinedWeb"}
+
+
 def falcon_40b(config: Config) -> Config:
     kept = without(config, "multi_query", "new_decoder_architecture")
     names = {"num_attention_heads": "n_head", "num_hidden_layers": "n_layer"}
@@ -209,10 +215,12 @@ SPELLINGS: dict[str, list[Callable[[Config], Config]]] = {
     "Qwen2": [*ROPE, lambda config: without(config, "layer_types")],
     "Falcon-7B": [*ROPE, falcon_7b],
     "Falcon-40B": [*ROPE, falcon_40b],
+    "falcon-rw": [falcon_7b, falcon_rw],
     "GPT-J": [general_names, both_names],
     "GPT-Neo": [listed_layers, general_names, both_names],
     "OPT": [],
     "OPT-350m": [],
+    "BLOOM": [general_names, both_names, lambda config: renamed(config, hidden_size="n_embed")],
     "GPT-2": [general_names, both_names],
     "Phi": ROPE,
     "StableLM": ROPE,
@@ -265,7 +273,13 @@ REFUSED: list[tuple[str, Config, str]] = [
     ("OPT", {"activation_function": "gelu_10"}, "'gelu_10'"),
     ("Falcon-40B", {"parallel_attn": False}, "parallel_attn"),
     ("Falcon-7B", {"n_head": 3}, "contradicts itself"),
-    ("Falcon-7B", {"alibi": True}, "alibi"),
+    ("Falcon-40B", {"alibi": None}, "alibi"),
+    (
+        "BLOOM",
+        {"apply_residual_connection_post_layernorm": True},
+        "apply_residual_connection_post_layernorm",
+    ),
+    ("BLOOM", {"n_embed": 61}, "contradicts itself"),
 ]
 
 
@@ -278,6 +292,19 @@ def test_what_the_space_does_not_hold_is_refused_by_name(
         spec_of(config)
     assert says in str(error.value)
     assert "config.json" in str(error.value)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 5, 8, 12, 32, 71, 112])
+def test_score_biases_are_those_of_transformers(heads: int) -> None:
+    from transformers.models.bloom import modeling_bloom
+    from transformers.models.falcon import modeling_falcon
+
+    mask, positions = torch.ones(1, 2048, dtype=torch.long), 2048
+    theirs = modeling_bloom.build_alibi_tensor(mask, heads, torch.float32)[:, 0].numpy()
+    np.testing.assert_allclose(alibi.alibi(heads, positions), theirs, rtol=1e-6)
+    rounded = modeling_falcon.build_alibi_tensor(mask, heads, torch.float32)[:, 0].numpy()
+    ours = alibi.scaled_bfloat16_alibi(heads, positions, 0.125)
+    np.testing.assert_array_equal(ours, rounded * np.float32(0.125))
 
 
 def test_every_family_has_a_row() -> None:

@@ -14,7 +14,6 @@ from .shared.family import Family
 
 # What is known, cannot be converted, and why, for a sentence.
 LACKING = {
-    "bloom": "biases of scores by position",
     "deepseek_v3": "mixtures of experts",
     "gemma": "norms that multiply by 1 + weight",
     "gemma2": "norms of outputs, and scores that are capped",

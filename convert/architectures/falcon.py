@@ -1,10 +1,11 @@
-"""Falcon: 7B, 40B, 180B and 11B, in old configs RefinedWeb.
+"""Falcon: 7B, 40B, 180B and 11B, and the falcon-rw models, in old configs RefinedWeb.
 
 Source: huggingface/transformers, models/falcon, 4.33 and later; tiiuae's configs before.
 """
 
 from __future__ import annotations
 
+from .shared.alibi import scaled_bfloat16_alibi
 from .shared.config import Config
 from .shared.family import Described, Family
 from .shared.modules import either, grouped
@@ -43,7 +44,9 @@ def read(config: Config) -> Described:
         "attn_out_bias": bias,
         "mlp_bias": bias,
     }
-    config.refuse("alibi", "biases of scores by position")
+    if config.flag("alibi"):
+        table = scaled_bfloat16_alibi(heads["n_heads"], positions, heads["score_scale"])
+        return Described(fields | {"score_bias": True}, {"score_bias": table})
     rope = make_rotation(read_rope(config, base=10000.0), heads["head_dim"])
     return Described(fields | rope.fields, rope.tables)
 
