@@ -12,6 +12,8 @@ from bench.fresh import kv_bytes
 from bench.peers.protocol import Reads, Room, Tokens
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile
+from pythia_rt.devices import make_core_model
+from pythia_rt.loading import Loading
 from pythia_rt.scoring import score
 
 
@@ -23,13 +25,7 @@ class PythiaRt:
     ):
         """Load the file, all layers on `device`."""
         self._file = FlatFile(path)
-        self.model = _core.Model(
-            dict(self._file.spec),
-            self._file.formats,
-            self._file.tensors,
-            threads=threads,
-            device=device,
-        )
+        self.model = make_core_model(self._file, Loading(threads=threads, device=device))
         self.vocab_size: int = self._file.spec["vocab_size"]
         self.reads = Reads(
             self.model.bytes_per_token, kv_bytes(self._file.spec, kv_format, 128) // 128

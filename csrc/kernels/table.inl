@@ -108,8 +108,8 @@ inline void linear_q5(const LinearArguments& a) { linear_packed<5>(a); }
 inline void linear_q4(const LinearArguments& a) { linear_packed<4>(a); }
 
 inline int64_t linear_panel_bytes(const Matrix& matrix, int64_t rows) {
+  if (matrix.scales == nullptr) return 0;       // not quantised
   const bool packed = matrix.units != nullptr;  // of fewer than 8 bits
-  if (!packed && matrix.format != Format::q8) return 0;
   const int64_t groups = (matrix.columns + kColumnGroup - 1) / kColumnGroup;
   return panel_blocks(packed, rows) * groups * kUnpackedGroup;
 }

@@ -5,7 +5,11 @@
 // loop of a matrix product that never waits for memory, unpacks nothing and scales nothing.
 #pragma once
 
+#include "formats/types.h"
 #include "limits/table.h"
+#ifdef PYTHIA_RT_HALVES
+#include "kernels/linear_halves.inl"
+#endif
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
@@ -73,6 +77,14 @@ struct WideBytes {
     return half_wide_dot(sum, weights, codes, constants);
   }
 };
+template <typename Type>  // a quantised format
+constexpr auto half_bytes() {
+  if constexpr (Type::kSquareScales) {
+    return NarrowBytes<NarrowHalf<Type::kBits>::kTiles>();
+  } else {
+    return WideBytes();
+  }
+}
 
 template <typename Bytes>
 constexpr int64_t kByteOperations = int64_t{2} * 8 * 4 * kHalves * Bytes::kTiles * kHalfRows;
@@ -219,35 +231,18 @@ inline float read_all(const float* values, int64_t count) {
   return sum;
 }
 
+template <typename Type>
+constexpr MultiplyLoop bytes_of() {
+  if constexpr (!Type::kQuantised) {
+    return {nullptr, 0};
+  } else {
 #ifdef PYTHIA_RT_HALVES
-template <typename Bytes>
-constexpr MultiplyLoop bytes_loop = {multiply<multiply_bytes<Bytes>>, kByteOperations<Bytes>};
-#endif
-
-constexpr MultiplyLoop bytes_of(Format format) {
-  switch (format) {
-    case Format::f32:
-    case Format::f16:
-    case Format::bf16:
-      return {nullptr, 0};
-#ifdef PYTHIA_RT_HALVES
-    case Format::q8:
-      return bytes_loop<WideBytes>;
-    case Format::q6:
-      return bytes_loop<NarrowBytes<half_tiles(63)>>;
-    case Format::q5:
-      return bytes_loop<NarrowBytes<half_tiles(31)>>;
-    case Format::q4:
-      return bytes_loop<NarrowBytes<half_tiles(127)>>;
+    using Bytes = decltype(half_bytes<Type>());
+    return {multiply<multiply_bytes<Bytes>>, kByteOperations<Bytes>};
 #else
-    case Format::q8:
-    case Format::q6:
-    case Format::q5:
-    case Format::q4:
-      return {multiply<multiply_bytes>, kByteOperations};
+    return {multiply<multiply_bytes>, kByteOperations};
 #endif
   }
-  return {nullptr, 0};
 }
 
 extern const LimitTable kLimits;
@@ -255,7 +250,7 @@ const LimitTable kLimits = {PYTHIA_RT_ISA_NAME,
                             {read_all<4096, 3>, read_all<8192, 2>},
                             {multiply<multiply_floats>, kFloatOperations},
                             {
-#define PYTHIA_RT_FORMAT(type, name) bytes_of(Format::name),
+#define PYTHIA_RT_FORMAT(type, name) bytes_of<type>(),
 #include "formats/formats.inc"
 #undef PYTHIA_RT_FORMAT
                             }};

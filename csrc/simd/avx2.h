@@ -50,8 +50,7 @@ inline __m256i add_dots(__m256i acc, __m256i unsigned_bytes, __m256i signed_byte
   return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 inline IntVec narrow_dot(IntVec acc, Tile tile, const int8_t* a) {
-  const __m256i four = broadcast_four(a);
-  return {add_dots(acc.low, tile.low, four), add_dots(acc.high, tile.high, four)};
+  return dot_halves<add_dots>(acc, tile, a);
 }
 // Wide weights reach 255 unsigned, too much for add_dots: they are made signed (+-127), and the
 // sign moves over to the activation. So nothing is left to take back at the start.
@@ -61,8 +60,7 @@ inline __m256i add_wide_dots(__m256i acc, __m256i stored, __m256i four) {
 }
 inline IntVec wide_begin(int32_t) { return int_zero(); }
 inline IntVec wide_dot(IntVec acc, Tile tile, const int8_t* a) {
-  const __m256i four = broadcast_four(a);
-  return {add_wide_dots(acc.low, tile.low, four), add_wide_dots(acc.high, tile.high, four)};
+  return dot_halves<add_wide_dots>(acc, tile, a);
 }
 
 // Of 16 signed bits.

@@ -37,8 +37,7 @@ inline __m256i add_dots(__m256i acc, __m256i unsigned_bytes, __m256i signed_byte
 #undef PYTHIA_RT_DOT
 inline IntVec wide_begin(int32_t sum) { return int_broadcast(-128 * sum); }
 inline IntVec wide_dot(IntVec acc, Tile tile, const int8_t* a) {
-  const __m256i four = broadcast_four(a);
-  return {add_dots(acc.low, tile.low, four), add_dots(acc.high, tile.high, four)};
+  return dot_halves<add_dots>(acc, tile, a);
 }
 inline IntVec narrow_dot(IntVec acc, Tile tile, const int8_t* a) { return wide_dot(acc, tile, a); }
 

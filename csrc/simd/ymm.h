@@ -192,6 +192,12 @@ inline __m256i broadcast_four(const int8_t* a) {
   __builtin_memcpy(&four, a, 4);
   return _mm256_set1_epi32(four);
 }
+// acc + what kAdd(acc, weights, activations) adds to each half, for the same four activations.
+template <auto kAdd>
+inline IntVec dot_halves(IntVec acc, Tile tile, const int8_t* a) {
+  const __m256i four = broadcast_four(a);
+  return {kAdd(acc.low, tile.low, four), kAdd(acc.high, tile.high, four)};
+}
 // Halves of a tile and of what belongs to it, a register each: rows 0..7 or 8..15.
 #define PYTHIA_RT_HALVES
 using HalfTile = __m256i;
