@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from pythia_rt.cli.command import Command
-from pythia_rt.cli.loading_options import NAMES as LOADING
-from pythia_rt.cli.loading_options import loading_options
-from pythia_rt.cli.model import load_model, show_facts, speed
-from pythia_rt.cli.sampling_options import given_options, sampling_options
+from pythia_rt.cli.model import WritingOptions, show_facts, speed, writing_options
 from pythia_rt.cli.turns import Turns
 from pythia_rt.cli.wording import sentence
-from pythia_rt.loading import Loading
-from pythia_rt.sampling import Sampling, merged
 
 if TYPE_CHECKING:
     from pythia_rt.chat.chat import Chat
     from pythia_rt.generation import Generation
     from pythia_rt.model import Model
+    from pythia_rt.sampling import Sampling
 
 _COMMANDS = {"/reset": "begins a new chat", "/exit": "ends it, as Ctrl-D does"}
 
@@ -35,32 +30,17 @@ _COMMANDS = {"/reset": "begins a new chat", "/exit": "ends it, as Ctrl-D does"}
     help="Format of the turns, as vicuna_v1.1 or chatml.  [default: what the model records]",
 )
 @click.option("--show-prompt", is_flag=True, help="Show each prompt as the model reads it.")
-@click.option("--revision", help="Branch, tag or commit of a hub model.")
-@click.option("--weights", "format", help="Weight format to convert to.  [default: q4]")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep flat files.")
-@click.option("--local-files-only", is_flag=True, help="Download nothing.")
-@loading_options(*LOADING)
-@click.option("--quiet", is_flag=True, help="Show no progress and no notes.")
-@click.option("--verbose", is_flag=True, help="Show the model, what runs it and the speed too.")
-@click.option(
-    "--suggested-sampling",
-    is_flag=True,
-    help="Sample as the model's authors suggest (see info), but for the options given here.",
+@writing_options(
+    weights="--weights",
+    quiet="no progress and no notes",
+    verbose="the model, what runs it and the speed",
 )
-@sampling_options
 def chat_with_model(
     model: str,
     system: str | None,
     chat_format: str | None,
     show_prompt: bool,
-    revision: str | None,
-    format: str | None,
-    cache_dir: Path | None,
-    local_files_only: bool,
-    quiet: bool,
-    verbose: bool,
-    suggested_sampling: bool,
-    **options: Any,
+    options: WritingOptions,
 ) -> None:
     """Talk with MODEL, a hub id, a folder or a flat file.
 
@@ -69,33 +49,17 @@ def chat_with_model(
     the chat keeps what was written. A chat that fills the model's context is not cut: /reset begins
     anew.
     """
-    if quiet and verbose:
-        raise click.UsageError("Give --quiet or --verbose, not both.")
-    loading = Loading(**{name: options.pop(name) for name in LOADING})
-    given = given_options(options)
-    chosen = merged(None, **given)
-    loaded = load_model(
-        model,
-        loading,
-        weights="weights",
-        revision=revision,
-        format=format,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        progress=not quiet,
-    )
-    if suggested_sampling:
-        chosen = merged(loaded.suggested_sampling, **given)
+    loaded, sampling = options.load(model)
     chat = loaded.new_chat(system, format=chat_format)
     chat.prompt("Hello")  # a format that has no system text, or cannot be used, is refused here
     turns = Turns()
-    if verbose:
-        show_facts(loaded, chosen.seed)
+    if options.verbose:
+        show_facts(loaded, sampling.seed)
         click.echo(f"chat     {chat.format}", err=True)
-    if turns.is_terminal and not quiet:
+    if turns.is_terminal and not options.quiet:
         about = ", ".join(f"{name} {what}" for name, what in _COMMANDS.items())
         click.echo(f"{about}; Ctrl-C stops an answer", err=True)
-    talk = _Talk(loaded, chat, chosen, turns, show_prompt, quiet, verbose)
+    talk = _Talk(loaded, chat, sampling, turns, show_prompt, options)
     while (text := turns.read()) is not None:
         if not talk.take(text):
             break
@@ -111,16 +75,15 @@ class _Talk:
         sampling: Sampling,
         turns: Turns,
         show_prompt: bool,
-        quiet: bool,
-        verbose: bool,
+        options: WritingOptions,
     ) -> None:
         self._model = model
         self._chat = chat
         self._sampling = sampling
         self._turns = turns
         self._show_prompt = show_prompt
-        self._quiet = quiet
-        self._verbose = verbose
+        self._quiet = options.quiet
+        self._verbose = options.verbose
 
     def take(self, text: str) -> bool:
         """Do what a line says; False at the end."""

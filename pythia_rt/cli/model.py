@@ -1,34 +1,121 @@
-"""The model that a command writes with, and lines about it and its speed."""
+"""The model that a command writes with, how it writes, and lines about it and its speed."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pythia_rt.cli.loading_options import NAMES as LOADING
+from pythia_rt.cli.loading_options import loading_options
+from pythia_rt.cli.sampling_options import given_options, sampling_options
 from pythia_rt.loading import Loading
+from pythia_rt.sampling import Sampling, merged
 
 if TYPE_CHECKING:
     from pythia_rt.generation import Generation
     from pythia_rt.model import Model
 
+Command = Callable[..., None]
+_SOURCE = ("revision", "format", "cache_dir", "local_files_only")
+_SAMPLING = tuple(option.name for option in dataclasses.fields(Sampling))
+_NAMES = (*_SOURCE, *LOADING, "quiet", "verbose", "suggested_sampling", *_SAMPLING)
 
-def load_model(
-    model: str | None, loading: Loading, *, weights: str = "format", **options: Any
-) -> Model:
-    """The model of the options; `weights` names the one that is the weights' format."""
-    from pythia_rt.model import Model
 
-    is_file = model is not None and Path(model).is_file()
-    is_local = model is None or Path(model).exists()
-    _refuse_unused(options, weights, flat_file=is_file, local=is_local)
-    options["format"] = options["format"] or "q4"
-    if model is None:
-        return Model.demo(loading, format=options["format"], cache_dir=options["cache_dir"])
-    if is_file:
-        return Model.load(model, loading)
-    return Model.from_pretrained(model, loading, **options)
+def writing_options(
+    *, weights: str = "--format", quiet: str, verbose: str
+) -> Callable[[Command], Command]:
+    """The options of a command that writes with a model, which gets them as `options: WritingOptions`.
+
+    `weights` is the one for the weights' format; the others say what --quiet leaves out and
+    --verbose shows.
+    """
+    added = (
+        click.option("--revision", help="Branch, tag or commit of a hub model."),
+        click.option(weights, "format", help="Weight format to convert to.  [default: q4]"),
+        click.option(
+            "--cache-dir", type=click.Path(path_type=Path), help="Where to keep flat files."
+        ),
+        click.option("--local-files-only", is_flag=True, help="Download nothing."),
+        loading_options(*LOADING),
+        click.option("--quiet", is_flag=True, help=f"Show {quiet}."),
+        click.option("--verbose", is_flag=True, help=f"Show {verbose} too."),
+        click.option(
+            "--suggested-sampling",
+            is_flag=True,
+            help="Sample as the model's authors suggest (see info), but for the options given.",
+        ),
+        sampling_options,
+    )
+
+    def add(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            options = WritingOptions(weights, {name: values.pop(name) for name in _NAMES})
+            command(options=options, **values)
+
+        for option in reversed(added):
+            run = option(run)
+        return run
+
+    return add
+
+
+class WritingOptions:
+    """What `writing_options` hold: whether to be `quiet` or `verbose`, and what `load` needs.
+
+    Raises what click raises for options that contradict each other, and ValueError for a value that
+    an option cannot have.
+    """
+
+    def __init__(self, weights: str, values: dict[str, Any]) -> None:
+        self.quiet: bool = values["quiet"]
+        self.verbose: bool = values["verbose"]
+        if self.quiet and self.verbose:
+            raise click.UsageError("Give --quiet or --verbose, not both.")
+        self._weights = weights
+        self._suggested: bool = values["suggested_sampling"]
+        self._source = {name: values[name] for name in _SOURCE}
+        self._loading = Loading(**{name: values[name] for name in LOADING})
+        self._given = given_options({name: values[name] for name in _SAMPLING})
+        self._sampling = merged(None, **self._given)
+
+    def load(self, model: str | None) -> tuple[Model, Sampling]:
+        """The model, by default the demo, and how to sample from it."""
+        loaded = self._load(model)
+        if self._suggested:
+            return loaded, merged(loaded.suggested_sampling, **self._given)
+        return loaded, self._sampling
+
+    def _load(self, model: str | None) -> Model:
+        from pythia_rt.model import Model
+
+        source = self._source | {"format": self._source["format"] or "q4"}
+        if model is None:
+            self._refuse_unused(flat_file=False, local=True)
+            return Model.demo(self._loading, format=source["format"], cache_dir=source["cache_dir"])
+        if Path(model).is_file():
+            self._refuse_unused(flat_file=True, local=True)
+            return Model.load(model, self._loading)
+        self._refuse_unused(flat_file=False, local=Path(model).exists())
+        return Model.from_pretrained(model, self._loading, **source, progress=not self.quiet)
+
+    def _refuse_unused(self, *, flat_file: bool, local: bool) -> None:
+        """An option that would be ignored is an error, so that nobody believes it had an effect."""
+        if flat_file and self._source["format"]:
+            raise click.UsageError(
+                f"{self._weights} is for hub models and folders: a flat file has one."
+            )
+        if flat_file and self._source["cache_dir"]:
+            raise click.UsageError(
+                "--cache-dir is for hub models and folders, not for a flat file."
+            )
+        if local and self._source["revision"]:
+            raise click.UsageError("--revision is for hub models: local files have none to choose.")
 
 
 def show_facts(model: Model, seed: int | None) -> None:
@@ -43,16 +130,6 @@ def show_facts(model: Model, seed: int | None) -> None:
     ):
         if value is not None:
             click.echo(f"{name:<9}{value}", err=True)
-
-
-def _refuse_unused(options: dict[str, Any], weights: str, *, flat_file: bool, local: bool) -> None:
-    """An option that would be ignored is an error, so that nobody believes it had an effect."""
-    if flat_file and options["format"]:
-        raise click.UsageError(f"--{weights} is for hub models and folders: a flat file has one.")
-    if flat_file and options["cache_dir"]:
-        raise click.UsageError("--cache-dir is for hub models and folders, not for a flat file.")
-    if local and options["revision"]:
-        raise click.UsageError("--revision is for hub models: local files have none to choose.")
 
 
 def speed(result: Generation, model: Model) -> str:
