@@ -9,7 +9,7 @@ from typing import Any
 
 from .shared.config import Config
 from .shared.family import Described, Family
-from .shared.modules import Form, gated, separate
+from .shared.modules import SELF_ATTENTION, Form, gated
 from .shared.names import Names
 from .shared.rope import make_rotation
 from .shared.rope_config import read_rope
@@ -20,7 +20,7 @@ MODULES: dict[str, str | Form] = {
     "final_norm": "norm",
     "attn_norm": "input_layernorm",
     "mlp_norm": "post_attention_layernorm",
-    "qkv": separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "qkv": SELF_ATTENTION,
     "attn_out": "self_attn.o_proj",
     "mlp_up": gated("mlp.gate_proj", "mlp.up_proj"),
     "mlp_down": "mlp.down_proj",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .shared.config import Config
 from .shared.family import Described, Family
-from .shared.modules import Form, from_row, projected, separate
+from .shared.modules import SELF_ATTENTION, Form, from_row, projected
 from .shared.names import Names
 
 # The first rows of its positions' table stand for padding.
@@ -62,7 +62,7 @@ FAMILY = Family(
         "final_norm": "final_layer_norm",
         "attn_norm": "self_attn_layer_norm",
         "mlp_norm": "final_layer_norm",
-        "qkv": separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "qkv": SELF_ATTENTION,
         "attn_out": "self_attn.out_proj",
         "mlp_up": "fc1",
         "mlp_down": "fc2",

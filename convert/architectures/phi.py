@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .shared.config import Config
 from .shared.family import Described, Family
-from .shared.modules import separate
+from .shared.modules import SELF_ATTENTION
 from .shared.names import Names
 from .shared.rope import make_rotation
 from .shared.rope_config import read_rope
@@ -47,7 +47,7 @@ FAMILY = Family(
         "embed": "embed_tokens",
         "final_norm": "final_layernorm",
         "attn_norm": "input_layernorm",
-        "qkv": separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "qkv": SELF_ATTENTION,
         "attn_out": "self_attn.dense",
         "mlp_up": "mlp.fc1",
         "mlp_down": "mlp.fc2",

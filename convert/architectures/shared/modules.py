@@ -121,6 +121,9 @@ def separate(q: str, k: str, v: str, *, interleaved: bool = False) -> Form:
     return pieces
 
 
+SELF_ATTENTION = separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+
+
 def _halves(rows: Rows, spec: Spec) -> Iterator[Rows]:
     """Yield the rows of heads whose rotated dimensions are interleaved in their usual order."""
     for start in range(0, rows.stop, spec["head_dim"]):
