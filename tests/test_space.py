@@ -144,6 +144,30 @@ def test_neither_device_nor_isa_nor_threads_nor_pieces_change_a_bit(
         compare(reference, _emulated, make_model(spec, form, module=_emulated, device="cuda"))
 
 
+@spaces
+@pytest.mark.parametrize("cuts", [(), (31,)], ids=str)
+def test_what_is_forked_or_rewound_goes_on_at_its_positions(
+    spec: Spec, cuts: tuple[int, ...]
+) -> None:
+    """Learned ones above all: they are in what a row begins with, not in how it attends."""
+    model, tokens = make_model(spec), some_tokens(spec)
+    expected = in_pieces(_core, model, ())
+    session = _core.Session(model)
+    session.prefill(tokens[:20])
+    fork, other = session.fork(), session.fork()
+    session.rewind(7)
+    fork.rewind(19)
+    for first, goes_on in ((7, session), (19, fork), (20, other)):
+        pieces = np.split(tokens, [first, *cuts])[1:]
+        assert_same(np.concatenate([goes_on.logits(piece) for piece in pieces]), expected[first:])
+    begins = (3, 12, 20)
+    for first, goes_on in zip(begins, (session, fork, other), strict=True):
+        goes_on.rewind(first)
+    together = _core.forward([session, fork, other], [tokens[first:] for first in begins])
+    for first, found in zip(begins, together, strict=True):
+        assert_same(found, expected[first:])
+
+
 @pytest.mark.parametrize(("attention", "mlp"), [("q4", "q8"), ("f16", "q4"), ("q5", "bf16")])
 def test_one_norm_is_read_in_two_formats(attention: str, mlp: str, isa: str) -> None:
     from backends import _emulated
@@ -284,7 +308,9 @@ class WholeWeights(Weights):
 def test_calibration_helps(spec: Spec) -> None:
     """On the text that it was calibrated on, and at every layer: each is given what it will see."""
     weights = make_weights(spec)
-    formats = {matrix.name: "f32" if matrix.part == "embed" else "q4" for matrix in linears(spec)}
+    formats = {
+        matrix.name: "f32" if matrix.component == "embed" else "q4" for matrix in linears(spec)
+    }
     tokens = [some_tokens(spec), some_tokens(spec)[::-1].copy()]
     plan: Any = SimpleNamespace(spec=spec)
     calibrator = Calibrator(plan, formats, cast(Any, WholeWeights(weights)), tokens, 1)

@@ -56,24 +56,22 @@ class CpuBackend : public Backend {
   }
 
   void embed(const Matrix* embedding, const float* positions, Rows out) override {
-    if (embedding != nullptr) {
-      const int32_t* tokens = batch_->tokens.data();
-      each_row(pool_, out.count, out.width, [&](int64_t begin, int64_t end) {
+    const int32_t* tokens = batch_->tokens.data();
+    const Epilogue epilogue = embedding == nullptr ? Epilogue::store : Epilogue::add;
+    each_row(pool_, out.count, out.width, [&](int64_t begin, int64_t end) {
+      if (embedding != nullptr) {
         for (int64_t i = begin; i < end; ++i) unpack_row(*embedding, tokens[i], out.row(i));
-      });
-    }
-    if (positions == nullptr) return;
-    for (const SequenceRows& sequence : batch_->sequences) {
-      for (int64_t i = 0; i < sequence.count; ++i) {
-        const float* position = positions + (sequence.first_position + i) * out.width;
-        float* row = out.row(sequence.first_row + i);
-        if (embedding == nullptr) {
-          std::copy_n(position, out.width, row);
-        } else {
-          for (int64_t j = 0; j < out.width; ++j) row[j] += position[j];
-        }
       }
-    }
+      if (positions == nullptr) return;
+      for (const SequenceRows& sequence : batch_->sequences) {
+        const int64_t first = std::max(begin, sequence.first_row);
+        const int64_t last = std::min(end, sequence.first_row + sequence.count);
+        if (first >= last) continue;
+        const int64_t position = sequence.first_position + first - sequence.first_row;
+        kernels_.finish({positions + position * out.width, out.width, out.row(first), out.stride,
+                         out.width, epilogue, 0, last - first});
+      }
+    });
   }
 
   void norm(const NormParameters& parameters, Rows in, Rows out) override {

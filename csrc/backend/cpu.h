@@ -1,4 +1,4 @@
-// The CPU as a backend: divides each operation over the thread pool; little arithmetic of its own.
+// The CPU as a backend: divides each operation over the thread pool; no arithmetic of its own.
 #pragma once
 
 #include <memory>

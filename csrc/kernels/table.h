@@ -40,7 +40,7 @@ struct LinearArguments {
 };
 
 struct FinishArguments {
-  const float* in;  // [rows][in_stride]
+  const float* in;  // [rows][in_stride]; what finish_gated reads is padded to 32 values
   int64_t in_stride;
   float* out;  // [rows][out_stride]; may be `in`
   int64_t out_stride;
