@@ -109,8 +109,8 @@ def convert(
                 "--calibrate-tokens has no effect without --calibrate: give a text too",
             )
         )
-    parts = {"embed": embed, "head": head, "attention": attention, "mlp": mlp}
-    check_formats(format, **parts)
+    components = {"embed": embed, "head": head, "attention": attention, "mlp": mlp}
+    check_formats(format, **components)
     find_place(target, force=force)
     calibration = None if calibrate is None else read_calibration(calibrate, calibrate_tokens)
     folder, _ = resolve(source, revision, cache_dir, progress=progress)
@@ -133,11 +133,11 @@ def convert(
         )
         _check_vocabulary(vocabulary, plan.spec, folder)
         matrices = linears(plan.spec)
-        formats = choose_formats(format, matrices, **parts)
+        formats = choose_formats(format, matrices, **components)
         inputs = [folder / name for name in (CONFIG_FILE, *read)] + checkpoint.files
         _check_not_input(target, inputs)
         digests = SourceDigests(folder, inputs)
-        recipe = describe(format, **parts)
+        recipe = describe(format, **components)
         sequences = _sequences(calibration, plan, formats, files, facts)
         if calibration is not None:
             recipe += " " + calibration.describe(sequences)

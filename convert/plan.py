@@ -94,25 +94,25 @@ class Product(NamedTuple):
 
 
 class Alternating(NamedTuple):
-    """TILE rows of the first part, TILE of the second, and so on: a gated MLP's gate and up.
+    """TILE rows of the first source, TILE of the second, and so on: a gated MLP's gate and up.
 
-    All parts have as many rows, a multiple of TILE; `alternate` makes them so.
+    All sources have as many rows, a multiple of TILE; `alternate` makes them so.
     """
 
-    parts: tuple[Rows, ...]
+    sources: tuple[Rows, ...]
 
     @property
     def size(self) -> int:
         """How many rows it has."""
-        return sum(part.size for part in self.parts)
+        return sum(source.size for source in self.sources)
 
     def slice(self, first: int, last: int) -> Iterator[Leaf]:
         """Yield the rows [first, last), at most TILE at a time."""
         while first < last:
             tile, row = divmod(first, TILE)
             end = min(TILE, row + last - first)
-            group, part = divmod(tile, len(self.parts))
-            yield from self.parts[part].slice(group * TILE + row, group * TILE + end)
+            group, index = divmod(tile, len(self.sources))
+            yield from self.sources[index].slice(group * TILE + row, group * TILE + end)
             first += end - row
 
 
@@ -121,16 +121,16 @@ Piece = Leaf | Alternating
 Pieces = tuple[Piece, ...]
 
 
-def alternate(*parts: Rows) -> Pieces:
-    """Return `parts`, of as many rows each, alternating by TILE rows; zeros fill the last tiles."""
-    size = parts[0].size
+def alternate(*sources: Rows) -> Pieces:
+    """Return `sources`, as many rows each, alternating by TILE rows; zeros fill the last tiles."""
+    size = sources[0].size
     whole = size // TILE * TILE
     pieces: list[Piece] = []
     if whole:
-        pieces.append(Alternating(tuple(first_rows(part, whole) for part in parts)))
+        pieces.append(Alternating(tuple(first_rows(source, whole) for source in sources)))
     if whole < size:
-        for part in parts:
-            pieces += [*part.slice(whole, size), Constant(0, whole + TILE - size)]
+        for source in sources:
+            pieces += [*source.slice(whole, size), Constant(0, whole + TILE - size)]
     return tuple(pieces)
 
 
@@ -162,7 +162,7 @@ def source_rows(pieces: Sequence[Piece]) -> Iterator[Rows]:
         elif isinstance(piece, Product):
             yield piece.rows
         elif isinstance(piece, Alternating):
-            yield from piece.parts
+            yield from piece.sources
 
 
 def source_of(pieces: Sequence[Piece]) -> str:

@@ -152,9 +152,9 @@ class Linear:
         In the flat file, before its parts' names.
         """
     @property
-    def part(self) -> str:
+    def component(self) -> str:
         """
-        The part of the model, for which a recipe may choose a format.
+        The component of the model, for which a recipe may choose a format.
         """
     @property
     def reads(self) -> str:

@@ -195,8 +195,8 @@ class Model(Chatting):
         return suggested_sampling(self._file.text["sampling"])
 
     @property
-    def context(self) -> int:
-        """How many tokens fit into one sequence, prompt and new text together."""
+    def max_positions(self) -> int:
+        """The model's context: how many tokens fit into one sequence, prompt and new text."""
         return int(self._file.spec["max_positions"])
 
     @property
@@ -276,20 +276,18 @@ class Model(Chatting):
         RuntimeError where numbers leave the range of a format, with what helps.
         """
         prompts = list_of_prompts(prompt)
-        if prompts is not None:
-            return self._generate_all(
-                prompts, [merged(one, **options) for one in one_for_each(sampling, len(prompts))]
-            )
-        stream = self._stream(cast(Prompt, prompt), merged(cast(Any, sampling), **options))
-        for _ in stream:
-            pass
-        return stream.result
-
-    def _generate_all(self, prompts: list[Prompt], sampling: list[Sampling]) -> list[Generation]:
+        if prompts is None:
+            one = merged(cast(Any, sampling), **options)
+            writing = self._write(self._ids(cast(Prompt, prompt)), one)
+            write_together([writing], self.new_session)
+            return writing.result()
         writings = []
-        for number, (prompt, options) in enumerate(zip(prompts, sampling, strict=True), 1):
+        for number, (text, given) in enumerate(
+            zip(prompts, one_for_each(sampling, len(prompts)), strict=True), 1
+        ):
+            one = merged(given, **options)
             try:
-                writings.append(self._write(prompt, options))
+                writings.append(self._write(self._ids(text), one))
             except ValueError as error:
                 raise ValueError(f"prompt {number} of {len(prompts)}: {error}") from None
         write_together(writings, self.new_session)
@@ -305,7 +303,10 @@ class Model(Chatting):
         """
         if self._tokenizer is None:
             raise no_tokenizer("it has no text to stream, so use generate with token ids")
-        return self._stream(prompt, merged(sampling, **options))
+        writing = self._write(self._ids(prompt), merged(sampling, **options))
+        session = self.new_session(writing.capacity)
+        session.append(writing.prompt)
+        return Stream(session, writing)
 
     def logits(self, tokens: Prompt) -> NDArray[np.float32]:
         """Logits after each of `tokens` (token ids, or a str): float32 [n, vocab_size].
@@ -350,26 +351,22 @@ class Model(Chatting):
             for text, found in zip(ids, scores, strict=True)
         ]
 
-    def _stream(self, prompt: Prompt, sampling: Sampling) -> Stream:
-        writing = self._write(prompt, sampling)
-        session = self.new_session(writing.capacity)
-        session.append(writing.prompt)
-        return Stream(session, writing)
-
-    def _write(self, prompt: Prompt, sampling: Sampling) -> Writing:
-        return self._begin(self._ids(prompt), sampling, self.context)
-
-    def _begin(
-        self, ids: NDArray[np.int32], sampling: Sampling, capacity: int, cached: int = 0
+    def _write(
+        self,
+        ids: NDArray[np.int32],
+        sampling: Sampling,
+        capacity: int | None = None,
+        cached: int = 0,
     ) -> Writing:
-        """What continues `ids`, of which so many were read before, in a session of `capacity`."""
+        """What continues `ids`, of which so many were read before, in a session of `capacity`, by
+        default of the whole context."""
         self._check_length(len(ids))
         return begin_writing(
             ids,
             sampling,
             self._file.spec,
             self._tokenizer,
-            capacity=capacity,
+            capacity=self.max_positions if capacity is None else capacity,
             cached=cached,
             not_finite=self._not_finite,
         )
@@ -395,7 +392,7 @@ class Model(Chatting):
         come. Raises ValueError for a bad argument.
         """
         capacity = self._room(capacity)
-        return Session(self.new_session(capacity), self._file, self._session_ids, self._begin)
+        return Session(self.new_session(capacity), self._file, self._session_ids, self._write)
 
     def load_session(self, path: str | os.PathLike[str], *, capacity: int | None = None) -> Session:
         """A session that `Session.save` wrote, from this model, as it was.
@@ -406,12 +403,12 @@ class Model(Chatting):
         with SavedSession(Path(path).expanduser(), self._file) as saved:
             core = self.new_session(self._room(capacity), kv_format=saved.kv_format)
             saved.restore(core)
-            return Session(core, self._file, self._session_ids, self._begin, saved.tokens)
+            return Session(core, self._file, self._session_ids, self._write, saved.tokens)
 
     def _room(self, capacity: int | None) -> int:
         if capacity is None:
-            return self.context
-        return whole_number_from(1, self.context, "tokens")("capacity", capacity)
+            return self.max_positions
+        return whole_number_from(1, self.max_positions, "tokens")("capacity", capacity)
 
     def new_session(self, capacity: int, *, kv_format: str | None = None) -> _core.Session:
         """An empty sequence of the core, with room for `capacity` tokens of key-value cache.
@@ -428,9 +425,10 @@ class Model(Chatting):
         )
 
     def _check_length(self, n_tokens: int) -> None:
-        if n_tokens > self.context:
+        if n_tokens > self.max_positions:
             raise ValueError(
-                f"{n_tokens} tokens do not fit into the context of {self.context}: shorten the text"
+                f"{n_tokens} tokens do not fit into the context of {self.max_positions}: "
+                "shorten the text"
             )
 
 

@@ -40,15 +40,15 @@ class Session:
         session: _core.Session,
         file: FlatFile,
         ids: Callable[[Prompt, bool], Ids],
-        begin: Callable[[Ids, Sampling, int, int], Writing],
+        write: Callable[[Ids, Sampling, int, int], Writing],
         tokens: Sequence[int] = (),
     ) -> None:
         """`session` has `tokens`; `ids` makes ids of a text that is or isn't the first one, and
-        `begin` what continues ids, in a session of a capacity, some of them read before."""
+        `write` what continues ids, in a session of a capacity, some of them read before."""
         self._session = session
         self._file = file
         self._ids = ids
-        self._begin = begin
+        self._write = write
         self._tokens = list(tokens)
         self._stream: Stream | None = None
         self._writing: Writing | None = None
@@ -96,7 +96,7 @@ class Session:
         self._prepare()
         ids = np.array(self._tokens, np.int32)
         cached = len(ids) - self._session.waiting
-        self._writing = self._begin(ids, merged(sampling, **options), self.capacity, cached)
+        self._writing = self._write(ids, merged(sampling, **options), self.capacity, cached)
         self._stream = Stream(self._session, self._writing)
         return self._stream
 
@@ -121,7 +121,7 @@ class Session:
         """
         self._settle()
         self._session.run()
-        return Session(self._session.fork(), self._file, self._ids, self._begin, self._tokens)
+        return Session(self._session.fork(), self._file, self._ids, self._write, self._tokens)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write tokens and cache to a safetensors file, for `Model.load_session`.

@@ -107,7 +107,7 @@ def make_weights(spec: Spec) -> dict[str, NDArray[np.float32]]:
     for table in tables(spec):
         weights[table.name] = _table(table.name, table.rows, table.columns)
     for matrix in linears(spec):
-        scale = 1 if matrix.part == "embed" else matrix.columns**-0.5
+        scale = 1 if matrix.component == "embed" else matrix.columns**-0.5
         weights[matrix.name] = _normal(matrix.name, matrix.rows, matrix.columns) * np.float32(scale)
     return weights
 
@@ -123,7 +123,7 @@ def make_tensors(
     }
     tensors |= {table.name: weights[table.name] for table in tables(spec)}
     for matrix in linears(spec):
-        of_matrix = form if isinstance(form, str) else form[matrix.part]
+        of_matrix = form if isinstance(form, str) else form[matrix.component]
         parts = _core.pack(of_matrix, weights[matrix.name], "F32", matrix.rows, matrix.columns)
         layout = _core.packed_layout(of_matrix, matrix.rows, matrix.columns)
         tensors |= {
@@ -157,7 +157,7 @@ def make_model(
     **options: Any,
 ) -> _core.Model:
     """A model, of another extension's if `module` is not the core."""
-    formats = {m.name: form if isinstance(form, str) else form[m.part] for m in linears(spec)}
+    formats = {m.name: form if isinstance(form, str) else form[m.component] for m in linears(spec)}
     found = make_tensors(spec, form) if tensors is None else tensors
     model: _core.Model = module.Model(dict(spec), formats, found, threads=threads, **options)
     return model

@@ -323,12 +323,12 @@ def test_a_stream_checks_its_arguments_at_once(model: Model) -> None:
 
 @pytest.mark.parametrize("room", [1, 3])
 def test_writing_ends_with_the_context(model: Model, room: int) -> None:
-    result = model.generate([7] * (model.context - room), logit_bias={0: -np.inf})
+    result = model.generate([7] * (model.max_positions - room), logit_bias={0: -np.inf})
     assert (len(result.tokens), result.finish_reason) == (room, "length")
 
 
 def test_a_prompt_that_leaves_no_room(model: Model) -> None:
-    prompt = [7] * model.context
+    prompt = [7] * model.max_positions
     for call in (model.generate, model.stream):
         with pytest.raises(ValueError, match="leaves no room for new text"):
             call(prompt)

@@ -125,8 +125,8 @@ def test_texts(talker: Model, name: str) -> None:
     assert chat.prompt(turns("A", "B", "C")) == TEXTS[name]
     # What opens an answer is how its turn begins, white space aside.
     form = prompter(talker, name)
-    opened = "".join(part.text for part in form.format.render(turns("A"), opened=True))
-    whole = "".join(part.text for part in form.format.render(turns("A", "B"), opened=False))
+    opened = "".join(segment.text for segment in form.format.render(turns("A"), opened=True))
+    whole = "".join(segment.text for segment in form.format.render(turns("A", "B"), opened=False))
     lead = form.surroundings.lead
     assert lead in ("", " ")
     assert whole.startswith(opened + lead + "B")

@@ -173,7 +173,7 @@ def test_what_a_matrix_reads_is_in_the_layout_and_of_its_width(block: str) -> No
             assert matrix.columns == width
         else:
             reads_stream = block == "post" and matrix.role in ("qkv", "mlp_up")
-            assert reads_stream or matrix.part == "embed"
+            assert reads_stream or matrix.component == "embed"
         outputs[matrix.name] = matrix.rows
         expected = f"layers.{matrix.layer}.{matrix.role}" if matrix.layer >= 0 else matrix.role
         assert matrix.name == expected

@@ -29,7 +29,7 @@ def without_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_what_a_model_says_about_itself(model: Model) -> None:
     assert model.spec["hidden_size"] == 256
     assert model.formats["layers.0.mlp_up"] == "q4"
-    assert (model.context, model.kv_format) == (2048, "f16")
+    assert (model.max_positions, model.kv_format) == (2048, "f16")
     assert model.threads >= 1
     assert "demo" in repr(model)
     assert model.isa in repr(model)

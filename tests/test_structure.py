@@ -26,6 +26,7 @@ ALL = frozenset(
     {
         "backend",
         "backend/backend.h",
+        "backend/stage.h",
         "base",
         "cache",
         "calibration",
@@ -45,11 +46,14 @@ ALLOWED_INCLUDES: dict[str, frozenset[str]] = {
     "kernels": frozenset({"base", "simd", "formats"}),
     "backend/backend.h": frozenset({"base", "formats"}),
     "backend": frozenset({"base", "formats", "kernels", "backend/backend.h"}),
+    "backend/stage.h": frozenset({"backend/backend.h"}),
     "cuda": frozenset({"base", "formats", "backend/backend.h"}),
     "cuda/cuda.h": frozenset({"backend/backend.h"}),
-    "cache": frozenset({"base", "formats", "backend/backend.h"}),
-    "model": frozenset({"base", "formats", "backend/backend.h"}),
-    "forward": frozenset({"base", "formats", "backend/backend.h", "cache", "model"}),
+    "cache": frozenset({"base", "formats", "backend/backend.h", "backend/stage.h"}),
+    "model": frozenset({"base", "formats", "backend/backend.h", "backend/stage.h"}),
+    "forward": frozenset(
+        {"base", "formats", "backend/backend.h", "backend/stage.h", "cache", "model"}
+    ),
     "sampling": frozenset({"base"}),
     "calibration": frozenset({"base", "formats"}),
     "engine": ALL,

@@ -83,7 +83,7 @@ class PieceReader:
             shape = (*tensor.shape, 1) if len(tensor.shape) == 1 else tensor.shape
             return [RowType(shape[0 if piece.transposed else 1] + piece.padding, tensor.dtype)]
         if isinstance(piece, Alternating):
-            return [kind for part in piece.parts for kind in self._types(part)]
+            return [kind for source in piece.sources for kind in self._types(source)]
         if isinstance(piece, Computed):
             return [RowType(piece.values.size // piece.size, "F32")]
         if isinstance(piece, Product):

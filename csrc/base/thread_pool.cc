@@ -94,8 +94,8 @@ void ThreadPool::stop() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void ThreadPool::region(int64_t n_useful, Part part) {
-  part_ = &part;  // nobody reads it while the door is closed
+void ThreadPool::region(int64_t n_useful, Body body) {
+  body_ = &body;  // nobody reads it while the door is closed
   caller_processor_.store(current_processor(), std::memory_order_relaxed);
   door_.store(kOpen, std::memory_order_release);
   region_.fetch_add(1);  // sequentially consistent with n_asleep_: either the worker sees the new
@@ -110,7 +110,7 @@ void ThreadPool::region(int64_t n_useful, Part part) {
 
 void ThreadPool::take_part(int worker) {
   try {
-    (*part_)(worker);
+    (*body_)(worker);
   } catch (...) {
     const std::lock_guard lock(mutex_);
     if (!error_) error_ = std::current_exception();

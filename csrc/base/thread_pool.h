@@ -48,7 +48,7 @@ class ThreadPool {
   double share_of(int worker) const { return shares_.share(worker); }
 
  private:
-  using Part = FunctionRef<void(int worker)>;  // of a region, what one worker does
+  using Body = FunctionRef<void(int worker)>;  // of a region, what each worker does
 
   struct alignas(64) Member {
     std::atomic<int> processor{kOutside};  // where it entered the region, while it is inside
@@ -59,7 +59,7 @@ class ThreadPool {
   static constexpr int kOutside = -1;
 
   void work(int worker);
-  void region(int64_t n_useful, Part part);
+  void region(int64_t n_useful, Body body);
   void take_part(int worker);
   void take_pieces(int worker, std::initializer_list<Load> loads, PieceTask task);
   void stop();
@@ -75,7 +75,7 @@ class ThreadPool {
   std::vector<std::thread> threads_;
   std::unique_ptr<Member[]> members_;  // of the pool, beside each thread
   const uint32_t forks_at_start_ = fork_count();
-  const Part* part_ = nullptr;
+  const Body* body_ = nullptr;
   WorkShares shares_;
   alignas(64) std::atomic<uint32_t> region_{0};  // number of regions started so far, modulo 2^32
   std::atomic<uint32_t> n_asleep_{0};            // workers that wait for the next

@@ -106,9 +106,9 @@ class BoundLayer {
       : spec_(one_layer(spec_of(spec))),
         backend_(make_cpu(threads)),
         weights_(bind_layer(spec_, formats_of(formats), blobs_of(tensors, buffers_))),
-        parts_{{backend_.get(), 0, 1}},
-        decoder_(spec_, weights_, parts_),
-        pool_({{backend_.get(), 1}}, spec_.n_kv_heads, spec_.head_dim) {}
+        stages_{{backend_.get(), 0, 1}},
+        decoder_(spec_, weights_, stages_),
+        pool_(stages_, spec_.n_kv_heads, spec_.head_dim) {}
 
   std::pair<FloatArray, std::map<std::string, FloatArray>> run(const FloatArray& hidden,
                                                                bool capture) {
@@ -156,7 +156,7 @@ class BoundLayer {
   Spec spec_;
   std::unique_ptr<Backend> backend_;
   Weights weights_;
-  Parts parts_;
+  Stages stages_;
   Decoder decoder_;
   PagePool pool_;
   ForkSafeMutex mutex_;

@@ -49,7 +49,7 @@ std::shared_ptr<BoundModel> make_model(const py::dict& spec, const FormatNames& 
 }
 
 // The device that runs the first layers, and with them most of the model.
-const Part& first_part(const BoundModel& bound) { return bound.model->parts().front(); }
+const Stage& first_stage(const BoundModel& bound) { return bound.model->stages().front(); }
 
 }  // namespace
 
@@ -79,17 +79,17 @@ void bind_model(py::module_& module, std::unique_ptr<Backend> (*make)(int)) {
           "Threads that a pass uses.")
       .def_property_readonly(
           "isa",
-          [](const BoundModel& self) { return std::string(first_part(self).backend->isa()); },
+          [](const BoundModel& self) { return std::string(first_stage(self).backend->isa()); },
           "Instruction set that runs it, of the device that has its first layers.")
       .def_property_readonly(
           "device",
-          [](const BoundModel& self) { return std::string(first_part(self).backend->device()); },
+          [](const BoundModel& self) { return std::string(first_stage(self).backend->device()); },
           "'cpu', or 'cuda' where that has all layers or the first ones.")
       .def_property_readonly(
           "gpu_layers",
           [](const BoundModel& self) {
-            const Part& part = first_part(self);
-            return part.backend == &self.model->cpu() ? int64_t{0} : part.n_layers;
+            const Stage& stage = first_stage(self);
+            return stage.backend == &self.model->cpu() ? int64_t{0} : stage.n_layers;
           },
           "How many layers, from the first on, the device 'cuda' runs.")
       .def_property_readonly(

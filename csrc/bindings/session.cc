@@ -16,6 +16,7 @@
 #include "bindings/bound_model.h"
 #include "bindings/gil.h"
 #include "bindings/module.h"
+#include "engine/log_softmax.h"
 #include "engine/step.h"
 #include "engine/top_tokens.h"
 #include "formats/kv_formats.h"
@@ -86,34 +87,34 @@ std::vector<std::unique_lock<ForkSafeMutex>> claim_all(const std::vector<BoundSe
   return locks;
 }
 
-// Appends tokens and runs them; bind(work) makes the arrays for what is asked of a sequence.
+// Appends tokens and runs them; bind(request) makes the room for what is asked of a sequence.
 template <typename Bind>
 auto run_batch(const std::vector<BoundSession*>& sessions, const std::vector<TokenArray>& tokens,
                const Bind& bind, Probe* probe = nullptr) {
   if (sessions.size() != tokens.size()) {
     throw_invalid("there are ", sessions.size(), " sessions for ", tokens.size(), " token arrays");
   }
-  std::vector<decltype(bind(std::declval<Work&>()))> results;
-  std::vector<Work> works;
+  std::vector<decltype(bind(std::declval<Request&>()))> results;
+  std::vector<Request> requests;
   std::vector<const int32_t*> pointers;
   int64_t n_tokens = 0;
   for (size_t i = 0; i < sessions.size(); ++i) {
-    works.push_back({&sessions[i]->sequence(), count_tokens(tokens[i])});
+    requests.push_back({&sessions[i]->sequence(), count_tokens(tokens[i])});
     pointers.push_back(tokens[i].data());
-    works.back().first_number = n_tokens;
-    n_tokens += works.back().count;
-    results.push_back(bind(works.back()));
+    requests.back().first_number = n_tokens;
+    n_tokens += requests.back().count;
+    results.push_back(bind(requests.back()));
   }
   const GilRelease release;
   const auto locks = claim_all(sessions);
-  append_and_run(works, pointers, [&] { release.check_signals(); }, probe);
+  append_and_run(requests, pointers, [&] { release.check_signals(); }, probe);
   if (!sessions.empty()) sessions.front()->model().check_memory();
   return results;
 }
 
-FloatArray bind_logits(Work& work) {
-  FloatArray logits = logits_array(*work.sequence, work.count);
-  work.logits = logits.mutable_data();
+FloatArray bind_logits(Request& request) {
+  FloatArray logits = logits_array(*request.sequence, request.count);
+  request.logits = logits.mutable_data();
   return logits;
 }
 
@@ -172,13 +173,24 @@ using Scores = std::pair<FloatArray, py::array_t<bool>>;
 
 std::vector<Scores> score_batch(const std::vector<BoundSession*>& sessions,
                                 const std::vector<TokenArray>& tokens) {
-  return run_batch(sessions, tokens, [](Work& work) {
-    const auto n = static_cast<py::ssize_t>(std::max<int64_t>(work.count - 1, 0));
-    Scores scores{FloatArray(n), py::array_t<bool>(n)};
-    work.log_probabilities = scores.first.mutable_data();
-    work.is_likeliest = scores.second.mutable_data();
-    return scores;
+  const auto answers = run_batch(sessions, tokens, [](Request& request) {
+    std::vector<SoftmaxTerm> terms(static_cast<size_t>(request.count));  // the last stays unused
+    request.terms = terms.data();
+    return terms;
   });
+  std::vector<Scores> scores;
+  for (const std::vector<SoftmaxTerm>& terms : answers) {
+    const auto n = static_cast<py::ssize_t>(terms.size()) - 1;
+    scores.emplace_back(FloatArray(n), py::array_t<bool>(n));
+    float* log_probabilities = scores.back().first.mutable_data();
+    bool* is_likeliest = scores.back().second.mutable_data();
+    for (py::ssize_t i = 0; i < n; ++i) {
+      const SoftmaxTerm& term = terms[static_cast<size_t>(i)];
+      log_probabilities[i] = log_softmax(term);
+      is_likeliest[i] = term.logit >= term.largest;
+    }
+  }
+  return scores;
 }
 
 // The `count` likeliest ids of each row and their log-probabilities [n, count].

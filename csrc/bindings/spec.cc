@@ -154,8 +154,8 @@ void bind_spec(py::module_& module) {
       .def_readonly("role", &NamedMatrix::role, "Its name in its layer.")
       .def_readonly("layer", &NamedMatrix::layer, "-1 outside of the layers.")
       .def_property_readonly(
-          "part", [](const NamedMatrix& self) { return self.shape.part; },
-          "The part of the model, for which a recipe may choose a format.")
+          "component", [](const NamedMatrix& self) { return self.shape.component; },
+          "The component of the model, for which a recipe may choose a format.")
       .def_property_readonly(
           "rows", [](const NamedMatrix& self) { return self.shape.rows; }, "Its outputs.")
       .def_property_readonly(

@@ -14,7 +14,7 @@ bool is_shared(const PageRef& page) { return page.use_count() > 1; }
 }  // namespace
 
 KvCache::KvCache(PagePool& pool, KvFormat format)
-    : pool_(&pool), format_(format), memory_(pool.n_parts()) {}
+    : pool_(&pool), format_(format), memory_(pool.n_stages()) {}
 
 void KvCache::set_length(int64_t length) {
   const bool is_shorter = length < length_;
@@ -56,29 +56,29 @@ void KvCache::make_room(int64_t count) {
     }
     const auto index = static_cast<size_t>(i);
     if (i * kPagePositions < length_) pool_->copy(*pages_[index], *page);
-    for (size_t part = 0; part < memory_.size(); ++part) {
-      memory_[part][index] = page->parts[part];
+    for (size_t stage = 0; stage < memory_.size(); ++stage) {
+      memory_[stage][index] = page->data[stage];
     }
     pages_[index] = std::move(page);
   }
 }
 
 void KvCache::add(PageRef page) {
-  for (size_t part = 0; part < memory_.size(); ++part) {
-    memory_[part].push_back(page->parts[part]);
+  for (size_t stage = 0; stage < memory_.size(); ++stage) {
+    memory_[stage].push_back(page->data[stage]);
   }
   pages_.push_back(std::move(page));
 }
 
-KvPages KvCache::pages(size_t part) const {
-  return {memory_[part].data(), pool_->layout(format_, part)};
+KvPages KvCache::pages(size_t stage) const {
+  return {memory_[stage].data(), pool_->layout(format_, stage)};
 }
 
 void KvCache::read_page(int64_t index, std::byte* out) const {
   pool_->read(*pages_[static_cast<size_t>(index)], out);
   const int64_t written = std::min(length_ - index * kPagePositions, kPagePositions);
-  for (size_t part = 0; part < memory_.size(); ++part) {
-    const PageLayout layout = pool_->layout(format_, part);
+  for (size_t stage = 0; stage < memory_.size(); ++stage) {
+    const PageLayout layout = pool_->layout(format_, stage);
     clear_positions(layout, format_, written, out);
     out += layout.bytes();
   }

@@ -30,12 +30,12 @@ class KvCache {
   // Gives back the pages behind the last position.
   void trim();
 
-  // What the device of a part reads and writes, the first part being number 0; holds until the next
+  // What the device of a stage reads and writes, the first being number 0; holds until the next
   // call that takes or gives back pages.
-  KvPages pages(size_t part) const;
+  KvPages pages(size_t stage) const;
 
-  // Bytes of a page on the host, PagePool::page_bytes(): part by part [layer][head][keys | values |
-  // key scales | value scales], zero where no position was written. The same tokens make the same
+  // Bytes of a page on the host, PagePool::page_bytes(): stage by stage [layer][head][keys | values
+  // | key scales | value scales], zero where no position was written. The same tokens make the same
   // bytes, on every device that has the same layers.
   void read_page(int64_t index, std::byte* out) const;
   // Appends the positions of such a page, kPagePositions of them or, in the last page, less; the
@@ -49,7 +49,7 @@ class KvCache {
   KvFormat format_;
   int64_t length_ = 0;
   std::vector<PageRef> pages_;
-  std::vector<std::vector<std::byte*>> memory_;  // [parts][pages]
+  std::vector<std::vector<std::byte*>> memory_;  // [stages][pages]
 };
 
 }  // namespace pythia_rt

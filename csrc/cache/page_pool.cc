@@ -9,20 +9,20 @@
 
 namespace pythia_rt {
 
-PagePool::PagePool(std::vector<CachedLayers> parts, int64_t n_kv_heads, int64_t head_dim)
-    : parts_(std::move(parts)),
+PagePool::PagePool(Stages stages, int64_t n_kv_heads, int64_t head_dim)
+    : stages_(std::move(stages)),
       n_kv_heads_(n_kv_heads),
       head_dim_(head_dim),
       idle_(std::make_unique<Idle>()) {
   for (int format = 0; format < kKvFormatCount; ++format) {
-    for (size_t i = 0; i < n_parts(); ++i) {
+    for (size_t i = 0; i < n_stages(); ++i) {
       page_bytes_[static_cast<size_t>(format)] += layout(KvFormat{format}, i).bytes();
     }
   }
 }
 
-PageLayout PagePool::layout(KvFormat format, size_t part) const {
-  return page_layout(format, head_dim_, n_kv_heads_, parts_[part].n_layers);
+PageLayout PagePool::layout(KvFormat format, size_t stage) const {
+  return page_layout(format, head_dim_, n_kv_heads_, stages_[stage].n_layers);
 }
 
 // In a child of fork() that found the list in the middle of a change, which is not touched again.
@@ -51,12 +51,12 @@ std::vector<std::unique_ptr<Page>> PagePool::make_together(KvFormat format, int6
     pages.push_back(std::make_unique<Page>());
     pages.back()->format = format;
   }
-  for (size_t part = 0; part < n_parts(); ++part) {
-    const int64_t bytes = layout(format, part).bytes();
+  for (size_t stage = 0; stage < n_stages(); ++stage) {
+    const int64_t bytes = layout(format, stage).bytes();
     const std::shared_ptr<DeviceBuffer> memory =
-        parts_[part].backend->allocate(static_cast<size_t>(count * bytes));
+        stages_[stage].backend->allocate(static_cast<size_t>(count * bytes));
     for (int64_t i = 0; i < count; ++i) {
-      pages[static_cast<size_t>(i)]->parts.push_back(memory->data() + i * bytes);
+      pages[static_cast<size_t>(i)]->data.push_back(memory->data() + i * bytes);
       pages[static_cast<size_t>(i)]->memory.push_back(memory);
     }
   }
@@ -117,7 +117,7 @@ void PagePool::set_budget(int64_t bytes) {
 // Those that stay are neighbours: memory that several pages share is released with the last.
 void PagePool::drop_unneeded() noexcept {
   std::sort(idle_->begin(), idle_->end(),
-            [](const auto& a, const auto& b) { return a->parts > b->parts; });
+            [](const auto& a, const auto& b) { return a->data > b->data; });
   int64_t left = budget_ - bytes_taken_;
   if (n_taken_ == 0) left = std::min(left, kIdleBytes);
   auto kept = idle_->end();
@@ -130,31 +130,31 @@ void PagePool::drop_unneeded() noexcept {
 }
 
 void PagePool::copy(const Page& from, Page& to) {
-  for (size_t i = 0; i < n_parts(); ++i) {
+  for (size_t i = 0; i < n_stages(); ++i) {
     const auto bytes = static_cast<size_t>(layout(from.format, i).bytes());
-    parts_[i].backend->copy(from.parts[i], bytes, to.parts[i]);
+    stages_[i].backend->copy(from.data[i], bytes, to.data[i]);
   }
 }
 
 void PagePool::read(const Page& page, std::byte* out) {
-  for (size_t i = 0; i < n_parts(); ++i) {
+  for (size_t i = 0; i < n_stages(); ++i) {
     const auto bytes = static_cast<size_t>(layout(page.format, i).bytes());
-    parts_[i].backend->download(page.parts[i], bytes, out);
+    stages_[i].backend->download(page.data[i], bytes, out);
     out += bytes;
   }
 }
 
 void PagePool::write(const std::byte* bytes, Page& page) {
-  for (size_t i = 0; i < n_parts(); ++i) {
+  for (size_t i = 0; i < n_stages(); ++i) {
     const auto size = static_cast<size_t>(layout(page.format, i).bytes());
-    parts_[i].backend->upload(bytes, size, page.parts[i]);
+    stages_[i].backend->upload(bytes, size, page.data[i]);
     bytes += size;
   }
 }
 
 void PagePool::replace(const Backend* lost, Backend* fresh) {
-  for (CachedLayers& part : parts_) {
-    if (part.backend == lost) part.backend = fresh;
+  for (Stage& stage : stages_) {
+    if (stage.backend == lost) stage.backend = fresh;
   }
 }
 

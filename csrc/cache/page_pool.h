@@ -8,7 +8,7 @@
 #include <mutex>
 #include <vector>
 
-#include "backend/backend.h"
+#include "backend/stage.h"
 #include "base/fork_safe_mutex.h"
 #include "formats/kv_formats.h"
 
@@ -17,18 +17,12 @@ namespace pythia_rt {
 // Keys and values of kPagePositions positions, in every layer: on each device those of its layers.
 struct Page {
   KvFormat format;
-  std::vector<std::byte*> parts;
-  std::vector<std::shared_ptr<DeviceBuffer>> memory;  // that they stand in, with other pages
+  std::vector<std::byte*> data;                       // [stages]
+  std::vector<std::shared_ptr<DeviceBuffer>> memory;  // [stages], that it stands in, with others
 };
 
 // A page that sequences share. With its last holder it goes back to its pool.
 using PageRef = std::shared_ptr<Page>;
-
-// Consecutive layers that one device runs.
-struct CachedLayers {
-  Backend* backend;
-  int64_t n_layers;
-};
 
 // So many bytes of pages, within the budget, are kept when nobody holds any: a model that writes
 // one text after another would otherwise have the system clear memory anew for each.
@@ -38,11 +32,11 @@ constexpr int64_t kIdleBytes = int64_t{64} << 20;
 // itself.
 class PagePool {
  public:
-  PagePool(std::vector<CachedLayers> parts, int64_t n_kv_heads, int64_t head_dim);
+  PagePool(Stages stages, int64_t n_kv_heads, int64_t head_dim);
   PagePool(const PagePool&) = delete;
 
-  size_t n_parts() const { return parts_.size(); }
-  PageLayout layout(KvFormat format, size_t part) const;
+  size_t n_stages() const { return stages_.size(); }
+  PageLayout layout(KvFormat format, size_t stage) const;
   // Of a page, on all devices.
   int64_t page_bytes(KvFormat format) const { return page_bytes_[static_cast<size_t>(format)]; }
 
@@ -57,7 +51,7 @@ class PagePool {
 
   // What stands in a page, into one that take() gave.
   void copy(const Page& from, Page& to);
-  // To and from the host, page_bytes(): part by part, each as its layout says.
+  // To and from the host, page_bytes(): stage by stage, each as its layout says.
   void read(const Page& page, std::byte* out);
   void write(const std::byte* bytes, Page& page);
 
@@ -78,7 +72,7 @@ class PagePool {
   std::unique_ptr<Page> make(KvFormat format);
   std::vector<std::unique_ptr<Page>> make_together(KvFormat format, int64_t count);
 
-  std::vector<CachedLayers> parts_;
+  Stages stages_;
   int64_t n_kv_heads_;
   int64_t head_dim_;
   std::array<int64_t, kKvFormatCount> page_bytes_{};

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "backend/cpu.h"
-#include "forward/stage.h"
+#include "forward/workspace.h"
 #include "kernels/dispatch.h"
 
 namespace pythia_rt {
@@ -16,12 +16,10 @@ Model::Model(const Spec& spec, const std::map<std::string, Format>& formats,
     : spec_(spec), cpu_(std::move(cpu)), device_(std::move(device)) {
   validate(spec_);
   weights_ = bind_weights(spec_, formats, tensors);
-  parts_ = divide_layers(spec_, device_.get(), *cpu_, device_layers);
-  place_weights(spec_, parts_, weights_, Stage::bytes(spec_));
-  std::vector<CachedLayers> cached;
-  for (const Part& part : parts_) cached.push_back({part.backend, part.n_layers});
-  pool_ = std::make_unique<PagePool>(std::move(cached), spec_.n_kv_heads, spec_.head_dim);
-  decoder_ = std::make_unique<Decoder>(spec_, weights_, parts_);
+  stages_ = divide_layers(spec_, device_.get(), *cpu_, device_layers);
+  place_weights(spec_, stages_, weights_, Workspace::bytes(spec_));
+  pool_ = std::make_unique<PagePool>(stages_, spec_.n_kv_heads, spec_.head_dim);
+  decoder_ = std::make_unique<Decoder>(spec_, weights_, stages_);
 }
 
 void Model::run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt, Probe* probe) {
@@ -56,11 +54,11 @@ void Model::renew_scratch() {
   Backend* const lost = cpu_.release();
   static_cast<void>(decoder_.release());
   cpu_ = make_cpu_backend(kernels_for(lost->isa()), lost->n_threads());
-  for (Part& part : parts_) {
-    if (part.backend == lost) part.backend = cpu_.get();
+  for (Stage& stage : stages_) {
+    if (stage.backend == lost) stage.backend = cpu_.get();
   }
   pool_->replace(lost, cpu_.get());
-  decoder_ = std::make_unique<Decoder>(spec_, weights_, parts_);
+  decoder_ = std::make_unique<Decoder>(spec_, weights_, stages_);
 }
 
 }  // namespace pythia_rt

@@ -39,7 +39,7 @@ class Model {
 
   const Spec& spec() const { return spec_; }
   const Weights& weights() const { return weights_; }
-  const Parts& parts() const { return parts_; }
+  const Stages& stages() const { return stages_; }
   const Backend& cpu() const { return *cpu_; }
   // Of the caches of all its sequences.
   PagePool& pool() { return *pool_; }
@@ -60,7 +60,7 @@ class Model {
   Weights weights_;
   std::unique_ptr<Backend> cpu_;
   std::unique_ptr<Backend> device_;  // or null
-  Parts parts_;
+  Stages stages_;
   std::unique_ptr<PagePool> pool_;
   std::unique_ptr<Decoder> decoder_;
   ForkSafeMutex mutex_;  // of a pass

@@ -5,23 +5,30 @@
 #include <utility>
 
 #include "base/error.h"
-#include "engine/log_softmax.h"
 
 namespace pythia_rt {
 
 namespace {
 
+// Of what waits in a sequence, the first token that is asked about; and how many were before it.
+int64_t first_asked(const Request& request) {
+  return std::max<int64_t>(request.sequence->n_waiting() - request.count, 0);
+}
+int64_t n_answered(const Request& request) {
+  return request.count - (request.sequence->n_waiting() - first_asked(request));
+}
+
 // A pass over some of the waiting tokens.
 class Pass {
  public:
-  // Takes of each work as many tokens as there is room for, first of those that wait for one.
-  Pass(const std::vector<Work>& works, int64_t max_rows) {
+  // Takes for each request as many tokens as there is room for, first of those that wait for one.
+  Pass(const std::vector<Request>& requests, int64_t max_rows) {
     int64_t room = max_rows;
     for (const bool is_single : {true, false}) {
-      for (const Work& work : works) {
-        const int64_t n_waiting = work.sequence->n_waiting();
+      for (const Request& request : requests) {
+        const int64_t n_waiting = request.sequence->n_waiting();
         if (n_waiting == 0 || room == 0 || (n_waiting == 1) != is_single) continue;
-        add(work, std::min(n_waiting, room));
+        add(request, std::min(n_waiting, room));
         room -= chunks_.back().count;
       }
     }
@@ -31,55 +38,38 @@ class Pass {
 
   // Pages for its tokens. Throws NoRoom, and nothing has changed.
   void take_pages() {
-    std::vector<RoomRequest> requests;
-    for (const Chunk& chunk : chunks_) requests.push_back({chunk.cache, chunk.count});
-    model().make_room(requests);
+    std::vector<RoomRequest> rooms;
+    for (const Chunk& chunk : chunks_) rooms.push_back({chunk.cache, chunk.count});
+    model().make_room(rooms);
   }
 
   // The pages must have been taken.
   void run(FunctionRef<void()> interrupt, Probe* probe = nullptr) {
-    for (const Entry& entry : entries_) entry.work->sequence->keep_logits(false);
-    for (size_t i = 0; i < chunks_.size(); ++i) {
-      if (chunks_[i].n_terms > 0) chunks_[i].terms = terms_.data() + entries_[i].first_term;
-    }
+    for (const Request* request : requests_) request->sequence->keep_logits(false);
     if (probe != nullptr) probe->begin(numbers());
     model().run(chunks_, interrupt, probe);
-    for (size_t i = 0; i < chunks_.size(); ++i) settle(entries_[i], chunks_[i]);
+    for (size_t i = 0; i < chunks_.size(); ++i) settle(*requests_[i], chunks_[i].count);
   }
 
  private:
-  // What a chunk is for.
-  struct Entry {
-    const Work* work;
-    int64_t n_answered;   // of what the work asks, by earlier passes
-    int64_t first_asked;  // of the chunk's tokens
-    size_t first_term;    // in terms_
-    bool is_last;         // nothing waits afterwards
-  };
+  Model& model() const { return requests_.front()->sequence->model(); }
 
-  Model& model() const { return entries_.front().work->sequence->model(); }
-
-  void add(const Work& work, int64_t count) {
-    Sequence& sequence = *work.sequence;
-    const int64_t n_waiting = sequence.n_waiting();
-    const int64_t first_asked = std::max<int64_t>(n_waiting - work.count, 0);
-    const int64_t n_asked = std::max<int64_t>(count - first_asked, 0);
-    const Entry entry{&work, work.count - (n_waiting - first_asked), first_asked, terms_.size(),
-                      count == n_waiting};
-    Chunk chunk{&sequence.cache(), sequence.waiting(), count};
-    if (work.log_probabilities != nullptr) {
-      chunk.first_wanted = first_asked;
-      chunk.n_terms = std::max<int64_t>(n_asked - (entry.is_last ? 1 : 0), 0);
-      terms_.resize(terms_.size() + static_cast<size_t>(chunk.n_terms));
-    } else if (work.logits != nullptr) {
-      chunk.first_wanted = first_asked;
+  void add(const Request& request, int64_t count) {
+    Sequence& sequence = *request.sequence;
+    const bool is_last = count == sequence.n_waiting();
+    Chunk chunk{&sequence.cache(), sequence.waiting(), count, first_asked(request)};
+    const int64_t n_asked = std::max<int64_t>(count - chunk.first_wanted, 0);
+    if (request.terms != nullptr) {
+      chunk.terms = request.terms + n_answered(request);
+      chunk.n_terms = std::max<int64_t>(n_asked - (is_last ? 1 : 0), 0);
+    } else if (request.logits != nullptr) {
       const int64_t vocab_size = sequence.model().spec().vocab_size;
-      if (n_asked > 0) chunk.logits = work.logits + entry.n_answered * vocab_size;
-    } else if (entry.is_last) {
+      if (n_asked > 0) chunk.logits = request.logits + n_answered(request) * vocab_size;
+    } else if (is_last) {
       chunk.first_wanted = count - 1;
       chunk.logits = sequence.room_for_logits();
     }
-    entries_.push_back(entry);
+    requests_.push_back(&request);
     chunks_.push_back(chunk);
   }
 
@@ -87,93 +77,85 @@ class Pass {
   std::vector<int64_t> numbers() const {
     std::vector<int64_t> numbers;
     for (size_t i = 0; i < chunks_.size(); ++i) {
-      const Entry& entry = entries_[i];
+      const Request& request = *requests_[i];
+      const int64_t first = first_asked(request);
       for (int64_t j = 0; j < chunks_[i].count; ++j) {
-        const int64_t number = entry.work->first_number + entry.n_answered + j - entry.first_asked;
-        numbers.push_back(j < entry.first_asked ? -1 : number);
+        numbers.push_back(j < first ? -1 : request.first_number + n_answered(request) + j - first);
       }
     }
     return numbers;
   }
 
-  // After the pass: the sequence takes over what was run, the work its answers.
-  static void settle(const Entry& entry, const Chunk& chunk) {
-    const Work& work = *entry.work;
-    Sequence& sequence = *work.sequence;
-    sequence.take(chunk.count);
-    if (work.log_probabilities != nullptr) {
-      for (int64_t i = 0; i < chunk.n_terms; ++i) {
-        const SoftmaxTerm& term = chunk.terms[i];
-        work.log_probabilities[entry.n_answered + i] = log_softmax(term);
-        work.is_likeliest[entry.n_answered + i] = term.logit >= term.largest;
-      }
-      return;
-    }
-    if (!entry.is_last) return;
-    if (work.logits != nullptr) {
+  // After the pass: the sequence takes over what was run, and keeps the logits after its end.
+  static void settle(const Request& request, int64_t count) {
+    Sequence& sequence = *request.sequence;
+    sequence.take(count);
+    if (request.terms != nullptr || sequence.n_waiting() > 0) return;
+    if (request.logits != nullptr) {
       const int64_t vocab_size = sequence.model().spec().vocab_size;
-      std::copy_n(work.logits + (work.count - 1) * vocab_size, vocab_size,
+      std::copy_n(request.logits + (request.count - 1) * vocab_size, vocab_size,
                   sequence.room_for_logits());
     }
     sequence.keep_logits(true);
   }
 
   std::vector<Chunk> chunks_;
-  std::vector<Entry> entries_;      // of the chunks
-  std::vector<SoftmaxTerm> terms_;  // of all chunks, whose places are known once all are there
+  std::vector<const Request*> requests_;  // of the chunks
 };
 
-// For what waits, and for the works' tokens if they are yet to be appended.
-void take_pages(const std::vector<Work>& works, bool with_new) {
-  if (works.empty()) return;
-  std::vector<RoomRequest> requests;
-  for (const Work& work : works) {
-    const int64_t count = work.sequence->n_waiting() + (with_new ? work.count : 0);
-    requests.push_back({&work.sequence->cache(), count});
+// For what waits, and for the requests' tokens if they are yet to be appended.
+void take_pages(const std::vector<Request>& requests, bool with_new) {
+  if (requests.empty()) return;
+  std::vector<RoomRequest> rooms;
+  for (const Request& request : requests) {
+    const int64_t count = request.sequence->n_waiting() + (with_new ? request.count : 0);
+    rooms.push_back({&request.sequence->cache(), count});
   }
-  works.front().sequence->model().make_room(requests);
+  requests.front().sequence->model().make_room(rooms);
 }
 
-void check_sequences(const std::vector<Work>& works) {
+void check_sequences(const std::vector<Request>& requests) {
   std::set<const Sequence*> seen;
-  for (const Work& work : works) {
-    if (&work.sequence->model() != &works.front().sequence->model()) {
+  for (const Request& request : requests) {
+    if (&request.sequence->model() != &requests.front().sequence->model()) {
       throw_invalid("the sessions of a batch must share a model");
     }
-    if (!seen.insert(work.sequence).second) {
+    if (!seen.insert(request.sequence).second) {
       throw_invalid("a batch names the same session twice");
     }
   }
 }
 
-void run_passes(const std::vector<Work>& works, FunctionRef<void()> interrupt, Probe* probe) {
+void run_passes(const std::vector<Request>& requests, FunctionRef<void()> interrupt, Probe* probe) {
   try {
     for (;;) {
-      Pass pass(works, kMaxRows);
+      Pass pass(requests, kMaxRows);
       if (pass.is_empty()) return;
       pass.run(interrupt, probe);
     }
   } catch (...) {
-    for (const Work& work : works) work.sequence->drop_waiting();
+    for (const Request& request : requests) request.sequence->drop_waiting();
     throw;
   }
 }
 
 }  // namespace
 
-void run_to_end(const std::vector<Work>& works, FunctionRef<void()> interrupt, Probe* probe) {
-  check_sequences(works);
-  take_pages(works, false);
-  run_passes(works, interrupt, probe);
+void run_to_end(const std::vector<Request>& requests, FunctionRef<void()> interrupt, Probe* probe) {
+  check_sequences(requests);
+  take_pages(requests, false);
+  run_passes(requests, interrupt, probe);
 }
 
-void append_and_run(const std::vector<Work>& works, const std::vector<const int32_t*>& tokens,
+void append_and_run(const std::vector<Request>& requests, const std::vector<const int32_t*>& tokens,
                     FunctionRef<void()> interrupt, Probe* probe) {
-  check_sequences(works);
-  for (size_t i = 0; i < works.size(); ++i) works[i].sequence->check(tokens[i], works[i].count);
-  take_pages(works, true);
-  for (size_t i = 0; i < works.size(); ++i) works[i].sequence->append(tokens[i], works[i].count);
-  run_passes(works, interrupt, probe);
+  check_sequences(requests);
+  for (size_t i = 0; i < requests.size(); ++i)
+    requests[i].sequence->check(tokens[i], requests[i].count);
+  take_pages(requests, true);
+  for (size_t i = 0; i < requests.size(); ++i)
+    requests[i].sequence->append(tokens[i], requests[i].count);
+  run_passes(requests, interrupt, probe);
 }
 
 std::vector<Outcome> step(const std::vector<Writer>& writers, int64_t max_rows,
@@ -181,10 +163,10 @@ std::vector<Outcome> step(const std::vector<Writer>& writers, int64_t max_rows,
   if (max_rows < 1 || max_rows > kMaxRows) {
     throw_invalid("a pass has between 1 and ", kMaxRows, " rows, not ", max_rows);
   }
-  std::vector<Work> works;
-  for (const Writer& writer : writers) works.push_back({writer.sequence});
-  check_sequences(works);
-  Pass pass(works, max_rows);
+  std::vector<Request> requests;
+  for (const Writer& writer : writers) requests.push_back({writer.sequence});
+  check_sequences(requests);
+  Pass pass(requests, max_rows);
   if (!pass.is_empty()) {
     pass.take_pages();
     pass.run(interrupt);

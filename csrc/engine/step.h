@@ -6,32 +6,33 @@
 #include <vector>
 
 #include "base/function_ref.h"
+#include "base/softmax_term.h"
 #include "engine/sequence.h"
 
 namespace pythia_rt {
 
 // A sequence whose waiting tokens are to be run, and what is asked about the last `count` of them.
-struct Work {
+// Each pass answers it for a chunk of them (forward/chunk.h).
+struct Request {
   Sequence* sequence;
   int64_t count = 0;
-  float* logits = nullptr;             // after each of them: [count][vocab_size], or null
-  float* log_probabilities = nullptr;  // or of all but the first of them: [count - 1]
-  bool* is_likeliest = nullptr;  // of these, whether none has a larger one; if those are given
-  int64_t first_number = 0;      // for a probe: of the first of them among those of all works
+  float* logits = nullptr;       // after each of them: [count][vocab_size], or null
+  SoftmaxTerm* terms = nullptr;  // or of all but the first of them: [count - 1]
+  int64_t first_number = 0;      // for a probe: of the first of them among those of all requests
 };
 
 // Runs passes until nothing waits. Afterwards every sequence has kept logits, but for those that
-// were asked for log-probabilities. `interrupt` is called often during long work and may throw to
+// were asked for terms. `interrupt` is called often during long work and may throw to
 // stop it: what was run until then stays, what waits is dropped. Throws std::invalid_argument,
 // before anything is run, for sequences of different models or one that is named twice, and NoRoom
 // where the caches' pages do not suffice: then what waits still does. `probe`, if there is one,
 // looks into the passes.
-void run_to_end(const std::vector<Work>& works, FunctionRef<void()> interrupt,
+void run_to_end(const std::vector<Request>& requests, FunctionRef<void()> interrupt,
                 Probe* probe = nullptr);
 
-// Appends tokens[i], the `count` of works[i], to each sequence, and runs to the end. Throws as
+// Appends tokens[i], the `count` of requests[i], to each sequence, and runs to the end. Throws as
 // Sequence::check and run_to_end do before anything is appended.
-void append_and_run(const std::vector<Work>& works, const std::vector<const int32_t*>& tokens,
+void append_and_run(const std::vector<Request>& requests, const std::vector<const int32_t*>& tokens,
                     FunctionRef<void()> interrupt, Probe* probe = nullptr);
 
 // A sequence that is being written.

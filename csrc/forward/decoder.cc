@@ -5,9 +5,10 @@
 
 namespace pythia_rt {
 
-Decoder::Decoder(const Spec& spec, const Weights& weights, const Parts& parts)
+Decoder::Decoder(const Spec& spec, const Weights& weights, const Stages& stages)
     : spec_(spec), weights_(weights), logits_(spec, weights) {
-  for (const Part& part : parts) stages_.push_back(std::make_unique<Stage>(spec, weights, part));
+  for (const Stage& stage : stages)
+    workspaces_.push_back(std::make_unique<Workspace>(spec, weights, stage));
 }
 
 namespace {
@@ -32,35 +33,36 @@ void Decoder::run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_
                   Probe* probe) {
   const int64_t repeats = probe == nullptr ? repeats_of(chunks) : -1;
   logits_.plan(chunks);
-  for (size_t i = 0; i < stages_.size(); ++i) {
-    Stage& stage = *stages_[i];
+  for (size_t i = 0; i < workspaces_.size(); ++i) {
+    Workspace& workspace = *workspaces_[i];
     begin(i, chunks, repeats);
-    const Rows x = stage.activations.x.first(stage.batch.rows());
+    const Rows x = workspace.activations.x.first(workspace.batch.rows());
     if (i > 0) {
       hidden_.resize(static_cast<size_t>(x.count * x.width));
-      stages_[i - 1]->part.backend->read(stages_[i - 1]->activations.x.first(x.count),
-                                         hidden_.data());
-      stage.part.backend->write(hidden_.data(), x);
+      workspaces_[i - 1]->stage.backend->read(workspaces_[i - 1]->activations.x.first(x.count),
+                                              hidden_.data());
+      workspace.stage.backend->write(hidden_.data(), x);
     }
-    stage.part.backend->pass(stage.batch, [&] { run_stage(stage, between_layers, probe); });
+    workspace.stage.backend->pass(workspace.batch,
+                                  [&] { run_stage(workspace, between_layers, probe); });
   }
   for (const Chunk& chunk : chunks) {
     chunk.cache->set_length(chunk.cache->length() + chunk.count);
   }
-  logits_.compute(*stages_.back());
-  logits_.compute_terms(*stages_.back(), chunks);
+  logits_.compute(*workspaces_.back());
+  logits_.compute_terms(*workspaces_.back(), chunks);
 }
 
 void Decoder::begin(size_t stage_index, const std::vector<Chunk>& chunks, int64_t repeats) {
-  Stage& stage = *stages_[stage_index];
-  Batch& batch = stage.batch;
+  Workspace& workspace = *workspaces_[stage_index];
+  Batch& batch = workspace.batch;
   batch.tokens.clear();
   batch.sequences.clear();
   batch.repeats = repeats;
   int64_t first_row = 0;
   for (const Chunk& chunk : chunks) {
     const int64_t position = chunk.cache->length();
-    stage.rope.reach(position + chunk.count);
+    workspace.rope.reach(position + chunk.count);
     if (chunk.tokens != nullptr) {
       batch.tokens.insert(batch.tokens.end(), chunk.tokens, chunk.tokens + chunk.count);
     }
@@ -68,21 +70,21 @@ void Decoder::begin(size_t stage_index, const std::vector<Chunk>& chunks, int64_
         {first_row, chunk.count, position, chunk.cache->format(), chunk.cache->pages(stage_index)});
     first_row += chunk.count;
   }
-  batch.cosines = stage.rope.cosines();
-  batch.sines = stage.rope.sines();
+  batch.cosines = workspace.rope.cosines();
+  batch.sines = workspace.rope.sines();
 }
 
-void Decoder::embed(const Stage& stage, Probe* probe) {
-  Backend& backend = *stage.part.backend;
-  const int64_t count = stage.batch.rows();
-  const Rows x = stage.activations.x.first(count);
+void Decoder::embed(const Workspace& workspace, Probe* probe) {
+  Backend& backend = *workspace.stage.backend;
+  const int64_t count = workspace.batch.rows();
+  const Rows x = workspace.activations.x.first(count);
   const float* positions = weights_.embed_positions;
   const auto wants = [&](Point point) { return probe != nullptr && probe->wants({point}); };
   const auto watch = [&](Point point, Rows rows) {
     if (wants(point)) probe->at({point}, backend, rows);
   };
   if (positions != nullptr && (wants(Point::embed) || wants(Point::pos_embed))) {
-    const Rows added = stage.activations.attn_in.first(count);  // nobody has used it yet
+    const Rows added = workspace.activations.attn_in.first(count);  // nobody has used it yet
     backend.embed(&weights_.embed, nullptr, x);
     backend.embed(nullptr, positions, added);
     watch(Point::embed, x);
@@ -98,20 +100,21 @@ void Decoder::embed(const Stage& stage, Probe* probe) {
   }
 }
 
-void Decoder::run_stage(const Stage& stage, FunctionRef<void()> between_layers, Probe* probe) {
-  const int64_t count = stage.batch.rows();
-  const Part& part = stage.part;
-  if (part.first_layer == 0 && !stage.batch.tokens.empty()) {
-    embed(stage, probe);
+void Decoder::run_stage(const Workspace& workspace, FunctionRef<void()> between_layers,
+                        Probe* probe) {
+  const int64_t count = workspace.batch.rows();
+  const Stage& stage = workspace.stage;
+  if (stage.first_layer == 0 && !workspace.batch.tokens.empty()) {
+    embed(workspace, probe);
   }
-  for (int64_t i = 0; i < part.n_layers; ++i) {
-    const LayerWeights& weights = weights_.layers[static_cast<size_t>(part.first_layer + i)];
-    run_layer(spec_, weights, stage, i, probe);
+  for (int64_t i = 0; i < stage.n_layers; ++i) {
+    const LayerWeights& weights = weights_.layers[static_cast<size_t>(stage.first_layer + i)];
+    run_layer(spec_, weights, workspace, i, probe);
     if (count > kPatientRows) between_layers();
   }
-  const bool is_last = part.first_layer + part.n_layers == spec_.n_layers;
-  if (is_last && stage.batch.repeats >= 0) logits_.record(stage);
-  if (is_last && probe != nullptr) logits_.watch(stage, *probe);
+  const bool is_last = stage.first_layer + stage.n_layers == spec_.n_layers;
+  if (is_last && workspace.batch.repeats >= 0) logits_.record(workspace);
+  if (is_last && probe != nullptr) logits_.watch(workspace, *probe);
 }
 
 }  // namespace pythia_rt

@@ -5,12 +5,12 @@
 #include <memory>
 #include <vector>
 
+#include "backend/stage.h"
 #include "base/function_ref.h"
 #include "forward/chunk.h"
 #include "forward/logits.h"
 #include "forward/probe.h"
-#include "forward/stage.h"
-#include "model/placement.h"
+#include "forward/workspace.h"
 #include "model/spec.h"
 #include "model/weights.h"
 
@@ -18,8 +18,8 @@ namespace pythia_rt {
 
 class Decoder {
  public:
-  // Every part of the weights must be where its device reads it (place_weights).
-  Decoder(const Spec& spec, const Weights& weights, const Parts& parts);
+  // Each stage's weights must be where its device reads it (place_weights).
+  Decoder(const Spec& spec, const Weights& weights, const Stages& stages);
 
   // One pass over at most kMaxRows tokens of any number of sequences. Appends to their caches,
   // which must have room. `between_layers` is called by passes that take longer than a token; if it
@@ -29,12 +29,12 @@ class Decoder {
 
  private:
   void begin(size_t stage_index, const std::vector<Chunk>& chunks, int64_t repeats);
-  void embed(const Stage& stage, Probe* probe);
-  void run_stage(const Stage& stage, FunctionRef<void()> between_layers, Probe* probe);
+  void embed(const Workspace& workspace, Probe* probe);
+  void run_stage(const Workspace& workspace, FunctionRef<void()> between_layers, Probe* probe);
 
   const Spec& spec_;
   const Weights& weights_;
-  std::vector<std::unique_ptr<Stage>> stages_;
+  std::vector<std::unique_ptr<Workspace>> workspaces_;
   Logits logits_;
   std::vector<float> hidden_;  // [rows][hidden_size], on its way to the next device
 };

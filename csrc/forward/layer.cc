@@ -29,26 +29,26 @@ Rows columns(Rows rows, int64_t first, int64_t width) {
 }
 
 template <typename Watch>
-void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage, int64_t index,
-               const Watch& watch) {
-  Backend& backend = *stage.part.backend;
-  const int64_t count = stage.batch.rows();
-  const Rows x = stage.activations.x.first(count);
-  const Rows attn_in = stage.activations.attn_in.first(count);
-  const Rows mlp_in = stage.activations.mlp_in.first(count);
-  const Rows qkv = stage.activations.qkv.first(count);
+void run_layer(const Spec& spec, const LayerWeights& weights, const Workspace& workspace,
+               int64_t index, const Watch& watch) {
+  Backend& backend = *workspace.stage.backend;
+  const int64_t count = workspace.batch.rows();
+  const Rows x = workspace.activations.x.first(count);
+  const Rows attn_in = workspace.activations.attn_in.first(count);
+  const Rows mlp_in = workspace.activations.mlp_in.first(count);
+  const Rows qkv = workspace.activations.qkv.first(count);
   const Rows q = columns(qkv, 0, spec.query_size());
   const Rows k = columns(qkv, q.width, spec.key_value_size());
   const Rows v = columns(qkv, q.width + k.width, spec.key_value_size());
-  const Rows attended = stage.activations.attended.first(count);
-  const Rows mlp = stage.activations.mlp.first(count);
+  const Rows attended = workspace.activations.attended.first(count);
+  const Rows mlp = workspace.activations.mlp.first(count);
   // What a product adds to x, where that is watched: attn_in has been used by then.
   const Rows added = attn_in;
 
   const HeadLayout heads{spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.rotary_dim};
   const HeadLayout rotated{spec.n_heads, spec.n_kv_heads, spec.head_dim, 0};
-  const Scoring scoring{spec.score_scale, spec.window(stage.part.first_layer + index),
-                        stage.score_bias, spec.max_positions};
+  const Scoring scoring{spec.score_scale, spec.window(workspace.stage.first_layer + index),
+                        workspace.score_bias, spec.max_positions};
   const Epilogue activation = epilogue_of(spec.activation);
   const bool activates_later = watch.wants(Point::mlp_pre);
   const Norm attn_norm{norm_parameters(spec, weights.attn_norm), attn_in};
@@ -58,7 +58,7 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
   const Product attn_out{&weights.attn_out, attended, x, Epilogue::add};
   const bool gated = spec.mlp == MlpKind::gated;
   // Where the MLP's inside is seen before the activation, both halves of a gated one are there.
-  const Rows mlp_pre = gated && activates_later ? stage.activations.halves().first(count) : mlp;
+  const Rows mlp_pre = gated && activates_later ? workspace.activations.halves().first(count) : mlp;
   const auto mlp_up = [&](Rows in) {
     return Product{&weights.mlp_up, in, mlp_pre, activates_later ? Epilogue::store : activation,
                    gated && !activates_later};
@@ -162,13 +162,13 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage
 
 }  // namespace
 
-void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage, int64_t index,
-               Probe* probe) {
+void run_layer(const Spec& spec, const LayerWeights& weights, const Workspace& workspace,
+               int64_t index, Probe* probe) {
   if (probe == nullptr) {
-    run_layer(spec, weights, stage, index, Unwatched{});
+    run_layer(spec, weights, workspace, index, Unwatched{});
   } else {
-    const int64_t layer = stage.part.first_layer + index;
-    run_layer(spec, weights, stage, index, Watched{*probe, *stage.part.backend, layer});
+    const int64_t layer = workspace.stage.first_layer + index;
+    run_layer(spec, weights, workspace, index, Watched{*probe, *workspace.stage.backend, layer});
   }
 }
 

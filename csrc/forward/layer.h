@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "forward/probe.h"
-#include "forward/stage.h"
+#include "forward/workspace.h"
 #include "model/spec.h"
 #include "model/weights.h"
 
@@ -12,7 +12,7 @@ namespace pythia_rt {
 
 // The residual stream x of the stage's pass becomes what the layer makes of it. `index` counts the
 // stage's layers: which of its caches is the layer's. `probe` may be null.
-void run_layer(const Spec& spec, const LayerWeights& weights, const Stage& stage, int64_t index,
-               Probe* probe);
+void run_layer(const Spec& spec, const LayerWeights& weights, const Workspace& workspace,
+               int64_t index, Probe* probe);
 
 }  // namespace pythia_rt

@@ -22,41 +22,41 @@ void Logits::plan(const std::vector<Chunk>& chunks) {
   }
 }
 
-void Logits::record(const Stage& last) const {
+void Logits::record(const Workspace& last) const {
   if (!wanted_rows_.empty()) run_head(last, last.activations.x.first(last.batch.rows()));
 }
 
-void Logits::watch(const Stage& last, Probe& probe) {
+void Logits::watch(const Workspace& last, Probe& probe) {
   if (!probe.wants({Point::final_norm})) return;
   const int64_t count = last.batch.rows();
   const Rows normed = last.activations.mlp_in.first(count);
-  last.part.backend->norm(norm_parameters(spec_, weights_.final_norm),
-                          last.activations.x.first(count), normed);
-  probe.at({Point::final_norm}, *last.part.backend, normed);
+  last.stage.backend->norm(norm_parameters(spec_, weights_.final_norm),
+                           last.activations.x.first(count), normed);
+  probe.at({Point::final_norm}, *last.stage.backend, normed);
   is_normed_ = true;
 }
 
 // The logits of as many rows as `hidden` has, which are normed yet or not.
-void Logits::run_head(const Stage& last, Rows hidden) const {
+void Logits::run_head(const Workspace& last, Rows hidden) const {
   const Rows logits = last.activations.logits.first(hidden.count);
   if (needs_norm()) {
     const Rows normed = last.activations.wanted.first(hidden.count);
-    last.part.backend->norm(norm_parameters(spec_, weights_.final_norm), hidden, normed);
+    last.stage.backend->norm(norm_parameters(spec_, weights_.final_norm), hidden, normed);
     hidden = normed;
   }
-  last.part.backend->linear({&weights_.head, hidden, logits, Epilogue::store});
+  last.stage.backend->linear({&weights_.head, hidden, logits, Epilogue::store});
 }
 
 // Rows after the last layer, normed if watch() has normed them.
-void Logits::gather(const Stage& last, const int64_t* rows, Rows out) const {
+void Logits::gather(const Workspace& last, const int64_t* rows, Rows out) const {
   const Rows& in = is_normed_ ? last.activations.mlp_in : last.activations.x;
-  last.part.backend->gather(in, rows, out);
+  last.stage.backend->gather(in, rows, out);
 }
 
 // The head is the widest matrix of a small model: it runs for the rows that are asked for, a few
 // at a time, and its result goes straight to the caller's memory.
-void Logits::compute(const Stage& last) {
-  Backend& backend = *last.part.backend;
+void Logits::compute(const Workspace& last) {
+  Backend& backend = *last.stage.backend;
   const auto n_wanted = static_cast<int64_t>(wanted_rows_.size());
   for (int64_t begin = 0; begin < n_wanted; begin += kMaxLogitRows) {
     const int64_t count = std::min(kMaxLogitRows, n_wanted - begin);
@@ -70,8 +70,8 @@ void Logits::compute(const Stage& last) {
 }
 
 // Every row is scored in one go, in a buffer that the layers are done with.
-void Logits::compute_terms(const Stage& last, const std::vector<Chunk>& chunks) {
-  Backend& backend = *last.part.backend;
+void Logits::compute_terms(const Workspace& last, const std::vector<Chunk>& chunks) {
+  Backend& backend = *last.stage.backend;
   wanted_rows_.clear();
   targets_.clear();
   int64_t first_row = 0;

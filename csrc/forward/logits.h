@@ -6,7 +6,7 @@
 
 #include "forward/chunk.h"
 #include "forward/probe.h"
-#include "forward/stage.h"
+#include "forward/workspace.h"
 #include "model/spec.h"
 #include "model/weights.h"
 
@@ -21,18 +21,18 @@ class Logits {
 
   // As part of a pass that comes again (Batch::repeats): the logits, which are those of all rows or
   // of none.
-  void record(const Stage& last) const;
+  void record(const Workspace& last) const;
 
   // As part of a pass with a probe: the final norm of all rows, if that is what it wants to see.
-  void watch(const Stage& last, Probe& probe);
+  void watch(const Workspace& last, Probe& probe);
 
   // After a pass, of which `last` had the last layers: everything goes where the plan says.
-  void compute(const Stage& last);
-  void compute_terms(const Stage& last, const std::vector<Chunk>& chunks);
+  void compute(const Workspace& last);
+  void compute_terms(const Workspace& last, const std::vector<Chunk>& chunks);
 
  private:
-  void gather(const Stage& last, const int64_t* rows, Rows out) const;
-  void run_head(const Stage& last, Rows hidden) const;
+  void gather(const Workspace& last, const int64_t* rows, Rows out) const;
+  void run_head(const Workspace& last, Rows hidden) const;
   bool needs_norm() const { return spec_.final_norm && !is_normed_; }
 
   const Spec& spec_;

@@ -25,7 +25,7 @@ struct NormShape {
 };
 
 struct MatrixShape {
-  const char* part;  // of the model, for which a recipe may choose a format
+  const char* component;  // of the model, for which a recipe may choose a format
   int64_t rows;
   int64_t columns;
   bool has_bias;
@@ -44,8 +44,8 @@ inline NormShape norm_shape(const Spec& spec) {
   throw std::invalid_argument("there is no such norm");
 }
 
-// What every layer reads, whatever device it runs on. It stays in the host's memory: a stage makes
-// of it what its device needs (forward/stage.h).
+// What every layer reads, whatever device it runs on. It stays in the host's memory: a
+// stage's workspace makes of it what the device needs.
 template <typename AnyWeights, typename Visitor>
 void visit_shared(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
   if (spec.rotary_dim > 0) {

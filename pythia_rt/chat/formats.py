@@ -36,7 +36,7 @@ from pythia_rt.chat.messages import Message
 _FILE = Path(__file__).with_name("formats.json")
 
 
-class Part(NamedTuple):
+class Segment(NamedTuple):
     """A text that is encoded by itself, and what is put around it."""
 
     text: str
@@ -69,7 +69,7 @@ class BuiltIn:
         keys = ("begin", "user", "user_with_input", "assistant", "open", "around")
         return [text for key in keys for text in _list(self._data.get(key, ""))]
 
-    def render(self, messages: Sequence[Message], *, opened: bool) -> list[Part]:
+    def render(self, messages: Sequence[Message], *, opened: bool) -> list[Segment]:
         """The texts of checked messages, with what opens an answer if `opened`.
 
         Raises ValueError, in one sentence, for messages that it does not have.
@@ -87,10 +87,10 @@ class BuiltIn:
         if opened:
             pairs[-1] += self._data["open"]
         if "around" not in self._data:
-            return [Part("".join(pairs), prefixed=True)]
+            return [Segment("".join(pairs), prefixed=True)]
         before, after = self._data["around"]
         ended = len(pairs) - opened
-        return [Part(text, False, before, after * (i < ended)) for i, text in enumerate(pairs)]
+        return [Segment(text, False, before, after * (i < ended)) for i, text in enumerate(pairs)]
 
     def _begin(self, turns: list[Message]) -> tuple[str, list[Message]]:
         """What stands before the first turn, and the turns without the system's."""

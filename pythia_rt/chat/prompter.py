@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from pythia_rt.chat.formats import Part
+from pythia_rt.chat.formats import Segment
 from pythia_rt.chat.messages import Message
 from pythia_rt.convert.errors import quote
 
@@ -59,15 +59,15 @@ class Prompter:
         replaced = [self._replaced(message, stand_ins) for message in messages]
         for number, (message, given) in enumerate(zip(replaced, messages, strict=True), 1):
             self._check(number, message, given["role"], stand_ins)
-        parts = self.format.render(replaced, opened=True)
+        segments = self.format.render(replaced, opened=True)
         texts = {stand_in: token for token, stand_in in stand_ins.items()}
         shown, ids = "", []
-        for part in parts:
-            text = "".join(texts.get(character, character) for character in part.text)
-            before = self._tokenizer.prefix_ids if part.prefixed else self._ids(part.before)
-            after = self._ids(part.after)
+        for segment in segments:
+            text = "".join(texts.get(character, character) for character in segment.text)
+            before = self._tokenizer.prefix_ids if segment.prefixed else self._ids(segment.before)
+            after = self._ids(segment.after)
             shown += self._tokenizer.decode(before) + text + self._tokenizer.decode(after)
-            ids += [*before, *self._encoded(part.text, texts), *after]
+            ids += [*before, *self._encoded(segment.text, texts), *after]
         return ChatPrompt(shown, ids)
 
     @functools.cached_property
@@ -186,8 +186,8 @@ def _any_of(tokens: dict[str, int]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
-def _joined(parts: Sequence[Part]) -> str:
-    return "".join(part.before + part.text + part.after for part in parts)
+def _joined(segments: Sequence[Segment]) -> str:
+    return "".join(segment.before + segment.text + segment.after for segment in segments)
 
 
 def _unwritable(what: str, token: str) -> ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pythia_rt.chat.formats import Part
+from pythia_rt.chat.formats import Segment
 from pythia_rt.chat.messages import Message
 from pythia_rt.chat.sandbox import SANDBOX
 
@@ -27,7 +27,7 @@ class Template:
         """The texts that stand in it itself. Raises ValueError as `render` does."""
         return SANDBOX.literals(self._source)
 
-    def render(self, messages: Sequence[Message], *, opened: bool) -> list[Part]:
+    def render(self, messages: Sequence[Message], *, opened: bool) -> list[Segment]:
         """The text of checked messages, with what opens an answer if `opened`.
 
         Raises ValueError, in one sentence, for messages that it refuses, and as `Sandbox` does.
@@ -45,4 +45,4 @@ class Template:
             "documents": None,
             "add_generation_prompt": opened,
         }
-        return [Part(SANDBOX.render(self._source, values))]
+        return [Segment(SANDBOX.render(self._source, values))]

@@ -81,7 +81,7 @@ def evaluate(
     if isinstance(reference, Model) and reference_kv_format is not None:
         raise ValueError("reference_kv_format is for a reference given as a path: this is a Model")
     judged = _load(model, threads, kv_format)
-    window, stride = choose(window, stride, judged.context)
+    window, stride = choose(window, stride, judged.max_positions)
     vocab_size = int(judged.spec["vocab_size"])
     tokens = read_tokens(text, judged.tokenizer, vocab_size, max_tokens)
     truth = None
@@ -149,9 +149,9 @@ def _check_same(model: Model, reference: Model, window: int) -> None:
                 f"{model.spec[key]}: give the checkpoint that the file was made from, or another "
                 "file of it"
             )
-    if window > reference.context:
+    if window > reference.max_positions:
         raise ValueError(
-            f"window {window} is longer than the reference's context of {reference.context} "
+            f"window {window} is longer than the reference's context of {reference.max_positions} "
             "tokens: choose a shorter one"
         )
     ours, theirs = _vocabulary(model.file), _vocabulary(reference.file)

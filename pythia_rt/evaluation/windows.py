@@ -48,14 +48,14 @@ def cut(n_tokens: int, window: int, stride: int) -> list[Window]:
     return windows
 
 
-def choose(window: int | None, stride: int | None, context: int) -> tuple[int, int]:
-    """The window and the stride to use in models of `context` tokens; raises ValueError."""
+def choose(window: int | None, stride: int | None, max_positions: int) -> tuple[int, int]:
+    """The window and the stride to use in models of so many positions; raises ValueError."""
     if window is None:
-        window = min(context, DEFAULT_WINDOW)
+        window = min(max_positions, DEFAULT_WINDOW)
     _check_whole("window", window)
-    if not 2 <= window <= context:
+    if not 2 <= window <= max_positions:
         raise ValueError(
-            f"window must be from 2 to the context of {context} tokens, not {window}: "
+            f"window must be from 2 to the context of {max_positions} tokens, not {window}: "
             "choose another or leave it out"
         )
     if stride is None:

@@ -1,32 +1,31 @@
-// What a device has for its part of a pass.
+// What a stage has on its device beside the weights of its layers.
 #pragma once
 
-#include "backend/backend.h"
+#include "backend/stage.h"
 #include "forward/activations.h"
 #include "forward/rope_table.h"
-#include "model/placement.h"
 #include "model/spec.h"
 #include "model/weights.h"
 
 namespace pythia_rt {
 
-struct Stage {
-  Stage(const Spec& spec, const Weights& weights, const Part& part)
-      : part(part),
-        activations(*part.backend, spec),
-        rope(*part.backend, spec, weights.rope_frequencies) {
+struct Workspace {
+  Workspace(const Spec& spec, const Weights& weights, const Stage& stage)
+      : stage(stage),
+        activations(*stage.backend, spec),
+        rope(*stage.backend, spec, weights.rope_frequencies) {
     if (weights.score_bias != nullptr) {
-      score_bias =
-          static_cast<const float*>(part.backend->hold(weights.score_bias, score_bias_bytes(spec)));
+      score_bias = static_cast<const float*>(
+          stage.backend->hold(weights.score_bias, score_bias_bytes(spec)));
     }
   }
 
-  // What it takes at first, beside the weights that its layers have.
+  // What it takes at most, but for the angles of positions to come.
   static size_t bytes(const Spec& spec) {
     return Activations::bytes(spec) + (spec.score_bias ? score_bias_bytes(spec) : 0);
   }
 
-  Part part;
+  Stage stage;
   Activations activations;
   RopeTable rope;
   const float* score_bias = nullptr;  // [n_heads][max_positions], memory of the device; or null
