@@ -142,6 +142,11 @@ class Linear:
         Its inputs.
         """
     @property
+    def component(self) -> str:
+        """
+        The component of the model, for which a recipe may choose a format.
+        """
+    @property
     def layer(self) -> int:
         """
         -1 outside of the layers.
@@ -150,11 +155,6 @@ class Linear:
     def name(self) -> str:
         """
         In the flat file, before its parts' names.
-        """
-    @property
-    def component(self) -> str:
-        """
-        The component of the model, for which a recipe may choose a format.
         """
     @property
     def reads(self) -> str:

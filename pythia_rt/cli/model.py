@@ -29,7 +29,7 @@ _NAMES = (*_SOURCE, *LOADING, "quiet", "verbose", "suggested_sampling", *_SAMPLI
 def writing_options(
     *, weights: str = "--format", quiet: str, verbose: str
 ) -> Callable[[Command], Command]:
-    """Options of a command that writes with a model, which gets `options`, WritingOptions, for them.
+    """Options of a command that writes with a model; it gets them as `options`, WritingOptions.
 
     `weights` is the one for the weights' format; the others say what --quiet leaves out and
     --verbose shows.
