@@ -25,9 +25,10 @@ from pythia_rt.convert.flatfile.spec import Spec
 # What errors may be, as families.py measures them. Those of formats are what GPT-NeoX has, whose
 # weights are as random; a little more, for the worst of 60 checkpoints. Of q8 it depends on the
 # family: where two factors of a gated MLP err, or scores have no scale, it is twice GPT-NeoX's, in
-# transformers' model too once that is rounded. That is the measure.
+# transformers' model too once that is rounded. That is the measure: of 144 random checkpoints of
+# all families ours erred 0.96 times as much in the median, 5 % up or down, and 1.11 at most.
 MOST = {"f32": 1e-4, "cache f16": 1e-3, "cache q8": 0.02, "q4": 0.25}
-MOST_OF_ROUNDED = 1.25
+MOST_OF_ROUNDED = 1.15
 cases = pytest.mark.parametrize(
     ("name", "number"), CASES, ids=[f"{name}-{number}" for name, number in CASES]
 )
