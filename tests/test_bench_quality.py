@@ -235,3 +235,18 @@ def test_quantising_by_llama_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "target.gguf").read_bytes() == b"weights as 2"
     with pytest.raises(RuntimeError, match=r"^llama\.cpp could not make Q9: 'Q9' is no format of"):
         llama.quantise(source, tmp_path / "other.gguf", "Q9")
+
+
+@pytest.mark.parametrize("shape", ["llama", "falcon"])
+def test_a_trained_checkpoint_converts(
+    shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import train_tiny
+
+    options = ["--text", str(SAMPLE), "--steps", "1", "--batch", "1"]
+    for name, more in (("one", []), ("two", ["--begin", str(tmp_path / "one")])):
+        command = ["train_tiny", shape, str(tmp_path / name), *options, *more]
+        monkeypatch.setattr(sys, "argv", command)
+        train_tiny.main()
+    model = pythia_rt.Model.load(convert(tmp_path / "two", tmp_path / "flat", format="f32"))
+    assert len(model.generate("The", max_new_tokens=3, temperature=0).tokens) == 3
