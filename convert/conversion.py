@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 
 from pythia_rt import __version__, _core
 
-from . import architectures
 from .errors import CheckpointError, Sentence, quote
 from .files.destination import find_place, named_file
-from .files.json_object import read_json
 from .flatfile import FlatFile
 from .flatfile.layout import (
     TEXT_FILES,
@@ -27,10 +25,11 @@ from .flatfile.layout import (
     tables,
     vectors,
 )
-from .flatfile.metadata import KV_BOUND, REPORT, VERSION, metadata_entries, to_json
+from .flatfile.metadata import KV_BOUND, QUANTISED, REPORT, VERSION, metadata_entries, to_json
 from .flatfile.spec import CHOICES, Spec
 from .flatfile.text_facts import TextFacts
 from .flatfile.writer import FlatFileWriter
+from .opening import Source, open_source
 from .plan import Plan
 from .progress import Progress
 from .quantise.balanced import BalancedWeights, balance_checkpoint
@@ -39,17 +38,16 @@ from .quantise.calibrator import Calibrator, Parts
 from .quantise.kv_range import bound_keys_and_values
 from .quantise.recipe import check_formats, choose_formats, describe
 from .quantise.weights import WeightReader, pack_chunk
-from .source.checkpoint import CONFIG_FILE, Checkpoint
 from .source.digests import SourceDigests
 from .source.hub import identify, resolve
-from .text.text_files import read_text_files, resolve_end_ids, resolve_text
+from .source.tensor import TensorSource
 from .text.tokenizer import Vocabulary, build_tokenizer, encode
 from .threads import checked_threads
 
 PRODUCER = f"pythia_rt {__version__}"
 _NO_DIGEST = "0" * 64  # as long as any, so the header keeps its length
 
-# Measures a new file; is given the file, its source's folder and the activation that was asked for.
+# Measures a new file; is given the file, its source's path and the activation that was asked for.
 Reporter = Callable[[FlatFile, Path, str | None], Mapping[str, Any]]
 _MAX_SIZE = 9e99
 _REPORT_BYTES, _REPORT_BYTES_PER_MATRIX = 8192, 64  # the most that a report takes in the header
@@ -76,8 +74,9 @@ def convert(
 ) -> Path:
     """Convert the checkpoint `source` into the flat file `destination` and return its path.
 
-    `source` is a folder in Hugging Face layout or a hub id, which is downloaded at `revision` into
-    `cache_dir`. `format` (f32, f16, bf16, q8, q6, q5 or q4) is a name of quantise.recipe;
+    `source` is a folder in Hugging Face layout, a GGUF file (the first part of a split one), or a
+    hub id, which is downloaded at `revision` into `cache_dir`.
+    `format` (f32, f16, bf16, q8, q6, q5 or q4) is a name of quantise.recipe;
     `embed`, `head`, `attention` and `mlp` override what it says about these. `activation` ("gelu",
     "gelu_tanh") overrides the config's. `threads` (default: one per core) pack. An existing
     destination is replaced only with `force`, and only a regular file ever is; a link stays one,
@@ -86,7 +85,7 @@ def convert(
     tokenizer gives a model of token ids alone, with a warning.
 
     `report`, for example `pythia_rt.evaluation.reporter()`, is called when all is written and
-    before the destination has its name: with the new file, the source's folder and `activation`.
+    before the destination has its name: with the new file, the source's path and `activation`.
     The JSON object that it returns is kept in the file. Its exceptions leave no file.
 
     `calibrate`, a text (a str), a file of UTF-8 text (a Path) or token ids, improves the quantised
@@ -113,35 +112,25 @@ def convert(
     check_formats(format, **components)
     find_place(target, force=force)
     calibration = None if calibrate is None else read_calibration(calibrate, calibrate_tokens)
-    folder, _ = resolve(source, revision, cache_dir, progress=progress)
-    with Checkpoint(folder) as checkpoint:
-        config = read_json(folder / CONFIG_FILE, CheckpointError)
-        read = read_text_files(folder)
-        architecture = architectures.find(config)
-        files, facts, vocabulary = resolve_text(read, config)
+    path, _ = resolve(source, revision, cache_dir, progress=progress)
+    with open_source(path) as opened:
+        files, facts, vocabulary = opened.text
         if report is not None and TOKENIZER_FILE not in files:
             raise CheckpointError(
-                f"{folder} has no {TOKENIZER_FILE}, and a report is measured on text: add it, "
-                "or convert without a report"
+                f"{opened.no_text}, and a report is measured on text: {opened.text_advice}, or "
+                "convert without a report"
             )
-        plan = architecture.make_plan(
-            config,
-            checkpoint.tensors,
-            n_tokens=None if vocabulary is None else vocabulary.total,
-            eos_ids=resolve_end_ids(read, config),
-            activation=activation,
-        )
-        _check_vocabulary(vocabulary, plan.spec, folder)
+        plan = opened.make_plan(activation)
+        _check_vocabulary(vocabulary, plan.spec, opened)
         matrices = linears(plan.spec)
         formats = choose_formats(format, matrices, **components)
-        inputs = [folder / name for name in (CONFIG_FILE, *read)] + checkpoint.files
-        _check_not_input(target, inputs)
-        digests = SourceDigests(folder, inputs)
+        _check_not_input(target, opened.files)
+        digests = SourceDigests(opened.folder, opened.files)
         recipe = describe(format, **components)
         sequences = _sequences(calibration, plan, formats, files, facts)
         if calibration is not None:
             recipe += " " + calibration.describe(sequences)
-        origin, commit = identify(folder)
+        origin, commit = identify(path)
         values = {
             "version": str(VERSION),
             "spec": to_json(plan.spec),
@@ -155,6 +144,8 @@ def convert(
             "producer": PRODUCER,
             KV_BOUND: _number(0.0),
         }
+        if opened.quantised:
+            values[QUANTISED] = ", ".join(opened.quantised)
         stored = stored_tensors(plan.spec, formats, {n: len(data) for n, data in files.items()})
         with (
             FlatFileWriter(
@@ -166,9 +157,7 @@ def convert(
             ) as writer,
             digests,
         ):
-            bound = _write_weights(
-                writer, checkpoint, plan, formats, sequences, n_threads, progress
-            )
+            bound = _write_weights(writer, opened, plan, formats, sequences, n_threads, progress)
             values[KV_BOUND] = _number(bound)
             for name in TEXT_FILES:
                 if name in files:
@@ -177,20 +166,20 @@ def convert(
             values["data_sha256"] = writer.data_sha256
             if report is not None:
                 made = FlatFile(writer.write_header(metadata_entries(values)))
-                values[REPORT] = to_json(report(made, folder, activation))
+                values[REPORT] = to_json(report(made, path, activation))
             writer.finish(metadata_entries(values))
     return target
 
 
-def _check_vocabulary(vocabulary: Vocabulary | None, spec: Spec, folder: Path) -> None:
+def _check_vocabulary(vocabulary: Vocabulary | None, spec: Spec, source: Source) -> None:
     """Refuse the tokenizer of another model, and say what a model without one cannot do.
 
     Added tokens may lack rows: many fine-tunes have one for padding, which no text ever holds.
     """
     if vocabulary is None:
         warnings.warn(
-            f"{folder} has no {TOKENIZER_FILE}, so the model will take and give token ids but no "
-            "text: add the file and convert again if it is to write text",
+            f"{source.no_text}, so the model will take and give token ids but no text: "
+            f"{source.text_advice} if it is to write text",
             stacklevel=3,
         )
     elif vocabulary.base > spec["vocab_size"]:
@@ -228,7 +217,7 @@ def _sequences(
 
 def _write_weights(
     writer: FlatFileWriter,
-    checkpoint: Checkpoint,
+    source: TensorSource,
     plan: Plan,
     formats: dict[str, str],
     sequences: list[NDArray[np.int32]],
@@ -239,15 +228,15 @@ def _write_weights(
 
     Returns what no entry of the model's keys and values exceeds.
     """
-    reader = WeightReader(checkpoint)
+    reader = WeightReader(source)
     for first, second in plan.equal:
         if not reader.equal(first, second):
             raise CheckpointError(
                 f"tensor {quote(second)} differs from {quote(first)}, which config.json says it "
                 "equals: correct tie_word_embeddings"
             )
-    balance = balance_checkpoint(checkpoint, plan, formats)
-    weights = BalancedWeights(checkpoint, plan, balance)
+    balance = balance_checkpoint(source, plan, formats)
+    weights = BalancedWeights(source, plan, balance)
     names = (*plan.vectors, *plan.tables, *plan.linears)
     total, count = sum(weights.size(name) for name in names), len(names)
     with Progress(total, count, enabled=progress) as bar:

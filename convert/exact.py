@@ -5,13 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from . import architectures
 from .conversion import convert
-from .errors import CheckpointError
-from .files.json_object import read_json
 from .flatfile import FlatFile
+from .opening import open_source
 from .quantise.weights import WeightReader
-from .source.checkpoint import CONFIG_FILE, Checkpoint
 from .source.hub import resolve
 
 
@@ -33,26 +30,23 @@ def open_exactly(
 
     Raises what `convert` raises, with the same arguments.
     """
-    folder, _ = resolve(source, revision, cache_dir, progress=progress)
+    path, _ = resolve(source, revision, cache_dir, progress=progress)
     with tempfile.TemporaryDirectory(prefix="pythia_rt-") as temporary:
-        path = convert(
-            folder,
+        made = convert(
+            path,
             Path(temporary) / "reference.safetensors",
-            format=own_format(folder, activation),
+            format=own_format(path, activation),
             activation=activation,
             threads=threads,
             progress=progress,
         )
-        return FlatFile(path)
+        return FlatFile(made)
 
 
-def own_format(folder: Path, activation: str | None = None) -> str:
-    """The format that holds every matrix of the checkpoint in `folder` exactly."""
-    with Checkpoint(folder) as checkpoint:
-        config = read_json(folder / CONFIG_FILE, CheckpointError)
-        plan = architectures.find(config).make_plan(
-            config, checkpoint.tensors, n_tokens=None, activation=activation
-        )
-        reader = WeightReader(checkpoint)
+def own_format(path: Path, activation: str | None = None) -> str:
+    """The format that holds every matrix of the source at `path` exactly."""
+    with open_source(path) as opened:
+        plan = opened.make_plan(activation)
+        reader = WeightReader(opened)
         types = {reader.dtype(pieces) for pieces in plan.linears.values()}
     return {"F16": "f16", "BF16": "bf16"}.get(types.pop(), "f32") if len(types) == 1 else "f32"

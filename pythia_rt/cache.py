@@ -19,6 +19,7 @@ from filelock import FileLock
 
 import pythia_rt
 from pythia_rt.convert import FlatFile, FlatFileError, convert, resolve
+from pythia_rt.convert.files.gguf import all_parts
 from pythia_rt.convert.flatfile.layout import (
     CHAT_TEMPLATE_FOLDER,
     TEXT_FILES,
@@ -85,6 +86,7 @@ def _open(path: Path, copy: bool) -> FlatFile | None:
 
 
 def _name(folder: Path, format: str) -> str:
+    """The name of the flat file of `folder`, which may also be a GGUF file."""
     folder = folder.resolve()
     key = {
         "producer": pythia_rt.__version__,
@@ -93,10 +95,7 @@ def _name(folder: Path, format: str) -> str:
         "folder": str(folder),
         "files": [
             (file.name, file.stat().st_size, _identity(file))
-            for part in (folder, folder / CHAT_TEMPLATE_FOLDER)
-            if part.is_dir()
-            for file in sorted(part.iterdir())
-            if file.suffix in _SOURCE_SUFFIXES or file.name in TOKENIZER_SOURCES
+            for file in (all_parts(folder) if folder.is_file() else _files(folder))
             if file.is_file()
         ],
         "content": {
@@ -109,6 +108,16 @@ def _name(folder: Path, format: str) -> str:
     source, _ = identify(folder)
     shown = source.replace("/", "--").encode(errors="surrogateescape")[:_SHOWN_BYTES]
     return f"{shown.decode(errors='ignore')}-{format}-{digest[:16]}.safetensors"
+
+
+def _files(folder: Path) -> list[Path]:
+    return [
+        file
+        for part in (folder, folder / CHAT_TEMPLATE_FOLDER)
+        if part.is_dir()
+        for file in sorted(part.iterdir())
+        if file.suffix in _SOURCE_SUFFIXES or file.name in TOKENIZER_SOURCES
+    ]
 
 
 def _identity(file: Path) -> str | int:

@@ -38,6 +38,7 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
         "producer": metadata["producer"],
         "source": metadata["source"],
         "revision": metadata["revision"],
+        "quantised_before": file.quantised_before,
         "source_digests": file.source_digests,
         "data_sha256": metadata["data_sha256"],
         "verified": verify,
@@ -63,6 +64,8 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     origin = facts["source"] + (f" at {facts['revision']}" if facts["revision"] else "")
     yield f"{facts['file']}: {facts['bytes'] / 1e6:.1f} MB, {facts['parameters']:,} parameters"
     yield f"source      {origin}, by {facts['producer']} (file format {facts['file_format']})"
+    if facts["quantised_before"]:
+        yield f"            whose values were quantised before, to {facts['quantised_before']}"
     yield f"family      {facts['family']}"
     yield f"tokenizer   {'yes' if facts['tokenizer'] else 'no'}"
     yield f"end tokens  {_shown(facts['end_tokens']) or 'none: texts end at their length'}"

@@ -87,7 +87,7 @@ class Model(Chatting):
         progress: bool = True,
         **options: Unpack[LoadingOptions],
     ) -> Model:
-        """Load a Hugging Face checkpoint: a hub id or a local folder.
+        """Load a Hugging Face checkpoint, a hub id or a local folder, or a GGUF file.
 
         Downloads only the files it needs, converts them to a flat file of `format` and keeps that
         in the cache (`cache_dir`, else $PYTHIA_RT_CACHE, else ~/.cache/pythia_rt), so the next

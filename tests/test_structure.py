@@ -97,6 +97,7 @@ CONVERT_IMPORTS: dict[str, frozenset[str]] = {
     "text": frozenset({"errors", "files", "flatfile"}),
     "quantise": frozenset({"errors", "files", "flatfile", "plan", "source"}),
     "architectures": frozenset({"errors", "flatfile", "plan", "source"}),
+    "gguf": frozenset({"errors", "files", "flatfile", "plan", "source", "text", "architectures"}),
 }
 
 INTRINSICS = re.compile(

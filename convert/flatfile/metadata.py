@@ -29,12 +29,14 @@ REPORT = "report"  # JSON: how the file was measured against its source; most fi
 MAX_REPORT_BYTES = 1 << 20
 # A number that no entry of a key or value exceeds (quantise.kv_range); not in old files.
 KV_BOUND = "kv_bound"
+# The formats in which values were quantised before they were converted, for people; of GGUF files.
+QUANTISED = "quantised_before"
 PREFIX = "pythia_rt."
 
 
 def metadata_entries(values: Mapping[str, str]) -> dict[str, str]:
-    """Return `values`, all KEYS and maybe KV_BOUND and REPORT, as a flat file's metadata."""
-    keys = [*KEYS, *(key for key in (KV_BOUND, REPORT) if key in values)]
+    """Return `values`, all KEYS and maybe others of this file, as a flat file's metadata."""
+    keys = [*KEYS, *(key for key in (KV_BOUND, QUANTISED, REPORT) if key in values)]
     return {PREFIX + key: values[key] for key in keys}
 
 

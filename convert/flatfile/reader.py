@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pythia_rt import _core
 
 from ..errors import FlatFileError, quote
+from ..files.gguf import is_gguf
 from ..files.json_object import parse_json
 from ..files.positional import PositionalFile
 from ..files.safetensors_header import Header, TensorEntry, read_header
@@ -29,6 +30,7 @@ from .metadata import (
     MAX_REPORT_BYTES,
     PADDING_PREFIX,
     PREFIX,
+    QUANTISED,
     REPORT,
     VERSION,
 )
@@ -47,7 +49,7 @@ class FlatFile:
     `tokenizer_config` are two of them, or None. `metadata` has the keys of KEYS, `entries` dtype
     and shape of every tensor. `report` is the JSON object in which its conversion recorded how good
     it is, or None. `kv_bound` is what no entry of a key or value exceeds, None where that is not
-    known.
+    known. `quantised_before` lists the formats that values had lost precision to in the source.
     The mapping, or the copy, lives as long as any of the arrays does. Nobody may write into a
     mapped file meanwhile: `check_unchanged` finds out.
     """
@@ -64,6 +66,10 @@ class FlatFile:
             raise FileNotFoundError(f"{path} does not exist: give a file written by convert")
         if self.path.is_dir():
             raise FlatFileError(f"{path} is a folder: convert it first, or load it as a checkpoint")
+        if is_gguf(self.path):
+            raise FlatFileError(
+                f"{path} is a GGUF file: convert it first, or load it as a checkpoint"
+            )
         self._mapped: MappedFile | None = None
         file = PositionalFile(self.path, FlatFileError)
         try:
@@ -71,6 +77,7 @@ class FlatFile:
             self.metadata = self._read_metadata(header)
             self.report = self._read_report(header)
             self.kv_bound = self._read_kv_bound(header)
+            self.quantised_before = header.metadata.get(PREFIX + QUANTISED, "")
             self.spec, self.formats = self._read_model()
             self.text = self._read_text()
             self.entries = self._check_tensors(header)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..flatfile.layout import VECTOR_MULTIPLE, Linear
 from ..plan import Plan, slice_pieces
-from ..source.checkpoint import Checkpoint
+from ..source.tensor import TensorSource
 from . import weights
 from .balancing import Balance, rewrites, solve
 from .pieces import to_float32
@@ -23,7 +23,7 @@ _ROWS = 64  # scaled at a time: what was just decoded is still in the cache
 class CheckpointSource:
     """A checkpoint as `balancing.Source` wants it."""
 
-    def __init__(self, checkpoint: Checkpoint, plan: Plan) -> None:
+    def __init__(self, checkpoint: TensorSource, plan: Plan) -> None:
         self._reader = WeightReader(checkpoint)
         self._plan = plan
 
@@ -41,7 +41,7 @@ class CheckpointSource:
         return not_finite(self._plan.linears[matrix.name], row)
 
 
-def balance_checkpoint(checkpoint: Checkpoint, plan: Plan, formats: Mapping[str, str]) -> Balance:
+def balance_checkpoint(checkpoint: TensorSource, plan: Plan, formats: Mapping[str, str]) -> Balance:
     """Return the balance of a checkpoint that is to have `formats`, by matrix name.
 
     Reads most of the matrices once; memory is for a few rows. Raises CheckpointError for a NaN or
@@ -77,7 +77,7 @@ def scale_chunks(chunks: Iterator[Chunk], matrix: Linear, balance: Balance) -> I
 class BalancedWeights:
     """The weights of a checkpoint as the file will hold them, before they are quantised."""
 
-    def __init__(self, checkpoint: Checkpoint, plan: Plan, balance: Balance) -> None:
+    def __init__(self, checkpoint: TensorSource, plan: Plan, balance: Balance) -> None:
         self._reader = WeightReader(checkpoint)
         self._plan = plan
         self._balance = balance

@@ -13,8 +13,7 @@ from pythia_rt import _core
 from ..errors import CheckpointError, quote
 from ..flatfile.layout import Linear
 from ..plan import Piece, count_rows, slice_pieces, source_of, source_rows
-from ..source.checkpoint import Checkpoint
-from ..source.tensor import same
+from ..source.tensor import TensorSource, same
 from .pieces import PieceReader, to_float32
 
 # Of source per chunk: long enough to keep every core packing, short enough for any memory.
@@ -34,7 +33,7 @@ class Chunk(NamedTuple):
 class WeightReader:
     """Reads rows of the plan from a checkpoint into one buffer that it reuses."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: TensorSource) -> None:
         self._checkpoint = checkpoint
         self._reader = PieceReader(checkpoint.tensors)
         self._buffer = np.empty(0, np.uint8)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError, Sentence
+from ..files.gguf import is_gguf
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -17,27 +18,29 @@ def resolve(
     local_files_only: bool = False,
     progress: bool = False,
 ) -> tuple[Path, str]:
-    """Return the folder of `source` and its revision, a commit of the hub or "" for a folder.
+    """Return the path of `source` and its revision, a commit of the hub or "" for what is local.
 
-    An existing folder is returned as it is. Anything else is a hub id: config.json, the weights
-    (safetensors if the revision has them, else pytorch_model.bin), those of layout.TEXT_FILES that
-    there are, and without a tokenizer.json those of TOKENIZER_SOURCES, are downloaded into
-    `cache_dir` (default: the hub's own cache), unless they are there already. Without network, or
-    with `local_files_only`, a filled cache serves.
+    An existing folder, or GGUF file, is returned as it is. Anything else is a hub id: config.json,
+    the weights (safetensors if the revision has them, else pytorch_model.bin), those of
+    layout.TEXT_FILES that there are, and without a tokenizer.json those of TOKENIZER_SOURCES, are
+    downloaded into `cache_dir` (default: the hub's own cache), unless they are there already.
+    Without network, or with `local_files_only`, a filled cache serves.
 
     Raises FileNotFoundError when `source` is no folder, not on the hub or not in the cache,
     CheckpointError when the repository holds no weights that can be read, ValueError for a
     `revision` of a folder, OSError when the hub does not answer.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir() or is_gguf(path):
         if revision is not None:
-            why = f"{source} is a folder, which has no revisions"
+            why = f"{source} is a {'folder' if path.is_dir() else 'file'}, which has no revisions"
             raise ValueError(Sentence(f"{why}: leave revision out", f"{why}: leave --revision out"))
         return path, ""
     name = str(source)
     if path.exists():
-        raise CheckpointError(f"{source} is a file: give the folder that holds the checkpoint")
+        raise CheckpointError(
+            f"{source} is a file: give the folder that holds the checkpoint, or a GGUF file"
+        )
     if not _HUB_ID.fullmatch(name):
         raise FileNotFoundError(f"{source} is no folder and no hub id: check the spelling")
     # The hub's library is slow to import, and a folder does not need it.

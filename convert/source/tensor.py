@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -91,6 +93,15 @@ class SourceTensor:
             f"tensor {quote(self.name)} is not stored row by row: save {self.file.path.name} "
             "again with every tensor made contiguous()"
         )
+
+
+class TensorSource(Protocol):
+    """Whatever has tensors by name."""
+
+    @property
+    def tensors(self) -> Mapping[str, SourceTensor]:
+        """The tensors, which are open."""
+        ...
 
 
 def same(first: SourceTensor, second: SourceTensor) -> bool:

@@ -25,7 +25,7 @@ from ..flatfile.layout import (
 from ..flatfile.spec import is_number
 from ..flatfile.text_facts import MAX_BYTES, SAMPLING, TextFacts, no_facts, validate_facts
 from .tokenizer import Vocabulary, resolve_tokenizer
-from .tokenizer_sources import build_tokenizer_file
+from .tokenizer_sources import Built, build_tokenizer_file
 
 MAX_TOKENIZER_BYTES = 64 << 20
 
@@ -75,10 +75,13 @@ class Text(NamedTuple):
     vocabulary: Vocabulary | None  # how many ids the tokenizer has; None without one
 
 
-def resolve_text(files: Mapping[str, bytes], config: Mapping[str, Any]) -> Text:
+def resolve_text(
+    files: Mapping[str, bytes], config: Mapping[str, Any], built: Built | None = None
+) -> Text:
     """Return what the files of `read_text_files` and config.json say.
 
-    Raises CheckpointError when one is damaged.
+    `built` is a tokenizer.json that was built of something else than files. Raises CheckpointError
+    when one is damaged.
     """
     parsed = {
         name: parse_json(content, name, CheckpointError)
@@ -89,13 +92,12 @@ def resolve_text(files: Mapping[str, bytes], config: Mapping[str, Any]) -> Text:
     added_tokens = parsed.get(ADDED_TOKENS_FILE, {})
     facts, vocabulary = no_facts(), None
     kept = {name: content for name, content in files.items() if name in TEXT_FILES}
-    built = None
-    if TOKENIZER_FILE not in files:
+    if built is None and TOKENIZER_FILE not in files:
         built = build_tokenizer_file(
             files, tokenizer_config, added_tokens=added_tokens, config=config
         )
-        if built is not None:
-            kept = {TOKENIZER_FILE: built.content, **kept}
+    if built is not None:
+        kept = {TOKENIZER_FILE: built.content, **kept}
     if TOKENIZER_FILE in kept:
         facts, vocabulary = resolve_tokenizer(
             kept[TOKENIZER_FILE],

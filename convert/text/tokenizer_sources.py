@@ -68,7 +68,7 @@ def build_tokenizer_file(
     if declared is None:
         declared = {i: {"content": content} for content, i in added_tokens.items()}
     names = _contents_by_id(declared)
-    return _as_sentencepiece(model, names, tokenizer_config.get("legacy", True))
+    return as_sentencepiece(model, names, tokenizer_config.get("legacy", True))
 
 
 def _has_model(files: Mapping[str, bytes]) -> bool:
@@ -80,7 +80,7 @@ def _byte_level(
 ) -> Built:
     vocabulary = parse_json(files[VOCABULARY_FILE], VOCABULARY_FILE, CheckpointError)
     model = {"vocab": vocabulary, "merges": _parse_merges(files[MERGES_FILE])}
-    content = _write(rebuilt.sections(tokenizer_config), model)
+    content = write_tokenizer(rebuilt.sections(tokenizer_config), model)
     return Built(content, rebuilt.named_tokens, rebuilt.flags_anew, None, False)
 
 
@@ -111,7 +111,7 @@ def _llama(model: SentencePieceModel, tokenizer_config: Mapping[str, Any]) -> Bu
     rebuilt = llama_class()
     ids = {piece.text: i for i, piece in enumerate(model.pieces)}
     merges = [[left, right] for _, _, left, right in sorted(_splits(ids))]
-    content = _write(rebuilt.sections(tokenizer_config), {"vocab": ids, "merges": merges})
+    content = write_tokenizer(rebuilt.sections(tokenizer_config), {"vocab": ids, "merges": merges})
     return Built(content, rebuilt.named_tokens, rebuilt.flags_anew, _pieces(model), False)
 
 
@@ -133,7 +133,7 @@ def _pieces(model: SentencePieceModel) -> list[AddedToken]:
     ]
 
 
-def _as_sentencepiece(model: SentencePieceModel, declared: Mapping[int, str], legacy: Any) -> Built:
+def as_sentencepiece(model: SentencePieceModel, declared: Mapping[int, str], legacy: Any) -> Built:
     """Of no class of its own: it does what the model says, as sentencepiece itself would."""
     texts = [piece.text for piece in model.pieces]
     if model.algorithm == Algorithm.BPE:
@@ -171,7 +171,7 @@ def _as_sentencepiece(model: SentencePieceModel, declared: Mapping[int, str], le
     names = {
         f"{name}_token": text or f"<{name}>" for name, (i, text) in model.named.items() if i >= 0
     }
-    content = _write(_sections(model, own, legacy), part)
+    content = write_tokenizer(_sections(model, own, legacy), part)
     controls = [token for token in _pieces(model) if token.special]
     return Built(content, names, False, controls, model.add_dummy_prefix)
 
@@ -236,7 +236,7 @@ def _sections(model: SentencePieceModel, own: list[str], legacy: Any) -> dict[st
     }
 
 
-def _write(sections: Mapping[str, Any], model: Mapping[str, Any]) -> bytes:
+def write_tokenizer(sections: Mapping[str, Any], model: Mapping[str, Any]) -> bytes:
     """Return the bytes of a tokenizer.json."""
     data = {
         "version": "1.0",

@@ -45,8 +45,8 @@ def convert_checkpoint(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Convert SOURCE, a hub id or a local folder, to the flat file DESTINATION."""
-    from pythia_rt.convert import convert
+    """Convert SOURCE, a hub id, a local folder or a GGUF file, to the flat file DESTINATION."""
+    from pythia_rt.convert import FlatFile, convert
 
     if report or report_text is not None:
         from pythia_rt.evaluation import reporter
@@ -55,3 +55,5 @@ def convert_checkpoint(
     path = convert(source, destination, progress=not quiet, **options)
     if not quiet:
         click.echo(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB", err=True)
+        if before := FlatFile(path).quantised_before:
+            click.echo(f"the values of {source} were quantised before, to {before}", err=True)

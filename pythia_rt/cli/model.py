@@ -92,13 +92,14 @@ class WritingOptions:
         return loaded, self._sampling
 
     def _load(self, model: str | None) -> Model:
+        from pythia_rt.convert.files.gguf import is_gguf
         from pythia_rt.model import Model
 
         source = self._source | {"format": self._source["format"] or "q4"}
         if model is None:
             self._refuse_unused(flat_file=False, local=True)
             return Model.demo(self._loading, format=source["format"], cache_dir=source["cache_dir"])
-        if Path(model).is_file():
+        if Path(model).is_file() and not is_gguf(Path(model)):
             self._refuse_unused(flat_file=True, local=True)
             return Model.load(model, self._loading)
         self._refuse_unused(flat_file=False, local=Path(model).exists())

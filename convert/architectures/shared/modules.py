@@ -116,7 +116,7 @@ def separate(q: str, k: str, v: str, *, interleaved: bool = False) -> Form:
         )
         if not interleaved:
             return (queries, *others)
-        return (*_halves(queries, spec), *_halves(others[0], spec), others[1])
+        return (*halves(queries, spec), *halves(others[0], spec), others[1])
 
     return pieces
 
@@ -124,9 +124,9 @@ def separate(q: str, k: str, v: str, *, interleaved: bool = False) -> Form:
 SELF_ATTENTION = separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
-def _halves(rows: Rows, spec: Spec) -> Iterator[Rows]:
+def halves(rows: Rows, spec: Spec) -> Iterator[Rows]:
     """Yield the rows of heads whose rotated dimensions are interleaved in their usual order."""
-    for start in range(0, rows.stop, spec["head_dim"]):
+    for start in range(rows.start, rows.stop, spec["head_dim"]):
         rotated, stop = start + spec["rotary_dim"], start + spec["head_dim"]
         yield rows._replace(start=start, stop=rotated, step=2)
         yield rows._replace(start=start + 1, stop=rotated, step=2)
