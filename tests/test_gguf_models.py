@@ -11,13 +11,15 @@ from gguf_files import LAYOUTS, write_gguf
 
 import pythia_rt
 from pythia_rt.convert import FlatFile, convert
+from pythia_rt.convert.gguf.families import ARCHITECTURES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* has no tokenizer:UserWarning")
 
+UNKNOWN = {"falcon-rw"}  # llama.cpp's Falcon always rotates
 CASES = [
     (name, number)
     for name, number in families.CASES
-    if families.make_config(name, 0).model_type in LAYOUTS
+    if families.make_config(name, 0).model_type in LAYOUTS and name not in UNKNOWN
 ]
 # What GGUF cannot say, and what does not come out to the last bit.
 UNSAID = {
@@ -28,15 +30,7 @@ UNSAID = {
 }
 
 
-def make_folder(name: str, number: int, folder: Path) -> Path:
-    """Return the folder of a random model; its logits are those of the family's usual function."""
-    families.make_model(name, number).save_pretrained(folder)
-    return folder
-
-
 def test_every_architecture_is_tested() -> None:
-    from pythia_rt.convert.gguf.families import ARCHITECTURES
-
     tested = {LAYOUTS[families.make_config(name, 0).model_type].architecture for name, _ in CASES}
     assert tested == set(ARCHITECTURES)
 

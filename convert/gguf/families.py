@@ -108,7 +108,8 @@ ARCHITECTURES = {
     "phi2": Architecture(
         "phi", _sizes("intermediate_size", "layer_norm_eps"), _KV_HEADS, rotates="part"
     ),
-    # All are of the newer decoder, of which the older is a case: one key, one norm.
+    # All are of the newer decoder, of which the older is a case: one key, one norm. There is no
+    # falcon-rw: llama.cpp always rotates.
     "falcon": Architecture(
         "falcon",
         _sizes("ffn_hidden_size", "layer_norm_epsilon"),
