@@ -24,10 +24,8 @@ if(PYTHIA_RT_AVXVNNI_AS_EVEX)
   add_compile_definitions(PYTHIA_RT_AVXVNNI_AS_EVEX)
 endif()
 
-# Makes, for each ISA of this processor whose flags the compiler knows, the file that instantiates
-# the kernels, limits/ beside it with the same for the limits' loops, and isas.inc, the list for C++.
-# Sets PYTHIA_RT_ISAS (names), PYTHIA_RT_ISA_SOURCES, PYTHIA_RT_LIMIT_SOURCES and
-# PYTHIA_RT_ISA_FLAGS_<name>.
+# Finds the ISAs of this processor whose flags the compiler knows, and writes isas.inc, the list for
+# C++. Sets PYTHIA_RT_ISAS (names) and PYTHIA_RT_ISA_FLAGS_<name>.
 include(CheckCXXCompilerFlag)
 function(pythia_rt_generate_isas folder)
   string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" processor)
@@ -54,19 +52,31 @@ function(pythia_rt_generate_isas folder)
         continue()
       endif()
     endif()
-    set(PYTHIA_RT_ISA ${name})
-    configure_file(csrc/kernels/isa.cc.in ${folder}/isa_${name}.cc @ONLY)
-    configure_file(csrc/limits/isa.cc.in ${folder}/limits/isa_${name}.cc @ONLY)
     separate_arguments(flag_list UNIX_COMMAND "${flags}")
     string(REPLACE " " " | " features "${features}")
     string(APPEND list "PYTHIA_RT_ISA_ENTRY(${name}, ${features})\n")
     list(APPEND names ${name})
-    list(APPEND sources ${folder}/isa_${name}.cc)
-    list(APPEND limit_sources ${folder}/limits/isa_${name}.cc)
     set(PYTHIA_RT_ISA_FLAGS_${name} "${flag_list}" PARENT_SCOPE)
   endforeach()
   file(CONFIGURE OUTPUT ${folder}/isas.inc CONTENT "${list}" @ONLY)
   set(PYTHIA_RT_ISAS ${names} PARENT_SCOPE)
-  set(PYTHIA_RT_ISA_SOURCES ${sources} PARENT_SCOPE)
-  set(PYTHIA_RT_LIMIT_SOURCES ${limit_sources} PARENT_SCOPE)
+endfunction()
+
+# Instantiates a template once per ISA, below `folder` of the build, compiled with the ISA's flags:
+# object libraries <name>_<isa>, whose objects are <name>_objects. The target isa_objects, which must
+# be there, makes all of them.
+function(pythia_rt_add_isa_objects name template folder)
+  foreach(PYTHIA_RT_ISA IN LISTS PYTHIA_RT_ISAS)
+    set(source ${CMAKE_CURRENT_BINARY_DIR}/${folder}/isa_${PYTHIA_RT_ISA}.cc)
+    configure_file(${template} ${source} @ONLY)
+    set(target ${name}_${PYTHIA_RT_ISA})
+    add_library(${target} OBJECT EXCLUDE_FROM_ALL ${source})
+    target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/csrc ${ARGN})
+    # GCC takes the "undefined" vectors inside its own intrinsics for a mistake of ours.
+    target_compile_options(${target} PRIVATE ${PYTHIA_RT_ISA_FLAGS_${PYTHIA_RT_ISA}}
+                           $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized -Wno-maybe-uninitialized>)
+    add_dependencies(isa_objects ${target})
+    list(APPEND objects $<TARGET_OBJECTS:${target}>)
+  endforeach()
+  set(${name}_objects ${objects} PARENT_SCOPE)
 endfunction()

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PROVED = ROOT / "tests" / "proved.json"
 
-BUILD = ("CMakeLists.txt", "cmake", "csrc")
+BUILD = ("CMakeLists.txt", "cmake", "csrc", "tests/native")
 # THE list of the proofs' parts, and what each is about.
 PARTS: dict[str, tuple[str, ...]] = {
     "cuda": (

@@ -119,7 +119,7 @@ install_testable() {
 install_changed() {
   local sources
   sources="$("$bin/python" scripts/proofs.py digest \
-    CMakeLists.txt LICENSE README.md cmake convert csrc pyproject.toml pythia_rt)"
+    CMakeLists.txt LICENSE README.md cmake convert csrc pyproject.toml pythia_rt tests/native)"
   [ "$sources" != "$(cat .venv/installed.txt 2>/dev/null)" ] || return 0
   step "building and installing pythia_rt"
   install_testable

@@ -26,6 +26,7 @@ from backends import (
 from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import make_spec
 
 from pythia_rt.convert.flatfile.layout import is_quantised
 from pythia_rt.convert.flatfile.spec import CHOICES
@@ -394,3 +395,9 @@ def test_a_pass_that_comes_again(
         return results
 
     assert_same_bits(run(subject.make()), run(make_reference()))
+
+
+@pytest.mark.parametrize("mlp", CHOICES["mlp"])
+def test_all_that_a_pass_takes_is_counted(mlp: str) -> None:
+    counted, taken = _testing.activation_bytes(dict(make_spec(mlp=mlp)))
+    assert counted == taken

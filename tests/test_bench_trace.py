@@ -31,7 +31,7 @@ def operations() -> set[str]:
 
 
 def test_every_operation_is_traced() -> None:
-    source = (ROOT / "csrc" / "timing" / "trace.cc").read_text()
+    source = (ROOT / "tests" / "native" / "timing" / "trace.cc").read_text()
     pairs = re.findall(r'void (\w+)\([^)]*\) override \{\s*timed\("(\w+)"', source)
     assert all(name == traced for name, traced in pairs)
     assert {name for name, _ in pairs} == operations()

@@ -17,11 +17,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
+NATIVE = ROOT / "tests" / "native"  # C++ that the test extensions alone have
 PYPROJECT = ROOT / "pyproject.toml"
 MAX_LINES = 450
 
-# component -> what it may include besides itself; a component is a folder of csrc/, or a file where
-# the rule is about one file. The longest matching name counts.
+# component -> what it may include besides itself; a component is a folder of csrc/ or of
+# tests/native/, or a file where the rule is about one file. The longest matching name counts.
 ALL = frozenset(
     {
         "backend",
@@ -58,14 +59,13 @@ ALLOWED_INCLUDES: dict[str, frozenset[str]] = {
     "calibration": frozenset({"base", "formats"}),
     "engine": ALL,
     "bindings": ALL,
-    # Only in the test extension; nothing that ships may include them.
+    # In tests/native; nothing that ships may include them.
     "limits": frozenset({"base", "simd", "formats", "kernels"}),
     "timing": frozenset({"base", "formats", "kernels", "limits", "backend", "backend/backend.h"}),
-    "bindings/testing.cc": ALL | {"simd", "bindings", "bindings/threads.h", "bindings/timing.h"},
-    "bindings/emulated.cc": ALL | {"bindings", "cuda"},
-    "bindings/timing.h": frozenset(),
-    "bindings/threads.h": frozenset(),
-    "bindings/timing.cc": ALL | {"bindings", "bindings/timing.h", "limits", "timing"},
+    "testing": ALL | {"simd", "bindings", "emulator", "limits", "timing"},
+    "emulator": frozenset({"base", "cuda"}),
+    # It has the emulator stand in for nvcc's headers.
+    "cuda/port.cuh": frozenset({"cuda", "emulator"}),
 }
 
 GENERATED = {"isas.inc"}  # by CMake, from its list of ISAs; "@" marks a template's own name
@@ -139,8 +139,14 @@ def component_of(name: str) -> str:
     return max(matching, key=len)
 
 
-def c_sources() -> list[Path]:
-    return [p for p in repository_files() if p.is_relative_to(CSRC)]
+def c_sources() -> list[tuple[str, Path]]:
+    """(name, path) of the files below csrc/ and tests/native/, the name as others include it."""
+    return [
+        (path.relative_to(root).as_posix(), path)
+        for root in (CSRC, NATIVE)
+        for path in repository_files()
+        if path.is_relative_to(root) and path.name != "CMakeLists.txt"
+    ]
 
 
 def code_without_comments(text: str) -> str:
@@ -149,14 +155,13 @@ def code_without_comments(text: str) -> str:
 
 def test_cpp_includes_follow_the_dependency_rule() -> None:
     broken = []
-    for path in c_sources():
-        name = path.relative_to(CSRC).as_posix()
+    for name, path in c_sources():
         component = component_of(name)
         for included in re.findall(r'^\s*#\s*include\s+"([^"]+)"', path.read_text(), re.M):
             if included in GENERATED or "@" in included:
                 continue
-            if not (CSRC / included).is_file():
-                broken.append(f'{name}: "{included}" is no file below csrc/')
+            if not any((root / included).is_file() for root in (CSRC, NATIVE)):
+                broken.append(f'{name}: "{included}" is no file below csrc/ or tests/native/')
                 continue
             target = component_of(included)
             inside = target == component or target.startswith(component + "/")
@@ -169,9 +174,9 @@ def test_cpp_includes_follow_the_dependency_rule() -> None:
 
 def test_intrinsics_stand_only_in_simd() -> None:
     broken = [
-        f"csrc/{path.relative_to(CSRC)}: {match.group()}"
-        for path in c_sources()
-        if path.relative_to(CSRC).parts[0] != "simd"
+        f"{name}: {match.group()}"
+        for name, path in c_sources()
+        if not name.startswith("simd/")
         for match in [INTRINSICS.search(code_without_comments(path.read_text()))]
         if match
     ]
@@ -180,11 +185,10 @@ def test_intrinsics_stand_only_in_simd() -> None:
 
 def test_no_switch_has_a_default() -> None:
     """So the compiler finds what is missing for a new item of a list."""
-    emulator = CSRC / "cuda" / "emulator"  # its switches are over numbers of CUDA's
     broken = [
-        f"csrc/{path.relative_to(CSRC)}"
-        for path in c_sources()
-        if not path.is_relative_to(emulator)
+        name
+        for name, path in c_sources()
+        if not name.startswith("emulator/")  # its switches are over numbers of CUDA's
         and re.search(r"\bdefault\s*:", code_without_comments(path.read_text()))
     ]
     assert not broken, "\n".join(broken)
@@ -195,8 +199,8 @@ def test_the_core_neither_aborts_nor_prints() -> None:
         r"\b(?:abort|exit|_Exit|quick_exit|terminate|assert|f?printf|puts|perror)\s*\(|\bstd::c(?:out|err|log)\b"
     )
     broken = [
-        f"csrc/{path.relative_to(CSRC)}: {match.group()}"
-        for path in c_sources()
+        f"{name}: {match.group()}"
+        for name, path in c_sources()
         for match in [forbidden.search(code_without_comments(path.read_text()))]
         if match
     ]

@@ -15,5 +15,5 @@
 #if defined(__CUDACC__)
 #include "cuda/nvcc_port.cuh"
 #else
-#include "cuda/emulator/port.h"
+#include "emulator/port.h"
 #endif

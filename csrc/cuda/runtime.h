@@ -1,5 +1,6 @@
 // What the CUDA backend needs from the machine: memory, copies, a queue of work, recorded work.
-// Implemented by runtime.cu over CUDA's runtime library and by emulator/runtime.cc on the host.
+// Implemented by runtime.cu over CUDA's runtime library and by tests/native/emulator/runtime.cc on
+// the host.
 #pragma once
 
 #include <cstddef>

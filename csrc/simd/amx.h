@@ -9,7 +9,7 @@
 //        of signed bytes at b
 //   unit_accumulate(a, b, rounds, out)
 //        the same `rounds` times over in each of four sums, to out[4][16][16]: what the unit does
-//        without waiting for memory, for csrc/limits
+//        without waiting for memory, for tests/native/limits
 #pragma once
 
 #define PYTHIA_RT_MATRIX_UNIT

@@ -27,7 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 CSRC = ROOT / "csrc"
 KERNELS = sorted((CSRC / "cuda" / "kernels").glob("*.cu"))
-EMULATOR = sorted((CSRC / "cuda" / "emulator").glob("*.cc"))
+NATIVE = ROOT / "tests" / "native"
+EMULATOR = sorted((NATIVE / "emulator").glob("*.cc"))
 TRANSLATE = ROOT / "tests" / "cuda" / "ptx" / "translate.py"
 
 FLAGS = [
@@ -131,7 +132,7 @@ def make(
     overlay.mkdir(parents=True, exist_ok=True)
     if change is not None:
         change.write(overlay)
-    paths = ["-I", overlay, "-I", CSRC]
+    paths = ["-I", overlay, "-I", CSRC, "-I", NATIVE]
     sources = affected(change) if change is not None and base is not None else KERNELS
     sources = [path for path in sources if not only or path.stem in only]
     objects: list[Path] = []

@@ -9,7 +9,7 @@
 #include <type_traits>
 
 #include "base/half.h"
-#include "cuda/emulator/scheduler.h"
+#include "emulator/scheduler.h"
 
 namespace ptx {
 

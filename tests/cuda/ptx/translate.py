@@ -8,7 +8,7 @@ kernels' own mangled names. Linked with the kernels' source, compiled with
     nvcc -std=c++17 -O3 -fmad=false --expt-relaxed-constexpr -arch=compute_80 -ptx -Icsrc IN.cu
     python tests/cuda/ptx/translate.py IN.ptx OUT.cc
     g++ -std=c++17 -O1 -fno-strict-aliasing -ffp-contract=off -march=native -Icsrc \\
-        -Itests/cuda/ptx -c OUT.cc
+        -Itests/native -Itests/cuda/ptx -c OUT.cc
 
 A kernel in an unnamed namespace, or one whose parameters' types have other names for nvcc than for
 the emulator, would not be replaced: compare the names that this prints with the weak symbols of

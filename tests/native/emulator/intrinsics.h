@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "base/half.h"
-#include "cuda/emulator/warp.h"
+#include "emulator/warp.h"
 
 namespace pythia_rt::cuda {
 

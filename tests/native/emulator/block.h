@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "cuda/emulator/fiber.h"
-#include "cuda/emulator/scheduler.h"
-#include "cuda/emulator/turns.h"
+#include "emulator/fiber.h"
+#include "emulator/scheduler.h"
+#include "emulator/turns.h"
 
 namespace pythia_rt::cuda::emulator {
 

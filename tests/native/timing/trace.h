@@ -23,6 +23,7 @@ struct Trace {
   std::vector<TracedRegion> regions;
   int64_t begin = 0;  // of the first operation and end of the last, by the monotonic clock
   int64_t end = 0;
+  size_t allocated = 0;  // bytes
 };
 
 // What this thread's operations on traced backends have come to since it asked last.

@@ -1,5 +1,5 @@
 // Asynchronous copies of the running thread.
-#include "cuda/emulator/block.h"
+#include "emulator/block.h"
 
 namespace pythia_rt::cuda::emulator {
 

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/emulator/vector_types.h"
+#include "emulator/vector_types.h"
 
 namespace pythia_rt::cuda::emulator {
 

@@ -1,12 +1,12 @@
 // The emulator's side of port.cuh: CUDA's names as kernels use them, for an ordinary compiler.
 #pragma once
 
-#include "cuda/emulator/atomics.h"
-#include "cuda/emulator/intrinsics.h"
-#include "cuda/emulator/launch.h"
-#include "cuda/emulator/scheduler.h"
-#include "cuda/emulator/vector_types.h"
-#include "cuda/emulator/warp.h"
+#include "emulator/atomics.h"
+#include "emulator/intrinsics.h"
+#include "emulator/launch.h"
+#include "emulator/scheduler.h"
+#include "emulator/vector_types.h"
+#include "emulator/warp.h"
 
 #define __device__
 #define __host__

@@ -1,4 +1,4 @@
-#include "cuda/emulator/turns.h"
+#include "emulator/turns.h"
 
 #include <cstdlib>
 #include <mutex>

@@ -1,7 +1,7 @@
 // What a warp's tensor core does.
 #pragma once
 
-#include "cuda/emulator/scheduler.h"
+#include "emulator/scheduler.h"
 
 namespace pythia_rt::cuda::emulator {
 

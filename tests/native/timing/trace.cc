@@ -112,6 +112,7 @@ class TracedBackend : public Backend {
   int n_threads() const override { return backend_->n_threads(); }
   void check_heads(const HeadLayout& heads) const override { backend_->check_heads(heads); }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override {
+    trace.allocated += bytes;
     return backend_->allocate(bytes);
   }
   size_t free_bytes() const override { return backend_->free_bytes(); }

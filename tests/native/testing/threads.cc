@@ -1,6 +1,6 @@
 // The part of the test extension about threads: who gets which share of the work, and how many
 // there are.
-#include "bindings/threads.h"
+#include "testing/threads.h"
 
 #include <pybind11/stl.h>
 

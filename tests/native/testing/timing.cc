@@ -1,5 +1,5 @@
 // Timing for bench/: a workload runs here as long as it is told to, without Python's lock.
-#include "bindings/timing.h"
+#include "testing/timing.h"
 
 #include <pybind11/stl.h>
 
@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "base/cpu_count.h"
@@ -14,8 +15,10 @@
 #include "base/thread_pool.h"
 #include "bindings/gil.h"
 #include "bindings/module.h"
+#include "bindings/spec.h"
 #include "formats/formats.h"
 #include "formats/kv_formats.h"
+#include "forward/activations.h"
 #include "kernels/dispatch.h"
 #include "limits/dispatch.h"
 #include "timing/trace.h"
@@ -62,6 +65,16 @@ auto take_regions() {
     regions.emplace_back(region.operation, kernel, region.calls, region.nanoseconds);
   }
   return std::tuple(regions, trace.begin, trace.end);
+}
+
+// The bytes of a pass's buffers: as they are counted before a model is made, and as they are taken.
+std::pair<size_t, size_t> activation_bytes(const py::dict& given) {
+  const Spec spec = spec_of(given);
+  const std::unique_ptr<Backend> backend = make_traced_cpu(1);
+  take_trace();
+  const Activations activations(*backend, spec);
+  if (spec.mlp == MlpKind::gated) activations.halves();
+  return {Activations::bytes(spec), take_trace().allocated};
 }
 
 // What _core has to write text with, where the CPU is traced.
@@ -125,6 +138,7 @@ void bind_timing(py::module_& module) {
         return quantise_workload(kernels_for(isa), tokens, columns);
       },
       py::arg("isa"), py::arg("tokens"), py::arg("columns"));
+  module.def("activation_bytes", &activation_bytes, py::arg("spec"));
   bind_traced(module.def_submodule("traced"));
 }
 

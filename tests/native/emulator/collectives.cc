@@ -2,8 +2,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cuda/emulator/block.h"
-#include "cuda/emulator/products.h"
+#include "emulator/block.h"
+#include "emulator/products.h"
 
 namespace pythia_rt::cuda::emulator {
 

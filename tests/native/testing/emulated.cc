@@ -5,9 +5,9 @@
 #include <string>
 
 #include "base/error.h"
-#include "bindings/backends.h"
 #include "bindings/module.h"
-#include "cuda/emulator/scheduler.h"
+#include "emulator/scheduler.h"
+#include "testing/backends.h"
 
 namespace pythia_rt {
 

@@ -1,11 +1,11 @@
-#include "cuda/emulator/fiber_pool.h"
+#include "emulator/fiber_pool.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <new>
 
-#include "cuda/emulator/scheduler.h"
+#include "emulator/scheduler.h"
 
 namespace pythia_rt::cuda::emulator {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <new>
 
-#include "cuda/emulator/block.h"
+#include "emulator/block.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>

@@ -6,8 +6,8 @@
 #include <tuple>
 #include <type_traits>
 
-#include "cuda/emulator/scheduler.h"
 #include "cuda/runtime.h"
+#include "emulator/scheduler.h"
 
 namespace pythia_rt::cuda::emulator {
 

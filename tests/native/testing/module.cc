@@ -1,5 +1,5 @@
 // The test extension _testing: every kernel of every ISA over plain numpy arrays, and clocks around
-// them (bindings/timing.cc). Never in a wheel.
+// them (testing/timing.cc). Never in a wheel.
 //
 // Buffers are as large as the kernels may touch and no larger, so that the sanitizers see a step
 // beyond. Arrays of a wrong shape are a mistake of the test: ValueError, without much prose.
@@ -17,14 +17,14 @@
 #include "backend/cpu.h"
 #include "base/thread_pool.h"
 #include "bindings/arrays.h"
-#include "bindings/backends.h"
-#include "bindings/threads.h"
-#include "bindings/timing.h"
 #include "cuda/cuda.h"
 #include "formats/formats.h"
 #include "formats/kv_formats.h"
 #include "forward/rope_table.h"
 #include "kernels/dispatch.h"
+#include "testing/backends.h"
+#include "testing/threads.h"
+#include "testing/timing.h"
 
 namespace pythia_rt {
 

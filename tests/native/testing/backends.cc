@@ -1,5 +1,5 @@
 // The operations of a backend over numpy arrays: the same tests run on every device.
-#include "bindings/backends.h"
+#include "testing/backends.h"
 
 #include <pybind11/stl.h>
 

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "base/error.h"
-#include "cuda/emulator/launch.h"
-#include "cuda/emulator/scheduler.h"
+#include "emulator/launch.h"
+#include "emulator/scheduler.h"
 
 namespace pythia_rt::cuda {
 

@@ -1,7 +1,7 @@
 // The fibers of blocks, used again from block to block.
 #pragma once
 
-#include "cuda/emulator/fiber.h"
+#include "emulator/fiber.h"
 
 namespace pythia_rt::cuda::emulator {
 

@@ -1,4 +1,4 @@
-#include "cuda/emulator/products.h"
+#include "emulator/products.h"
 
 #include <cstring>
 

@@ -1,13 +1,13 @@
-#include "cuda/emulator/scheduler.h"
+#include "emulator/scheduler.h"
 
 #include <atomic>
 #include <mutex>
 #include <string>
 
 #include "base/error.h"
-#include "cuda/emulator/block.h"
-#include "cuda/emulator/fiber_pool.h"
-#include "cuda/emulator/turns.h"
+#include "emulator/block.h"
+#include "emulator/fiber_pool.h"
+#include "emulator/turns.h"
 
 namespace pythia_rt::cuda::emulator {
 

@@ -6,8 +6,8 @@
 #include <cstring>
 #include <type_traits>
 
-#include "cuda/emulator/scheduler.h"
-#include "cuda/emulator/vector_types.h"
+#include "emulator/scheduler.h"
+#include "emulator/vector_types.h"
 
 namespace pythia_rt::cuda::emulator {
 

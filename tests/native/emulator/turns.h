@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cuda/emulator/scheduler.h"
+#include "emulator/scheduler.h"
 
 namespace pythia_rt::cuda::emulator {
 
