@@ -8,14 +8,9 @@
 namespace pythia_rt {
 
 struct SamplingOptions {
-  double temperature = 1.0;         // >= 0; divides the logits; 0 takes the largest logit
-  std::int64_t top_k = 0;           // >= 0; 0 is off
-  double top_p = 1.0;               // (0, 1]; 1 is off
-  double min_p = 0.0;               // [0, 1]; 0 is off
-  double typical_p = 1.0;           // (0, 1]; 1 is off
-  double repetition_penalty = 1.0;  // [0.001, 1000]; 1 is off; over prompt and generated tokens
-  double presence_penalty = 0.0;    // [-100, 100]; 0 is off; over generated tokens
-  double frequency_penalty = 0.0;   // [-100, 100]; 0 is off; over generated tokens
+#define PYTHIA_RT_SAMPLING_OPTION(type, name, off, least, most, range) type name = off;
+#include "sampling/options.inc"
+#undef PYTHIA_RT_SAMPLING_OPTION
   std::vector<std::pair<std::int32_t, float>> logit_bias;  // (id, added); -infinity bans the id
   std::uint64_t seed = 0;
 };
