@@ -22,8 +22,8 @@ def slopes(n_heads: int) -> Floats:
 
 def alibi(n_heads: int, positions: int) -> Floats:
     """Return BLOOM's table [n_heads, positions]: slope times position, whatever the query's."""
-    table: Floats = slopes(n_heads)[:, None] * np.arange(positions, dtype=np.float32)
-    return table
+    table = slopes(n_heads)[:, None] * np.arange(positions, dtype=np.float32)
+    return table.astype(np.float32)
 
 
 def scaled_bfloat16_alibi(n_heads: int, positions: int, scale: float) -> Floats:
@@ -33,7 +33,7 @@ def scaled_bfloat16_alibi(n_heads: int, positions: int, scale: float) -> Floats:
     """
     steps = round_bfloat16(np.arange(positions, dtype=np.float32))
     table = round_bfloat16(round_bfloat16(slopes(n_heads))[:, None] * steps)
-    return table * np.float32(scale)
+    return (table * np.float32(scale)).astype(np.float32)
 
 
 def round_bfloat16(values: Floats) -> Floats:
