@@ -27,10 +27,12 @@ from drawn import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import make_spec
+from numpy.typing import NDArray
 
 from pythia_rt.convert.flatfile.layout import is_quantised
 from pythia_rt.convert.flatfile.spec import CHOICES
 
+Floats = NDArray[np.float32]
 FORMATS: list[str] = _testing.format_names()
 KV_FORMATS: list[str] = _testing.kv_format_names()
 QUANTISED = list(filter(is_quantised, FORMATS))
@@ -368,6 +370,40 @@ def test_attention(
         return results, [backend.cache_bits(number) for number in numbers]
 
     assert_same_bits(run(subject.make()), run(make_reference()))
+
+
+@pytest.mark.parametrize("count", [1, 30])
+@pytest.mark.parametrize("window", [6, 100])
+@every_cache
+@every_backend
+def test_what_lies_before_a_window_is_not_seen(
+    subject: Subject, form: str, window: int, count: int
+) -> None:
+    """Keys and values there that are not finite, in the block of positions where it begins."""
+    heads, head_dim, first = 3, 20, 140
+    angles = np.zeros((200, 0), np.float32)
+    prompt, later = (normal(i, n, (heads + 2) * head_dim) for i, n in ((1, first), (2, count)))
+    hidden = first + 1 - window  # positions that no later row sees: but for some of the first rows
+    spoilt = 3 if count > 1 else 0
+
+    def run(backend: Any, planted: bool) -> Floats:
+        values = prompt.copy()
+        if planted:
+            for i, value in enumerate((np.nan, -np.inf, np.inf)):
+                values[hidden - 3 + i + spoilt, heads * head_dim :] = value
+        layout = {"n_heads": heads, "n_kv_heads": 1, "head_dim": head_dim, "window": window}
+        number = backend.add_sequence(form, 1, head_dim, 1, 180)
+        tables = {"cosines": angles, "sines": angles}
+        backend.attend([number], [first], values, **layout, **tables)
+        found: Floats = backend.attend([number], [count], later, **layout, **tables)[0]
+        return found
+
+    expected = run(make_reference(), planted=False)
+    assert np.isfinite(expected).all()
+    for make in (subject.make, make_reference):
+        found = run(make(), planted=True)
+        assert not np.isfinite(found[:spoilt]).all(axis=1).any()
+        assert_same_bits(found[spoilt:], expected[spoilt:])
 
 
 @every_backend

@@ -7,6 +7,7 @@
 
 #include "backend/host_memory.h"
 #include "base/rounding.h"
+#include "base/window.h"
 #include "formats/formats.h"
 #include "kernels/tasks.h"
 
@@ -424,8 +425,7 @@ class CpuBackend : public Backend {
   static const void* first_keys(const HeadLayout& heads, const Scoring& scoring,
                                 const AttentionTask& task) {
     const int64_t seen = task.sequence->first_position + task.first / heads.group() + 1;
-    const int64_t first = scoring.window == 0 ? 0 : std::max<int64_t>(0, seen - scoring.window);
-    return head_in_page(task.cache, first / kPagePositions).keys;
+    return head_in_page(task.cache, first_seen(seen, scoring.window) / kPagePositions).keys;
   }
 
   const KernelTable& kernels_;

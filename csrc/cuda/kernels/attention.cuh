@@ -2,6 +2,7 @@
 // positions reach shared memory, a stage at a time (kernels/attention.inl says what is computed).
 #pragma once
 
+#include "base/window.h"
 #include "cuda/kernels/kv_cache.cuh"
 #include "cuda/kernels/lanes.cuh"
 #include "cuda/kernels/launch.h"
@@ -22,12 +23,6 @@ struct AttentionArguments {
   Places places;
   Rows out;
 };
-
-// The first of the positions that a query sees, which sees none from `end` on.
-__device__ __forceinline__ int first_seen(const Scoring& scoring, int end) {
-  const auto window = static_cast<int>(scoring.window);
-  return window == 0 || end < window ? 0 : end - window;
-}
 
 // A score from its product, of the key at a position that has a bias if any has.
 __device__ __forceinline__ float score_of(const Scoring& scoring, float product, int64_t head,

@@ -116,7 +116,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
   const SequencePlace& sequence = arguments.places.sequences[place.sequence];
   const int64_t left = place.position + 1 - index * kPositions;
   // What lies before the row's window, counted like `left` from the block's first position.
-  const int64_t hidden = first_seen(arguments.scoring, place.position + 1) - index * kPositions;
+  const int64_t hidden =
+      first_seen(place.position + 1, arguments.scoring.window) - index * kPositions;
   if (left <= 0 || hidden >= kPositions || sequence.format != arguments.format) return;
 
   const HeadLayout& heads = arguments.heads;
@@ -217,7 +218,8 @@ __global__ void __launch_bounds__(kAttentionThreads)
   if (arguments.places.sequences[place.sequence].format != arguments.format) return;
   const int64_t head_dim = arguments.heads.head_dim;
   const int64_t first = (row * arguments.heads.n_heads + head) * blocks.n;
-  const int begin = first_seen(arguments.scoring, place.position + 1) / kPositions;
+  const auto begin =
+      static_cast<int>(first_seen(place.position + 1, arguments.scoring.window) / kPositions);
   const int n = place.position / kPositions + 1;
   const float* block_largest = blocks.largest + first;
   const float* block_sums = blocks.sums + first;

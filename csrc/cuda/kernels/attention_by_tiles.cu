@@ -165,8 +165,8 @@ struct LaneDims {
   int first[kSlices];
 };
 
-// mixed += weight * value at one position, of the block from `block` on. Query q takes part if the
-// position is not behind it; before its window it has the weight 0.
+// mixed += weight * value at one position, of the block from `block` on, for the queries that see
+// it: all of them, or, masked, which is asked.
 template <typename Cache, int kSlices, bool kMasked>
 __device__ __forceinline__ void add_position(const typename Cache::Code* values,
                                              const LaneDims<kSlices>& dims,
@@ -185,7 +185,7 @@ __device__ __forceinline__ void add_position(const typename Cache::Code* values,
     }
 #pragma unroll
     for (int q = 0; q < kQueries; ++q) {
-      if (kMasked && block + position >= queries.end[q]) continue;
+      if (kMasked && !queries.sees(q, block + position)) continue;
       const float factor = Cache::kIsScaled ? weight[q] * scale : weight[q];
       float (&out)[2] = mixed.of_queries[q][s];
       out[0] = fmaf(factor, value[0], out[0]);
@@ -205,16 +205,20 @@ __device__ __forceinline__ void add_values(const typename Cache::Code* values, i
     return scales + position / 16 * padded + position % 16;  // [tile][groups][16]
   };
   int position = begin;
+  const auto add_masked = [&](int until) {
+#pragma unroll 1
+    for (; position < until; ++position) {
+      add_position<Cache, kSlices, true>(values + (position - begin) * padded, dims, weights,
+                                         scales_at(position), position, queries, block, mixed);
+    }
+  };
+  add_masked(least(end, queries.first[kQueries - 1] - block));
 #pragma unroll 4
   for (; position < least(end, queries.end[0] - block); ++position) {
     add_position<Cache, kSlices, false>(values + (position - begin) * padded, dims, weights,
                                         scales_at(position), position, queries, block, mixed);
   }
-#pragma unroll 1
-  for (; position < end; ++position) {
-    add_position<Cache, kSlices, true>(values + (position - begin) * padded, dims, weights,
-                                       scales_at(position), position, queries, block, mixed);
-  }
+  add_masked(end);
 }
 
 }  // namespace
@@ -253,8 +257,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kSlices > 2 ? 2 : 3)
   const int value_positions = Staged::positions(padded);
   const int key_stages = (head_dim + Staged::kDims - 1) / Staged::kDims;
   const int longest = tile.first_position + position_of(count - 1) + 1;
-  const int first_block =
-      first_seen(arguments.scoring, tile.first_position + position_of(0) + 1) / kPositions;
+  const auto first_block = static_cast<int>(
+      first_seen(tile.first_position + position_of(0) + 1, arguments.scoring.window) / kPositions);
   const int n_blocks = (longest + kPositions - 1) / kPositions;
 
   // Stages follow one another across the blocks: this one is copied next.
@@ -313,7 +317,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kSlices > 2 ? 2 : 3)
     const int row = least(first_query + q, count - 1);
     warp_queries.head[q] = head_of(row);
     warp_queries.end[q] = tile.first_position + position_of(row) + 1;
-    warp_queries.first[q] = first_seen(arguments.scoring, warp_queries.end[q]);
+    warp_queries.first[q] =
+        static_cast<int>(first_seen(warp_queries.end[q], arguments.scoring.window));
     joined.largest[q] = minus_infinity();
     joined.sum[q] = 0.0f;
   }
