@@ -181,6 +181,31 @@ def test_attention_of_groups(form: str) -> None:
 
 
 @every_cache
+def test_attention_of_large_groups(form: str) -> None:
+    """More queries of single tokens than one block of threads has."""
+    attend(form, (20, 17), (1, 1), group=11)
+
+
+@every_cache
+@pytest.mark.parametrize("count", [1, 20], ids=["few", "many"])
+def test_attention_to_what_lies_before_a_window(form: str, count: int) -> None:
+    """It is not finite, in the block of positions where the window begins."""
+    layout = {"n_heads": 2, "n_kv_heads": 1, "head_dim": 20, "window": 100}
+    tables = dict.fromkeys(("cosines", "sines"), np.zeros((170, 0), np.float32))
+    prompt = normal(1, 140, 80)
+    prompt[30:41, 40:] = np.nan
+
+    def run(backend: Any, _: Any) -> Any:
+        number = backend.add_sequence(form, 1, 20, 1, 170)
+        backend.attend([number], [140], prompt, **layout, **tables)
+        found = backend.attend([number], [count], normal(2, count, 80), **layout, **tables)[0]
+        assert np.isfinite(found).all()
+        return found
+
+    compare(run)
+
+
+@every_cache
 def test_attention_in_a_window(form: str) -> None:
     """It begins in one block of positions and ends in the next."""
     attend(form, (130, 3), (9, 10), window=100)

@@ -1,5 +1,6 @@
-// Attention for few rows: a thread block for each block of positions that a row and head sees, and
-// then one for each row and head, which joins them in order.
+// Attention for few rows: a thread block for each block of positions that a row sees, and the heads
+// of queries that share a head of keys and values, up to kQueries of them: what it reads serves
+// all. Then one for each row and head, which joins the blocks in order.
 #include "base/rounding.h"
 #include "cuda/kernels/attention.cuh"
 
@@ -8,7 +9,6 @@ namespace pythia_rt::cuda {
 namespace {
 
 constexpr int kWarps = kAttentionThreads / kWarp;
-constexpr int kStageBytes = 16384;
 static_assert(kAttentionThreads == kPositions, "a thread scores a position");
 
 }  // namespace
@@ -23,95 +23,148 @@ struct Blocks {
 
 namespace {
 
-// sum + the products of a position's key with the query, n dimensions from `keys` on, in order.
-template <typename Cache>
-__device__ __forceinline__ float add_products(const typename Cache::Code* keys, const float* query,
-                                              int n, float sum) {
+// Bytes of a stage; what more queries know takes room too.
+template <int kQueries>
+constexpr int kStageBytes = kQueries > 1 ? 8192 : 16384;
+
+// What stands side by side for each query, one read for four of them.
+template <int kQueries>
+__device__ __forceinline__ void of_each(const float* from, float (&out)[kQueries]) {
+  if constexpr (kQueries == 1) {
+    out[0] = *from;
+  } else {
+#pragma unroll
+    for (int q = 0; q < kQueries; q += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(from + q);
+      out[q] = four.x;
+      out[q + 1] = four.y;
+      out[q + 2] = four.z;
+      out[q + 3] = four.w;
+    }
+  }
+}
+
+// sums + the products of a position's key with each query, n dimensions from `keys` on, in order.
+// `queries` are [dimensions][kQueries].
+template <typename Cache, int kQueries>
+__device__ __forceinline__ void add_products(const typename Cache::Code* keys, const float* queries,
+                                             int n, float (&sums)[kQueries]) {
+  const auto add = [&](int i, const float (&query)[kQueries]) {
+    const float key = Cache::decode(keys[i * 16]);
+#pragma unroll
+    for (int q = 0; q < kQueries; ++q) sums[q] = fmaf(key, query[q], sums[q]);
+  };
   if (n == kKvGroup) {
 #pragma unroll
     for (int i = 0; i < kKvGroup; i += 4) {
-      const float4 q = *reinterpret_cast<const float4*>(query + i);
-      sum = fmaf(Cache::decode(keys[i * 16]), q.x, sum);
-      sum = fmaf(Cache::decode(keys[i * 16 + 16]), q.y, sum);
-      sum = fmaf(Cache::decode(keys[i * 16 + 32]), q.z, sum);
-      sum = fmaf(Cache::decode(keys[i * 16 + 48]), q.w, sum);
+      float four[4][kQueries];
+      if constexpr (kQueries == 1) {
+        const float4 q = *reinterpret_cast<const float4*>(queries + i);
+        four[0][0] = q.x, four[1][0] = q.y, four[2][0] = q.z, four[3][0] = q.w;
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) of_each(queries + (i + j) * kQueries, four[j]);
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) add(i + j, four[j]);
     }
-    return sum;
+    return;
   }
-  for (int i = 0; i < n; ++i) sum = fmaf(Cache::decode(keys[i * 16]), query[i], sum);
-  return sum;
+  for (int i = 0; i < n; ++i) {
+    float query[kQueries];
+    of_each(queries + i * kQueries, query);
+    add(i, query);
+  }
 }
 
 // The same for a stage of keys. `scales` are the position's key scales, 16 apart.
-template <typename Cache>
-__device__ __forceinline__ float add_stage(const typename Cache::Code* keys, const float* query,
-                                           const uint16_t* scales, int n, float total) {
+template <typename Cache, int kQueries>
+__device__ __forceinline__ void add_stage(const typename Cache::Code* keys, const float* queries,
+                                          const uint16_t* scales, int n,
+                                          float (&totals)[kQueries]) {
   for (int i = 0; i < n; i += kKvGroup) {
     const int dims = least(kKvGroup, n - i);
     if constexpr (Cache::kIsScaled) {
-      const float sum = add_products<Cache>(keys + i * 16, query + i, dims, 0.0f);
-      total = fmaf(sum, bfloat_to_float(scales[i]), total);  // i / kKvGroup * 16
+      float sums[kQueries] = {};
+      add_products<Cache>(keys + i * 16, queries + i * kQueries, dims, sums);
+      const float scale = bfloat_to_float(scales[i]);  // i / kKvGroup * 16
+#pragma unroll
+      for (int q = 0; q < kQueries; ++q) totals[q] = fmaf(sums[q], scale, totals[q]);
     } else {
-      total = add_products<Cache>(keys + i * 16, query + i, dims, total);
+      add_products<Cache>(keys + i * 16, queries + i * kQueries, dims, totals);
     }
   }
-  return total;
 }
 
-// The largest of all threads' values.
-__device__ __forceinline__ float largest_of_block(float value, float (&warps)[kWarps]) {
-  const float halves = reduce_max(value);
-  const float largest = larger(halves, __shfl_xor_sync(kWholeWarp, halves, kLanes));
-  if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = largest;
+// The largest of all threads' values, of each query.
+template <int kQueries>
+__device__ __forceinline__ void largest_of_block(const float (&values)[kQueries],
+                                                 float (&warps)[kWarps][kQueries],
+                                                 float (&largest)[kQueries]) {
+#pragma unroll
+  for (int q = 0; q < kQueries; ++q) {
+    const float halves = reduce_max(values[q]);
+    const float whole = larger(halves, __shfl_xor_sync(kWholeWarp, halves, kLanes));
+    if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp][q] = whole;
+  }
   __syncthreads();
-  return larger(larger(warps[0], warps[1]), larger(warps[2], warps[3]));
+#pragma unroll
+  for (int q = 0; q < kQueries; ++q) {
+    largest[q] = larger(larger(warps[0][q], warps[1][q]), larger(warps[2][q], warps[3][q]));
+  }
 }
 
-// The sum of a block's weights in 16 lanes by position modulo 16; the first warp calls.
-__device__ __forceinline__ float sum_of_weights(const float (&weights)[kPositions]) {
+// The sum of a query's weights in 16 lanes by position modulo 16; a whole warp calls. `weights` are
+// [kPositions][kQueries], from the query's first on.
+template <int kQueries>
+__device__ __forceinline__ float sum_of_weights(const float* weights) {
   float sum = 0.0f;
 #pragma unroll
   for (int tile = 0; tile < kPositionTiles; ++tile) {
-    sum = sum + weights[tile * 16 + static_cast<int>(threadIdx.x) % kLanes];
+    sum = sum + weights[(tile * 16 + static_cast<int>(threadIdx.x) % kLanes) * kQueries];
   }
   return reduce_add(sum);
 }
 
-// mixed + the sum of weight * value over n positions of a stage, for one dimension.
-template <typename Cache>
-__device__ __forceinline__ float add_values(const typename Cache::Code* values, int padded,
-                                            const float* weights, const uint16_t* scales,
-                                            int scales_stride, int begin, int n, float mixed) {
+// mixed + the sum of weight * value over positions [begin, end), for one dimension and each query.
+// `values` are those of the stage's first position, which is `first`.
+template <typename Cache, int kQueries>
+__device__ __forceinline__ void add_values(const typename Cache::Code* values, int padded,
+                                           const float* weights, const uint16_t* scales,
+                                           int scales_stride, int first, int begin, int end,
+                                           float (&mixed)[kQueries]) {
 #pragma unroll 8
-  for (int i = 0; i < n; ++i) {
-    const int position = begin + i;
-    float weight = weights[position];
+  for (int position = begin; position < end; ++position) {
+    float weight[kQueries];
+    of_each(weights + position * kQueries, weight);
     if constexpr (Cache::kIsScaled) {
-      weight = weight * bfloat_to_float(scales[position / 16 * scales_stride + position % 16]);
+      const float scale = bfloat_to_float(scales[position / 16 * scales_stride + position % 16]);
+#pragma unroll
+      for (int q = 0; q < kQueries; ++q) weight[q] = weight[q] * scale;
     }
-    mixed = fmaf(weight, Cache::decode(values[i * padded]), mixed);
+    const float value = Cache::decode(values[(position - first) * padded]);
+#pragma unroll
+    for (int q = 0; q < kQueries; ++q) mixed[q] = fmaf(weight[q], value, mixed[q]);
   }
-  return mixed;
 }
 
 }  // namespace
 
-template <typename Cache>
+template <typename Cache, int kQueries>
 __global__ void __launch_bounds__(kAttentionThreads)
     attend_block(AttentionArguments arguments, Blocks blocks) {
-  using Staged = Stage<Cache, kStageBytes>;
+  using Staged = Stage<Cache, kStageBytes<kQueries>>;
   constexpr int kScales = Cache::kIsScaled ? kPositions * kMostHeadDim / kKvGroup : 8;
   SHARED(typename Cache::Code, stages, [2][Staged::kCodes]);
   SHARED(uint16_t, key_scales, [kScales]);
   SHARED(uint16_t, value_scales, [kScales]);
-  SHARED(float, query, [kMostHeadDim]);
-  SHARED(float, weights, [kPositions]);
-  SHARED(float, warps, [kWarps]);
+  SHARED(float, queries, [kMostHeadDim * kQueries]);  // [head_dim][kQueries]
+  SHARED(float, weights, [kPositions * kQueries]);    // [kPositions][kQueries]
+  SHARED(float, warps, [kWarps][kQueries]);
 
   const auto n_blocks = static_cast<unsigned>(blocks.n);
   const int64_t row = blockIdx.x / n_blocks;
   const int64_t index = blockIdx.x % n_blocks;
-  const int64_t head = blockIdx.y;
   const RowPlace place = arguments.places.rows[row];
   const SequencePlace& sequence = arguments.places.sequences[place.sequence];
   const int64_t left = place.position + 1 - index * kPositions;
@@ -125,8 +178,15 @@ __global__ void __launch_bounds__(kAttentionThreads)
   const int groups = kv_groups(head_dim);
   const int padded = groups * kKvGroup;
   const int visible = left < kPositions ? static_cast<int>(left) : kPositions;
+  const int first_visible = hidden < 0 ? 0 : static_cast<int>(hidden);
   const int n_tiles = (visible + 15) / 16;
-  const int64_t kv_head = head / (heads.n_heads / heads.n_kv_heads);
+  // The heads are `count` from `head` on; where these are too few, the last one is computed again.
+  const auto group = static_cast<int>(heads.n_heads / heads.n_kv_heads);
+  const auto parts = static_cast<unsigned>((group + kQueries - 1) / kQueries);
+  const int64_t kv_head = blockIdx.y / parts;
+  const int first_query = static_cast<int>(blockIdx.y % parts) * kQueries;
+  const int count = least(kQueries, group - first_query);
+  const int64_t head = kv_head * group + first_query;
   const HeadBlock<Cache> block =
       HeadPages<Cache>(sequence.cache, arguments.layer, kv_head, head_dim)
           .block(static_cast<int>(index));
@@ -151,14 +211,21 @@ __global__ void __launch_bounds__(kAttentionThreads)
   copy_stage(0);
   copy_async_commit();
   const auto thread = static_cast<int>(threadIdx.x);
-  const float* query_in = arguments.qkv.data + row * arguments.qkv.stride + head * head_dim;
-  for (int i = thread; i < head_dim; i += kAttentionThreads) query[i] = query_in[i];
+  const float* queries_in = arguments.qkv.data + row * arguments.qkv.stride + head * head_dim;
+#pragma unroll
+  for (int q = 0; q < kQueries; ++q) {
+    const float* query_in = queries_in + least(q, count - 1) * head_dim;
+    for (int i = thread; i < head_dim; i += kAttentionThreads) {
+      queries[i * kQueries + q] = query_in[i];
+    }
+  }
 
-  const int64_t block_index = (row * heads.n_heads + head) * blocks.n + index;
+  // Where what is known of a query's block goes.
+  const auto index_of = [&](int q) { return (row * heads.n_heads + head + q) * blocks.n + index; };
   const int tile = thread / 16;
   const int lane = thread % 16;
-  float total = 0.0f;
-  float mixed[2] = {0.0f, 0.0f};  // of dimensions `thread` and `thread` + kAttentionThreads
+  float totals[kQueries] = {};
+  float mixed[2][kQueries] = {};  // of dimensions `thread` and `thread` + kAttentionThreads
   for (int stage = 0; stage < n_stages; ++stage) {
     if (stage + 1 < n_stages) copy_stage(stage + 1);
     copy_async_commit();
@@ -168,45 +235,60 @@ __global__ void __launch_bounds__(kAttentionThreads)
     if (stage < key_stages) {
       const int begin = stage * Staged::kDims;
       if (thread < visible) {
-        total = add_stage<Cache>(staged + tile * Staged::kTileStride + lane, query + begin,
-                                 key_scales + tile * groups * 16 + begin + lane,
-                                 least(Staged::kDims, head_dim - begin), total);
+        add_stage<Cache>(staged + tile * Staged::kTileStride + lane, queries + begin * kQueries,
+                         key_scales + tile * groups * 16 + begin + lane,
+                         least(Staged::kDims, head_dim - begin), totals);
       }
       if (stage + 1 == key_stages) {
-        const float score = hidden <= thread && thread < visible
-                                ? score_of(arguments.scoring, total, head,
-                                           static_cast<int>(index) * kPositions + thread)
-                                : minus_infinity();
-        const float largest = largest_of_block(score, warps);
-        weights[thread] = exp(score - largest);
+        float scores[kQueries];
+#pragma unroll
+        for (int q = 0; q < kQueries; ++q) {
+          scores[q] = first_visible <= thread && thread < visible
+                          ? score_of(arguments.scoring, totals[q], head + least(q, count - 1),
+                                     static_cast<int>(index) * kPositions + thread)
+                          : minus_infinity();
+        }
+        float largest[kQueries];
+        largest_of_block(scores, warps, largest);
+#pragma unroll
+        for (int q = 0; q < kQueries; ++q) {
+          weights[thread * kQueries + q] = exp(scores[q] - largest[q]);
+        }
         __syncthreads();
-        if (thread < kWarp) {
-          const float sum = sum_of_weights(weights);
-          if (thread == 0) {
-            blocks.largest[block_index] = largest;
-            blocks.sums[block_index] = sum;
+#pragma unroll
+        for (int q = 0; q < kQueries; ++q) {
+          if (thread / kWarp != q % kWarps) continue;
+          const float sum = sum_of_weights<kQueries>(weights + q);
+          if (thread % kWarp == 0 && q < count) {
+            blocks.largest[index_of(q)] = largest[q];
+            blocks.sums[index_of(q)] = sum;
           }
         }
       }
     } else {
       const int begin = (stage - key_stages) * value_positions;
-      const int n = least(value_positions, visible - begin);
+      const int end = least(begin + value_positions, visible);
+      // A value that is not finite would not vanish with a weight of 0.
+      const int from = begin < first_visible ? first_visible : begin;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int dim = thread + i * kAttentionThreads;
         if (dim >= head_dim) break;
-        mixed[i] =
-            add_values<Cache>(staged + dim, padded, weights, value_scales + dim / kKvGroup * 16,
-                              groups * 16, begin, n, mixed[i]);
+        add_values<Cache>(staged + dim, padded, weights, value_scales + dim / kKvGroup * 16,
+                          groups * 16, begin, from, end, mixed[i]);
       }
     }
     __syncthreads();
   }
-  float* out = blocks.mixed + block_index * head_dim;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int dim = thread + i * kAttentionThreads;
-    if (dim < head_dim) out[dim] = mixed[i];
+  for (int q = 0; q < kQueries; ++q) {
+    if (q >= count) break;
+    float* out = blocks.mixed + index_of(q) * head_dim;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int dim = thread + i * kAttentionThreads;
+      if (dim < head_dim) out[dim] = mixed[i][q];
+    }
   }
 }
 
@@ -245,6 +327,27 @@ namespace {
 
 int64_t blocks_of(int64_t positions) { return divide_up(positions, kPositions); }
 
+template <typename Cache, int kQueries>
+void attend(Stream stream, const AttentionArguments& arguments, const Blocks& blocks) {
+  const HeadLayout& heads = arguments.heads;
+  const int64_t parts = heads.n_kv_heads * divide_up(heads.group(), kQueries);
+  const dim3 grid(static_cast<unsigned>(arguments.qkv.count * blocks.n),
+                  static_cast<unsigned>(parts));
+  LAUNCH((attend_block<Cache, kQueries>), grid, dim3(kAttentionThreads), stream, arguments, blocks);
+}
+
+template <typename Cache>
+void attend(Stream stream, const AttentionArguments& arguments, const Blocks& blocks) {
+  const int64_t group = arguments.heads.group();
+  if (group == 1) {
+    attend<Cache, 1>(stream, arguments, blocks);
+  } else if (group <= 4) {
+    attend<Cache, 4>(stream, arguments, blocks);
+  } else {
+    attend<Cache, 8>(stream, arguments, blocks);
+  }
+}
+
 }  // namespace
 
 int64_t attention_scratch(const HeadLayout& heads, int64_t rows, int64_t most_positions) {
@@ -259,11 +362,10 @@ void attention_by_rows(Stream stream, const HeadLayout& heads, const Scoring& sc
   const int64_t all = qkv.count * heads.n_heads * n;
   float* largest = scratch + all * heads.head_dim;
   const Blocks blocks{scratch, largest, largest + all, n};
-  const dim3 grid(static_cast<unsigned>(qkv.count * n), static_cast<unsigned>(heads.n_heads));
   switch (format) {
-#define PYTHIA_RT_KV_FORMAT(cache, name, code_type, is_scaled)                               \
-  case KvFormat::name:                                                                       \
-    LAUNCH((attend_block<cache>), grid, dim3(kAttentionThreads), stream, arguments, blocks); \
+#define PYTHIA_RT_KV_FORMAT(cache, name, code_type, is_scaled) \
+  case KvFormat::name:                                         \
+    attend<cache>(stream, arguments, blocks);                  \
     break;
 #include "formats/kv_formats.inc"
 #undef PYTHIA_RT_KV_FORMAT
