@@ -33,7 +33,8 @@ def scaled_bfloat16_alibi(n_heads: int, positions: int, scale: float) -> Floats:
     """
     steps = round_bfloat16(np.arange(positions, dtype=np.float32))
     table = round_bfloat16(round_bfloat16(slopes(n_heads))[:, None] * steps)
-    return (table * np.float32(scale)).astype(np.float32)
+    scaled: Floats = table * np.float32(scale)
+    return scaled
 
 
 def round_bfloat16(values: Floats) -> Floats:
