@@ -120,6 +120,17 @@ ROWS: dict[str, Row] = {
             | {"num_key_value_heads": 1},
         ),
     ),
+    "Qwen3": Row(
+        "Qwen3Config",
+        LLAMA_LIKE | {"head_dim": 12},
+        (
+            {"tie_word_embeddings": True},
+            {"head_dim": 32, "num_attention_heads": 5, "num_key_value_heads": 1},
+            {"attention_bias": True, "head_dim": 18},
+            {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1},
+            {"rope_parameters": YARN, "head_dim": 16},
+        ),
+    ),
     "Falcon-7B": Row(
         "FalconConfig",
         FALCON,
@@ -224,6 +235,8 @@ ROWS: dict[str, Row] = {
             {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.4}}
             | {"hidden_size": 100},
             {"hidden_act": "gelu"},
+            {"qk_layernorm": True, "num_key_value_heads": 2, "num_attention_heads": 6}
+            | {"hidden_size": 72},
         ),
     ),
     "StableLM": Row(
@@ -233,6 +246,7 @@ ROWS: dict[str, Row] = {
             {},
             {"use_qkv_bias": True, "num_key_value_heads": 6},
             {"use_parallel_residual": True},
+            {"use_parallel_residual": True, "qk_layernorm": True},
             {"tie_word_embeddings": True, "num_attention_heads": 4}
             | {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
         ),
@@ -245,6 +259,16 @@ ROWS: dict[str, Row] = {
             {"num_key_value_heads": None, "tie_word_embeddings": True},
             {"attention_bias": True},
             {"rope_parameters": LINEAR},
+        ),
+    ),
+    "OLMo 2": Row(
+        "Olmo2Config",
+        LLAMA_LIKE | {"pad_token_id": None},
+        (
+            {},
+            {"num_key_value_heads": None, "tie_word_embeddings": True},
+            {"attention_bias": True, "num_attention_heads": 5, "num_key_value_heads": 1},
+            {"rope_parameters": YARN, "rms_norm_eps": 1e-3},
         ),
     ),
 }

@@ -43,6 +43,7 @@ def make_spec(**changes: Any) -> Spec:
         "learned_positions": False,
         "score_scale": 12**-0.5,
         "score_bias": False,
+        "qk_norm": "none",
         "windows": [],
         "tied_head": False,
         "qkv_bias": True,

@@ -230,6 +230,37 @@ def test_norm(
 
 
 @every_backend
+@thorough
+@given(
+    count=counts,
+    n_parts=st.integers(1, 9),
+    width=st.one_of(st.integers(1, 80), st.sampled_from([128, 255, 256, 1500])),
+    beside=st.tuples(st.integers(0, 30), st.integers(0, 30)),
+    offset=st.sampled_from([0.0, 100.0]),
+    has_bias=st.booleans(),
+    seed=seeds,
+    order=orders,
+)
+def test_norm_of_parts(
+    subject: Subject, count: int, n_parts: int, width: int, beside: tuple[int, int],
+    offset: float, has_bias: bool, seed: int, order: tuple[str, int],
+) -> None:  # fmt: skip
+    """What the norm gives of rows of their own; what is beside them stays."""
+    set_order(order)
+    first, size = beside[0], n_parts * width
+    rows = normal(seed, count, first + size + beside[1]) + np.float32(offset)
+    weight = 1 + normal(seed + 1, size)
+    bias = normal(seed + 2, size) if has_bias else None
+    expected = rows.copy()
+    for i in range(0, size, width):
+        part, own = slice(first + i, first + i + width), slice(i, i + width)
+        vectors = weight[own], None if bias is None else bias[own]
+        expected[:, part] = REFERENCE.norm(rows[:, part], *vectors, 1e-5)
+    found = subject.make().norm_parts(rows, first, size, n_parts, weight, bias, 1e-5)
+    assert_same_bits(found, expected)
+
+
+@every_backend
 @every_format
 @thorough
 @given(rows=outputs, columns=widths, count=counts, seed=seeds, order=orders)

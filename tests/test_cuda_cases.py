@@ -107,6 +107,15 @@ def test_norms(width: int, has_bias: bool) -> None:
     compare(lambda backend, _: backend.norm_pair(rows, *vectors, 1e-5))
 
 
+@pytest.mark.parametrize(("n_parts", "width"), [(5, 100), (1, 1500)])
+@pytest.mark.parametrize("has_bias", [True, False], ids=["layer", "rms"])
+def test_heads_are_normed(n_parts: int, width: int, has_bias: bool) -> None:
+    size = n_parts * width
+    rows, weight, bias = normal(1, 3, size + 7), normal(2, size), normal(3, size)
+    vectors = weight, bias if has_bias else None
+    compare(lambda backend, _: backend.norm_parts(rows, 3, size, n_parts, *vectors, 1e-5))
+
+
 @every_format
 def test_embedding(form: str) -> None:
     parts = pack(form, 1, 37, 130)

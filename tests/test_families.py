@@ -214,6 +214,7 @@ SPELLINGS: dict[str, list[Callable[[Config], Config]]] = {
     "LLaMA": [*ROPE, first_llama],
     "Mistral": ROPE,
     "Qwen2": [*ROPE, lambda config: without(config, "layer_types")],
+    "Qwen3": [*ROPE, lambda config: without(config, "layer_types")],
     "Falcon-7B": [*ROPE, falcon_7b],
     "Falcon-40B": [*ROPE, falcon_40b],
     "falcon-rw": [falcon_7b, falcon_rw],
@@ -226,6 +227,7 @@ SPELLINGS: dict[str, list[Callable[[Config], Config]]] = {
     "Phi": ROPE,
     "StableLM": ROPE,
     "OLMo": ROPE,
+    "OLMo 2": ROPE,
 }
 
 
@@ -261,8 +263,6 @@ REFUSED: list[tuple[str, Config, str]] = [
         "layer_types",
     ),
     ("OLMo", {"clip_qkv": 8.0}, "clip_qkv"),
-    ("Phi", {"qk_layernorm": True}, "qk_layernorm"),
-    ("StableLM", {"qk_layernorm": True}, "qk_layernorm"),
     ("GPT-J", {"rotary_dim": None}, "rotary_dim"),
     ("GPT-Neo", {"attention_types": [[["global"], 1 << 60]]}, "attention_types"),
     ("GPT-Neo", {"attention_layers": ["local", "local"]}, "attention_layers"),

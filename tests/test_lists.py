@@ -172,7 +172,7 @@ def test_what_a_matrix_reads_is_in_the_layout_and_of_its_width(block: str) -> No
             width = attended if matrix.role == "attn_out" else outputs[matrix.reads]
             assert matrix.columns == width
         else:
-            reads_stream = block == "post" and matrix.role in ("qkv", "mlp_up")
+            reads_stream = block in ("post", "output") and matrix.role in ("qkv", "mlp_up")
             assert reads_stream or matrix.component == "embed"
         outputs[matrix.name] = matrix.rows
         expected = f"layers.{matrix.layer}.{matrix.role}" if matrix.layer >= 0 else matrix.role

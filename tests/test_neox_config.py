@@ -217,7 +217,7 @@ def test_ids_without_a_row_are_no_tokens_of_the_model() -> None:
 
 @pytest.mark.parametrize(
     "model_type",
-    ["qwen3", "gpt_neox_japanese", "stablelm_alpha", "", "__init__", "../gpt_neox", None, 3, ["x"]],
+    ["qwen4", "gpt_neox_japanese", "stablelm_alpha", "", "__init__", "../gpt_neox", None, 3, ["x"]],
 )
 def test_unknown_architectures_are_refused(model_type: Any) -> None:
     with pytest.raises(CheckpointError, match=r"known ones are .*gpt_neox.*: choose"):

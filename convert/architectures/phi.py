@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .shared.config import Config
 from .shared.family import Described, Family
-from .shared.modules import SELF_ATTENTION
+from .shared.modules import SELF_ATTENTION, every_head
 from .shared.names import Names
 from .shared.rope import make_rotation
 from .shared.rope_config import read_rope
@@ -15,7 +15,6 @@ from .shared.rope_config import read_rope
 
 def read(config: Config) -> Described:
     """Return what a config.json says."""
-    config.refuse("qk_layernorm", "norms of queries and keys")
     heads = config.heads(kv_heads="num_key_value_heads")
     rope = make_rotation(read_rope(config, base=10000.0, fraction=0.5), heads["head_dim"])
     fields = {
@@ -26,6 +25,7 @@ def read(config: Config) -> Described:
         "max_positions": config.size("max_position_embeddings"),
         "norm_eps": config.number("layer_norm_eps"),
         "block": "parallel_shared",
+        "qk_norm": "head" if config.flag("qk_layernorm") else "none",
         "activation": config.activation("hidden_act"),
         "qkv_bias": True,
         "attn_out_bias": True,
@@ -48,6 +48,8 @@ FAMILY = Family(
         "final_norm": "final_layernorm",
         "attn_norm": "input_layernorm",
         "qkv": SELF_ATTENTION,
+        "q_norm": every_head("self_attn.q_layernorm"),
+        "k_norm": every_head("self_attn.k_layernorm"),
         "attn_out": "self_attn.dense",
         "mlp_up": "mlp.fc1",
         "mlp_down": "mlp.fc2",

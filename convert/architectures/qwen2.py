@@ -14,10 +14,15 @@ def read(config: Config) -> Described:
     """Return what a config.json says."""
     described = read_gated(config)
     described.fields.update(norm_eps=config.number("rms_norm_eps"), qkv_bias=True)
+    set_windows(config, described)
+    return described
+
+
+def set_windows(config: Config, described: Described) -> None:
+    """Add what the config says of windows, if there are any."""
     windows = _windows(config, described.fields["n_layers"])
     if any(windows):
         described.fields["windows"] = windows
-    return described
 
 
 def _windows(config: Config, n_layers: int) -> list[int]:
@@ -39,6 +44,17 @@ def _windows(config: Config, n_layers: int) -> list[int]:
     return [known[kind] for kind in kinds]
 
 
+QWEN_DEFAULTS = DEFAULTS | {
+    "intermediate_size": 22016,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+    "bos_token_id": None,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+    "layer_types": None,
+}
+
 FAMILY = Family(
     model_types=("qwen2",),
     title="Qwen2",
@@ -46,15 +62,5 @@ FAMILY = Family(
     names=NAMES,
     modules=MODULES,
     read=read,
-    defaults=DEFAULTS
-    | {
-        "intermediate_size": 22016,
-        "num_key_value_heads": 32,
-        "max_position_embeddings": 32768,
-        "bos_token_id": None,
-        "use_sliding_window": False,
-        "sliding_window": 4096,
-        "max_window_layers": 28,
-        "layer_types": None,
-    },
+    defaults=QWEN_DEFAULTS,
 )

@@ -8,17 +8,18 @@ from __future__ import annotations
 from .llama import DEFAULTS, MODULES, NAMES, read_gated
 from .shared.config import Config
 from .shared.family import Described, Family
+from .shared.modules import norm_per_head
 
 
 def read(config: Config) -> Described:
     """Return what a config.json says."""
     described = read_gated(config, fraction=0.25)
-    config.refuse("qk_layernorm", "norms of queries and keys")
     parallel = config.flag("use_parallel_residual")
     described.fields.update(
         norm="layer",
         norm_eps=config.number("layer_norm_eps"),
         block="parallel_shared" if parallel else "sequential",
+        qk_norm="head" if config.flag("qk_layernorm") else "none",
         qkv_bias=config.flag("use_qkv_bias"),
     )
     return described
@@ -29,7 +30,11 @@ FAMILY = Family(
     title="StableLM",
     saved_from="StableLmForCausalLM",
     names=NAMES,
-    modules=MODULES,
+    modules=MODULES
+    | {
+        "q_norm": norm_per_head("self_attn.q_layernorm.norms"),
+        "k_norm": norm_per_head("self_attn.k_layernorm.norms"),
+    },
     read=read,
     defaults=DEFAULTS
     | {

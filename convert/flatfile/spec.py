@@ -38,6 +38,7 @@ class Spec(TypedDict):
     learned_positions: bool
     score_scale: float
     score_bias: bool
+    qk_norm: str
     windows: list[int]
     tied_head: bool
     qkv_bias: bool

@@ -2,9 +2,11 @@
 
 A norm makes of any d numbers a vector of length sqrt(d) at most, multiplies it by its weights g and
 adds its bias b. So a row w of the matrix of keys or values, with its bias c, gives at most
-|w g| sqrt(d) + |w.b + c|, by Cauchy and Schwarz. A rotation mixes two dimensions of a key, which
-can make one of them sqrt(2) times as large, and multiplies them by rope_factor. Where the first
-layer reads the embedding as it is, the longest row takes the place of sqrt(d).
+|w g| sqrt(d) + |w.b + c|, by Cauchy and Schwarz. The residual stream itself may be a sum of n such
+vectors: then g^2 is the sum of theirs, times n. A row of the embedding counts as one whose g is the
+longest row's length by sqrt(d). A norm of keys leaves at most sqrt(n) g + |b| of a vector of n. A
+rotation mixes two dimensions of a key, which can make one of them sqrt(2) times as large, and
+multiplies them by rope_factor.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..flatfile.layout import Linear, Norm, linears, norms
+from ..flatfile.layout import Linear, linears, norms
 from ..flatfile.spec import Spec
 from .balanced import BalancedWeights
 
@@ -27,19 +29,19 @@ def bound_keys_and_values(spec: Spec, weights: BalancedWeights) -> float:
     width = spec["hidden_size"]
     first_key = spec["n_heads"] * spec["head_dim"]
     first_value = first_key + spec["n_kv_heads"] * spec["head_dim"]
+    turned = math.sqrt(2) * max(1.0, spec["rope_factor"]) if spec["rotary_dim"] > 0 else 1.0
+    normed = spec["qk_norm"] != "none"
     largest = 0.0
     for matrix in linears(spec):
         if matrix.role != "qkv":
             continue
-        norm = _norm_before(spec, matrix)
-        gain, shift = np.ones(width, np.float32), np.zeros(width, np.float32)
-        length_squared = width if norm is not None else _longest_embedding(spec, weights) ** 2
-        if norm is not None:
-            gain = weights.vector(f"{norm.name}.weight")[:width]
-            shift = weights.vector(f"{norm.name}.bias")[:width] if norm.bias else shift
+        gain, shift = _read_by(spec, matrix, weights)
+        if normed:
+            largest = max(largest, turned * _normed_keys(spec, matrix.layer, weights))
+        start = first_value if normed else first_key  # of what the matrix bounds
         bias = weights.vector(f"{matrix.name}.bias") if matrix.bias else np.zeros(matrix.rows)
         for chunk in weights.chunks(matrix):
-            skipped = max(0, min(first_key - chunk.first, chunk.rows))
+            skipped = max(0, min(start - chunk.first, chunk.rows))
             if skipped == chunk.rows:
                 continue
             rows = weights.decode(matrix, chunk)[skipped:]
@@ -47,22 +49,53 @@ def bound_keys_and_values(spec: Spec, weights: BalancedWeights) -> float:
             with np.errstate(over="ignore", invalid="ignore"):
                 fixed = np.abs(rows @ shift + bias[first : first + len(rows)])
                 scaled = rows * gain
-                bounds = np.sqrt(np.einsum("ij,ij->i", scaled, scaled) * length_squared) + fixed
-            if spec["rotary_dim"] > 0:
-                turned = math.sqrt(2) * max(1.0, spec["rope_factor"])  # what does not rotate stays
-                bounds[: max(0, first_value - first)] *= turned
+                bounds = np.sqrt(np.einsum("ij,ij->i", scaled, scaled) * width) + fixed
+            bounds[: max(0, first_value - first)] *= turned  # what does not rotate stays
             largest = max(
                 largest, float(np.nan_to_num(bounds, nan=math.inf, posinf=math.inf).max())
             )
     return largest
 
 
-def _norm_before(spec: Spec, qkv: Linear) -> Norm | None:
-    """The norm whose results `qkv` multiplies: its own, or what made the residual stream."""
+def _read_by(
+    spec: Spec, qkv: Linear, weights: BalancedWeights
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The gain and the shift of what `qkv` multiplies: a norm's, or those of the stream."""
+    width = spec["hidden_size"]
     named = {norm.name: norm for norm in norms(spec)}
+    before: list[str] = []
     if qkv.reads:
-        return named[qkv.reads]
-    return named.get(f"layers.{qkv.layer - 1}.mlp_norm" if qkv.layer > 0 else "embed_norm")
+        before = [qkv.reads]
+    elif spec["block"] == "output":
+        layers = range(qkv.layer)
+        before = [f"layers.{i}.{role}" for i in layers for role in ("attn_norm", "mlp_norm")]
+    elif qkv.layer > 0:
+        before = [f"layers.{qkv.layer - 1}.mlp_norm"]
+    gains = [weights.vector(f"{name}.weight")[:width] for name in before]
+    shift = np.zeros(width, np.float32)
+    for name in before:
+        if named[name].bias:
+            shift += weights.vector(f"{name}.bias")[:width]
+    if not qkv.reads and (qkv.layer == 0 or spec["block"] == "output"):
+        if spec["embed_norm"]:
+            gains.append(weights.vector("embed_norm.weight")[:width])
+            shift += weights.vector("embed_norm.bias")[:width] if named["embed_norm"].bias else 0
+        else:
+            longest = _longest_embedding(spec, weights) / math.sqrt(width)
+            gains.append(np.full(width, longest, np.float32))
+    with np.errstate(over="ignore"):
+        gain: NDArray[np.float32] = np.sqrt(len(gains) * np.square(gains).sum(axis=0))
+    return gain, shift
+
+
+def _normed_keys(spec: Spec, layer: int, weights: BalancedWeights) -> float:
+    """What no entry of the normed keys of a layer exceeds."""
+    heads = {"head": 1, "row": spec["n_kv_heads"]}[spec["qk_norm"]]
+    name = f"layers.{layer}.k_norm"
+    largest = np.abs(weights.vector(f"{name}.weight")) * math.sqrt(heads * spec["head_dim"])
+    if spec["norm"] == "layer":
+        largest = largest + np.abs(weights.vector(f"{name}.bias"))
+    return float(largest.max())
 
 
 def _longest_embedding(spec: Spec, weights: BalancedWeights) -> float:

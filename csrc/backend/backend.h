@@ -144,6 +144,9 @@ class Backend {
   virtual void norm(const NormParameters& parameters, Rows in, Rows out) = 0;
   // Two norms of a kind.
   virtual void norm_pair(Rows in, const Norm& first, const Norm& second) = 0;
+  // Each of n_parts equal parts of every row by itself and in place, with its part of the weights.
+  // What is beside the rows' columns stays.
+  virtual void norm_parts(const NormParameters& parameters, int64_t n_parts, Rows rows) = 0;
 
   // Quantises the activations where the format asks for it.
   virtual void linear(const Product& product) = 0;

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <limits>
 
 #include "backend/host_memory.h"
 #include "base/rounding.h"
@@ -21,7 +19,7 @@ constexpr int64_t kGatedValues = 16 * 1024;
 // A matrix unit reads whole tiles of 16 rows (kernels/table.h).
 constexpr int64_t kRowPadding = 16;
 
-class CpuBackend : public Backend {
+class CpuBackend : public HostBackend {
  public:
   CpuBackend(const KernelTable& kernels, int n_threads)
       : kernels_(kernels), pool_(n_threads), workers_(static_cast<size_t>(n_threads)) {}
@@ -31,25 +29,6 @@ class CpuBackend : public Backend {
   int n_threads() const override { return pool_.n_threads(); }
 
   void check_heads(const HeadLayout& /*heads*/) const override {}
-
-  std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override {
-    return std::make_unique<HostBuffer>(bytes);
-  }
-
-  // Memory is taken by the pages that are written.
-  size_t free_bytes() const override { return std::numeric_limits<size_t>::max(); }
-
-  const void* hold(const void* data, size_t /*bytes*/) override { return data; }
-
-  void upload(const void* data, size_t bytes, std::byte* out) override {
-    copy(static_cast<const std::byte*>(data), bytes, out);
-  }
-  void download(const std::byte* data, size_t bytes, void* out) override {
-    copy(data, bytes, static_cast<std::byte*>(out));
-  }
-  void copy(const std::byte* data, size_t bytes, std::byte* out) override {
-    std::memcpy(out, data, bytes);
-  }
 
   void pass(const Batch& batch, FunctionRef<void()> work) override {
     batch_ = &batch;
@@ -86,6 +65,13 @@ class CpuBackend : public Backend {
   void norm_pair(Rows in, const Norm& first, const Norm& second) override {
     norm(first.parameters, in, first.out);
     norm(second.parameters, in, second.out);
+  }
+
+  void norm_parts(const NormParameters& parameters, int64_t n_parts, Rows rows) override {
+    each_row(pool_, rows.count, rows.width, [&](int64_t begin, int64_t end) {
+      kernels_.norm_parts({rows.data, parameters.weight, parameters.bias, n_parts,
+                           rows.width / n_parts, rows.stride, parameters.epsilon, begin, end});
+    });
   }
 
   void linear(const Product& product) override {
@@ -162,12 +148,6 @@ class CpuBackend : public Backend {
     });
   }
 
-  void gather(Rows in, const int64_t* rows, Rows out) override {
-    for (int64_t i = 0; i < out.count; ++i) {
-      std::memcpy(out.row(i), in.row(rows[i]), static_cast<size_t>(in.stride) * sizeof(float));
-    }
-  }
-
   // A task is one run of the vocabulary for all rows: its logits do not leave the cache.
   void score(const Matrix& head, Rows in, const int32_t* targets, SoftmaxTerm* out) override {
     constexpr int64_t kStride = kSoftmaxRun + 16;  // an odd number of cache lines
@@ -194,24 +174,6 @@ class CpuBackend : public Backend {
     for (int64_t i = 0; i < in.count; ++i) {
       kernels_.softmax_merge(largest + i * n_runs, sums + i * n_runs, n_runs, &out[i].largest,
                              &out[i].sum);
-    }
-  }
-
-  void read(Rows in, float* out) override {
-    for (int64_t i = 0; i < in.count; ++i) {
-      std::memcpy(out + i * in.width, in.row(i), static_cast<size_t>(in.width) * sizeof(float));
-    }
-  }
-
-  void read_rows(Rows in, float* const* outs) override {
-    for (int64_t i = 0; i < in.count; ++i) {
-      std::memcpy(outs[i], in.row(i), static_cast<size_t>(in.width) * sizeof(float));
-    }
-  }
-
-  void write(const float* in, Rows out) override {
-    for (int64_t i = 0; i < out.count; ++i) {
-      std::memcpy(out.row(i), in + i * out.width, static_cast<size_t>(out.width) * sizeof(float));
     }
   }
 

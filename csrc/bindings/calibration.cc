@@ -93,6 +93,7 @@ std::vector<std::pair<const char*, Point>> inputs_of(Block block) {
     case Block::parallel_shared:
       return with(Point::attn_norm, Point::attn_norm);
     case Block::post:
+    case Block::output:
       return with(Point::resid_pre, Point::resid_mid);
   }
   throw_invalid("there is no such block");

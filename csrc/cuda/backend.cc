@@ -146,6 +146,10 @@ class CudaBackend : public Backend {
     cuda::norm(stream_, in, both, 2);
   }
 
+  void norm_parts(const NormParameters& parameters, int64_t n_parts, Rows rows) override {
+    cuda::norm_parts(stream_, parameters, n_parts, rows);
+  }
+
   void linear(const Product& product) override { multiply(&product, 1); }
 
   void linear_pair(const Product& first, const Product& second) override {

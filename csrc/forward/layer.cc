@@ -42,7 +42,7 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Workspace& w
   const Rows v = columns(qkv, q.width + k.width, spec.key_value_size());
   const Rows attended = workspace.activations.attended.first(count);
   const Rows mlp = workspace.activations.mlp.first(count);
-  // What a product adds to x, where that is watched: attn_in has been used by then.
+  // What a product adds to x, where that is watched or normed: attn_in has been used by then.
   const Rows added = attn_in;
 
   const HeadLayout heads{spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.rotary_dim};
@@ -65,10 +65,25 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Workspace& w
   };
   const Product mlp_down{&weights.mlp_down, mlp, x, Epilogue::add};
 
+  const auto norm_heads = [&](const NormWeights& norm, Rows rows, int64_t n, Point point) {
+    switch (spec.qk_norm) {
+      case QkNorm::none:
+        return;
+      case QkNorm::head:
+        backend.norm_parts(norm_parameters(spec, norm), n, rows);
+        break;
+      case QkNorm::row:
+        backend.norm_parts(norm_parameters(spec, norm), 1, rows);
+        break;
+    }
+    watch.at(point, rows);
+  };
   const auto attend = [&] {
     watch.at(Point::q, q);
     watch.at(Point::k, k);
     watch.at(Point::v, v);
+    norm_heads(weights.q_norm, q, spec.n_heads, Point::norm_q);
+    norm_heads(weights.k_norm, k, spec.n_kv_heads, Point::norm_k);
     backend.attention(heads, scoring, index, qkv, attended);
     if (watch.wants(Point::rot_q) || watch.wants(Point::rot_k)) {
       watch.at(Point::rot_q, q);
@@ -97,6 +112,12 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Workspace& w
       return;
     }
     backend.linear({product.matrix, product.in, added, Epilogue::store});
+    watch.at(point, added);
+    backend.finish(Epilogue::add, added, x);
+  };
+  const auto add_normed = [&](const Product& product, const Norm& norm, Point point) {
+    backend.linear({product.matrix, product.in, added, Epilogue::store});
+    backend.norm(norm.parameters, added, added);
     watch.at(point, added);
     backend.finish(Epilogue::add, added, x);
   };
@@ -155,6 +176,16 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Workspace& w
       activate();
       add(mlp_down, Point::mlp_out);
       backend.norm(mlp_norm.parameters, x, x);
+      break;
+    case Block::output:
+      // h = x + norm1(attention(x)), then h + norm2(mlp(h)).
+      backend.linear(project(x));
+      attend();
+      add_normed(attn_out, attn_norm, Point::attn_out);
+      watch.at(Point::resid_mid, x);
+      backend.linear(mlp_up(x));
+      activate();
+      add_normed(mlp_down, mlp_norm, Point::mlp_out);
       break;
   }
   watch.at(Point::resid_post, x);

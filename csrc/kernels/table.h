@@ -67,6 +67,16 @@ struct NormArguments {
   int64_t row_begin, row_end;
 };
 
+// Parts of rows, between others' columns, in place.
+struct NormPartsArguments {
+  float* rows;          // [rows][stride], the first part's first column
+  const float* weight;  // [n_parts][width]
+  const float* bias;    // the same of a layer norm, null of an RMS norm
+  int64_t n_parts, width, stride;
+  float epsilon;
+  int64_t row_begin, row_end;
+};
+
 struct RopeArguments {
   float* query_key_value;  // [row_stride], one row: q heads | k heads | v heads
   const float* cosines;    // [rotary_dim / 2] at this row's position
@@ -115,6 +125,7 @@ struct KernelTable {
   void (*quantise)(const QuantiseArguments&);
   void (*layer_norm)(const NormArguments&);
   void (*rms_norm)(const NormArguments&);
+  void (*norm_parts)(const NormPartsArguments&);
   void (*rotate)(const RopeArguments&);
   void (*append[kKvFormatCount])(const AppendArguments&);        // by KvFormat
   void (*attention[kKvFormatCount])(const AttentionArguments&);  // by KvFormat

@@ -140,8 +140,9 @@ const KernelTable kTable = {
     Entry<finish_rows>::call,
     Entry<finish_gated_rows>::call,
     Entry<quantise>::call,
-    Entry<layer_norm>::call,
-    Entry<rms_norm>::call,
+    Entry<layer_norm_rows>::call,
+    Entry<rms_norm_rows>::call,
+    Entry<norm_parts>::call,
     Entry<rotate>::call,
     {
 #define PYTHIA_RT_KV_FORMAT(cache, name, code_type, is_scaled) Entry<append<cache>>::call,

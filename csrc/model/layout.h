@@ -34,12 +34,12 @@ struct MatrixShape {
   const char* reads;
 };
 
-inline NormShape norm_shape(const Spec& spec) {
+inline NormShape norm_shape(const Spec& spec, int64_t size) {
   switch (spec.norm) {
     case NormKind::layer:
-      return {spec.hidden_size, true};
+      return {size, true};
     case NormKind::rms:
-      return {spec.hidden_size, false};
+      return {size, false};
   }
   throw std::invalid_argument("there is no such norm");
 }
@@ -64,7 +64,9 @@ void visit_first(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
   if (spec.learned_positions) {
     visitor.table("embed_positions", weights.embed_positions, spec.max_positions, spec.hidden_size);
   }
-  if (spec.embed_norm) visitor.norm("embed_norm", weights.embed_norm, norm_shape(spec));
+  if (spec.embed_norm) {
+    visitor.norm("embed_norm", weights.embed_norm, norm_shape(spec, spec.hidden_size));
+  }
 }
 
 // The norms that queries, keys and values read, and the MLP.
@@ -80,6 +82,7 @@ inline BlockNorms norms_read(Block block) {
     case Block::parallel_shared:
       return {"attn_norm", "attn_norm"};
     case Block::post:
+    case Block::output:
       return {"", ""};
   }
   throw std::invalid_argument("there is no such block");
@@ -89,9 +92,13 @@ template <typename AnyWeights, typename Visitor>
 void visit_layer(const Spec& spec, AnyWeights& layer, Visitor&& visitor) {
   const int64_t hidden = spec.hidden_size;
   const BlockNorms read = norms_read(spec.block);
-  visitor.norm("attn_norm", layer.attn_norm, norm_shape(spec));
+  visitor.norm("attn_norm", layer.attn_norm, norm_shape(spec, hidden));
   if (spec.block != Block::parallel_shared) {
-    visitor.norm("mlp_norm", layer.mlp_norm, norm_shape(spec));
+    visitor.norm("mlp_norm", layer.mlp_norm, norm_shape(spec, hidden));
+  }
+  if (spec.qk_norm != QkNorm::none) {
+    visitor.norm("q_norm", layer.q_norm, norm_shape(spec, spec.query_size()));
+    visitor.norm("k_norm", layer.k_norm, norm_shape(spec, spec.key_value_size()));
   }
   visitor.matrix("qkv", layer.qkv,
                  MatrixShape{"attention", spec.qkv_size(), hidden, spec.qkv_bias, read.attn});
@@ -106,7 +113,9 @@ void visit_layer(const Spec& spec, AnyWeights& layer, Visitor&& visitor) {
 // What comes after them.
 template <typename AnyWeights, typename Visitor>
 void visit_last(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
-  if (spec.final_norm) visitor.norm("final_norm", weights.final_norm, norm_shape(spec));
+  if (spec.final_norm) {
+    visitor.norm("final_norm", weights.final_norm, norm_shape(spec, spec.hidden_size));
+  }
   if (!spec.tied_head) {
     visitor.matrix("head", weights.head,
                    MatrixShape{"head", spec.vocab_size, spec.hidden_size, spec.head_bias,

@@ -74,7 +74,8 @@ class Binder {
   LayerWeights layer(const std::string& prefix, const Spec& spec) {
     LayerWeights layer;
     visit_layer(spec, layer, Visitor{*this, prefix});
-    if (layer.qkv.bias != nullptr) {
+    // Where keys are normed, a constant in them is none in the scores.
+    if (layer.qkv.bias != nullptr && spec.qk_norm == QkNorm::none) {
       layer.own_qkv_bias = without_constant_keys(spec, layer.qkv);
       layer.qkv.bias = layer.own_qkv_bias.get();
     }

@@ -13,13 +13,15 @@
 namespace pythia_rt {
 
 struct NormWeights {
-  const float* weight = nullptr;  // [hidden_size padded to 16]
-  const float* bias = nullptr;    // [hidden_size padded to 16], or null
+  const float* weight = nullptr;  // [size padded to 16]
+  const float* bias = nullptr;    // [size padded to 16], or null
 };
 
 struct LayerWeights {
   NormWeights attn_norm;
   NormWeights mlp_norm;  // of no use where attn_norm serves both
+  NormWeights q_norm;    // [n_heads * head_dim], where queries and keys are normed
+  NormWeights k_norm;    // [n_kv_heads * head_dim]
   Matrix qkv;            // [q heads | k heads | v heads][hidden_size]
   Matrix attn_out;       // [hidden_size][n_heads * head_dim]
   Matrix mlp_up;         // [mlp_size][hidden_size]; gated: 16 rows of gate, 16 of up ...

@@ -30,8 +30,8 @@ _PIECE = 256
 _SAME = (
     "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_size", "mlp_size", "vocab_size",
     "norm", "block", "embed_norm", "final_norm", "mlp", "rotary_dim", "learned_positions",
-    "score_scale", "score_bias", "windows", "tied_head", "qkv_bias", "attn_out_bias", "mlp_bias",
-    "head_bias",
+    "qk_norm", "score_scale", "score_bias", "windows", "tied_head", "qkv_bias", "attn_out_bias",
+    "mlp_bias", "head_bias",
 )  # fmt: skip
 
 

@@ -58,6 +58,8 @@ int run() {
     check_shared_attention(table, scalar, checks);
     std::printf("%-7s digest with those of other models: %016" PRIx64 "\n", isa.c_str(),
                 checks.digest());
+    check_norm_parts(table, scalar, checks);
+    std::printf("%-7s digest with norms of heads: %016" PRIx64 "\n", isa.c_str(), checks.digest());
     passed += checks.passed();
     failed += checks.failed();
   }

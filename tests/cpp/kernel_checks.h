@@ -15,6 +15,7 @@ void check_other_activations(const KernelTable& table, const KernelTable& scalar
 void check_quantise(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_layer_norm(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_rms_norm(const KernelTable& table, const KernelTable& scalar, Checks& checks);
+void check_norm_parts(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_rotate(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_softmax(const KernelTable& table, const KernelTable& scalar, Checks& checks);
 void check_fit_scales(const KernelTable& table, const KernelTable& scalar, Checks& checks);

@@ -144,4 +144,34 @@ void check_rms_norm(const KernelTable& table, const KernelTable& scalar, Checks&
   checks.report("rms_norm is accurate", truth);
 }
 
+void check_norm_parts(const KernelTable& table, const KernelTable& scalar, Checks& checks) {
+  constexpr int64_t kParts = 3, kStride = 3 * 128;
+  std::string equality;
+  Random random(26);
+  for (const int64_t width : {1, 15, 16, 17, 80, 128}) {
+    const int64_t size = kParts * width;
+    Guarded<float> in(kRows * kStride), weight(size), bias(size);
+    for (int64_t i = 0; i < size; ++i) {
+      weight[i] = 1 + random.normal();
+      bias[i] = random.normal();
+    }
+    for (int64_t i = 0; i < kRows * kStride; ++i) in[i] = random.normal();
+    for (const float* shift : {static_cast<const float*>(bias.data()), (const float*)nullptr}) {
+      // The last part ends where the memory does.
+      const auto run = [&](const KernelTable& kernels) {
+        Guarded<float> rows((kRows - 1) * kStride + size);
+        std::copy_n(in.data(), rows.end() - rows.data(), rows.data());
+        kernels.norm_parts(
+            {rows.data(), weight.data(), shift, kParts, width, kStride, 1e-5f, 0, kRows});
+        return std::vector<float>(rows.data(), rows.end());
+      };
+      const auto found = run(table), expected = run(scalar);
+      const auto count = static_cast<int64_t>(found.size());
+      if (equality.empty()) equality = difference(found.data(), expected.data(), count);
+      checks.fold(found.data(), count);
+    }
+  }
+  checks.report("norm_parts equals scalar", equality);
+}
+
 }  // namespace pythia_rt::conformance

@@ -316,6 +316,20 @@ MUTATIONS = [
         "kPiece = 12800;",
         "norms",
     ),
+    kernel(
+        "norms of heads: all have the first one's weights",
+        "norm_parts.cu",
+        "parameters.weight[part + i]",
+        "parameters.weight[i]",
+        "heads_are_normed",
+    ),
+    kernel(
+        "norms of heads: half a warp without a head leaves before the shuffles",
+        "norm_parts.cu",
+        "  const int64_t lane = threadIdx.x % kLanes;\n",
+        "  const int64_t lane = threadIdx.x % kLanes;\n  if (end == 0) return;\n",
+        "heads_are_normed",
+    ),
     # What only nvcc compiles.
     inline_ptx(
         "inline PTX: the registers of B are swapped",

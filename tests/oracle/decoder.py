@@ -73,22 +73,28 @@ class _Decoder:
                 x = self.norm(f"layers.{i}.attn_norm", x + self.attention(i, x))
                 x = self.at("resid_mid", i, x)
                 return self.norm(f"layers.{i}.mlp_norm", x + self.mlp(i, x))
+            case "output":
+                x = self.at("resid_mid", i, x + self.attention(i, x, "attn_norm"))
+                return x + self.mlp(i, x, "mlp_norm")
             case block:
                 raise ValueError(block)
 
-    def attention(self, i: int, x: Doubles) -> Doubles:
-        """What attention adds to the stream."""
+    def attention(self, i: int, x: Doubles, norm: str = "") -> Doubles:
+        """What attention adds to the stream, if there is a `norm` through that."""
         spec, at = self.spec, self.at
         dim, group = spec["head_dim"], spec["n_heads"] // spec["n_kv_heads"]
         ends = np.cumsum([spec["n_heads"] * dim, spec["n_kv_heads"] * dim])
         q, k, v = np.split(self.linear(f"layers.{i}.qkv", x), ends, axis=1)
         bias = self.weights.get(f"layers.{i}.qkv.bias")
-        if bias is not None:
+        if bias is not None and spec["qk_norm"] == "none":
             # Where nothing rotates, it moves all scores of a query alike: the runtime omits it.
             constant = bias[ends[0] : ends[1]].reshape(-1, dim).copy()
             constant[:, : spec["rotary_dim"]] = 0
             k = k - constant.reshape(-1)
         q, k, v = at("q", i, q), at("k", i, k), at("v", i, v)
+        if spec["qk_norm"] != "none":
+            q = at("norm_q", i, self.norm_heads(f"layers.{i}.q_norm", q))
+            k = at("norm_k", i, self.norm_heads(f"layers.{i}.k_norm", k))
         if spec["rotary_dim"] > 0:
             q, k = at("rot_q", i, self.rotate(q)), at("rot_k", i, self.rotate(k))
         heads = []
@@ -100,7 +106,8 @@ class _Decoder:
                 scores = scores + self.weights["score_bias"][head, : len(x)]
             heads.append(self.attend(i, scores, v[:, of_group]))
         attended = at("attended", i, np.concatenate(heads, axis=1))
-        return at("attn_out", i, self.linear(f"layers.{i}.attn_out", attended))
+        added = self.linear(f"layers.{i}.attn_out", attended)
+        return at("attn_out", i, self.norm(f"layers.{i}.{norm}", added) if norm else added)
 
     def attend(self, i: int, scores: Doubles, v: Doubles) -> Doubles:
         """One head, causally, in the layer's window."""
@@ -121,8 +128,8 @@ class _Decoder:
         ]
         return np.stack(rows)
 
-    def mlp(self, i: int, x: Doubles) -> Doubles:
-        """What the MLP adds to the stream."""
+    def mlp(self, i: int, x: Doubles, norm: str = "") -> Doubles:
+        """What the MLP adds to the stream, if there is a `norm` through that."""
         activation = kernels.EPILOGUES[self.spec["activation"]]
         pre = self.at("mlp_pre", i, self.linear(f"layers.{i}.mlp_up", x))
         match self.spec["mlp"]:
@@ -134,13 +141,21 @@ class _Decoder:
             case mlp:
                 raise ValueError(mlp)
         post = self.at("mlp_post", i, post)
-        return self.at("mlp_out", i, self.linear(f"layers.{i}.mlp_down", post))
+        added = self.linear(f"layers.{i}.mlp_down", post)
+        return self.at("mlp_out", i, self.norm(f"layers.{i}.{norm}", added) if norm else added)
 
-    def norm(self, name: str, x: Doubles) -> Doubles:
-        weight = self.weights[f"{name}.weight"]
+    def norm_heads(self, name: str, x: Doubles) -> Doubles:
+        """Each head by itself (Qwen3), or all of them together (OLMo 2)."""
+        dim = self.spec["head_dim"] if self.spec["qk_norm"] == "head" else x.shape[1]
+        starts = range(0, x.shape[1], dim)
+        parts = [self.norm(name, x[:, i : i + dim], slice(i, i + dim)) for i in starts]
+        return np.concatenate(parts, axis=1)
+
+    def norm(self, name: str, x: Doubles, part: slice = slice(None)) -> Doubles:
+        weight = self.weights[f"{name}.weight"][part]
         match self.spec["norm"]:
             case "layer":
-                bias = self.weights[f"{name}.bias"]
+                bias = self.weights[f"{name}.bias"][part]
                 return kernels.layer_norm(x, weight, bias, self.spec["norm_eps"])[0]
             case "rms":
                 return kernels.rms_norm(x, weight, self.spec["norm_eps"])[0]

@@ -32,6 +32,7 @@ USUAL: Fields = {
     "rope_factor": 1.0,
     "learned_positions": False,
     "score_bias": False,
+    "qk_norm": "none",
     "windows": [],
     "qkv_bias": False,
     "attn_out_bias": False,

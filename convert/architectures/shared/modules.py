@@ -90,6 +90,29 @@ def constant_norm() -> Form:
     return lambda sources, wanted: (Constant(float(wanted.part == "weight"), wanted.rows),)
 
 
+def every_head(module: str) -> Form:
+    """One head's norm, which is that of every head."""
+
+    def pieces(sources: Sources, wanted: Wanted) -> Pieces:
+        dim = sources.spec["head_dim"]
+        return (sources.rows(module, wanted, dim),) * (wanted.rows // dim)
+
+    return pieces
+
+
+def norm_per_head(module: str) -> Form:
+    """A norm for each head, module.0, module.1 ...; without biases in the source, zeros."""
+
+    def pieces(sources: Sources, wanted: Wanted) -> Pieces:
+        if wanted.part == "bias":
+            return (Constant(0, wanted.rows),)
+        dim = sources.spec["head_dim"]
+        heads = range(wanted.rows // dim)
+        return tuple(sources.rows(f"{module}.{head}", wanted, dim) for head in heads)
+
+    return pieces
+
+
 def gated(gate: str, up: str) -> Form:
     """Two modules for a gated MLP's first matrix."""
 

@@ -14,7 +14,7 @@ def rewrites(spec: Spec, formats: Mapping[str, str]) -> frozenset[str]:
 
     "layers.{i}.attn_norm", "layers.{i}.mlp_norm", "final_norm": the norm's gain and bias, against
         the columns of what reads it.
-    "layers.{i}.scores": the scale of the queries against the keys.
+    "layers.{i}.scores": the scale of the queries against the keys, unless a norm sets both.
     "layers.{i}.values": the scale of the values against the matrix that reads them, their bias.
     "layers.{i}.mlp": the scale of the MLP's inside, between its two matrices, where it can pass.
 
@@ -32,7 +32,7 @@ def rewrites(spec: Spec, formats: Mapping[str, str]) -> frozenset[str]:
         if readers and readers <= lossy:
             found.add(norm.name)
     for matrix in matrices:
-        if matrix.role == "qkv" and matrix.name in lossy:
+        if matrix.role == "qkv" and matrix.name in lossy and spec["qk_norm"] == "none":
             found.add(scores_of(matrix))
         if matrix.role == "attn_out" and {matrix.name, matrix.reads} <= lossy:
             found.add(values_of(matrix))

@@ -73,6 +73,9 @@ void gather(Stream stream, Rows in, const int64_t* rows, Rows out);
 // The same rows through one norm, or two of a kind in one launch.
 void norm(Stream stream, Rows in, const Norm* norms, int n_norms);
 
+// Each of n_parts equal parts of every row by itself, in place.
+void norm_parts(Stream stream, const NormParameters& parameters, int64_t n_parts, Rows rows);
+
 // One or two, in one launch. The inputs have equally many rows.
 void quantise(Stream stream, const QuantiseTask* tasks, int n_tasks);
 

@@ -78,6 +78,19 @@ class TestBackend {
     return {array_of(first), array_of(second)};
   }
 
+  // `columns` of the rows, from the first one on, in n_parts parts.
+  Floats norm_parts(const Floats& values, int64_t first, int64_t columns, int64_t n_parts,
+                    const Floats& weight, const std::optional<Floats>& bias, float epsilon) {
+    const Rows all = rows_of(values);
+    check(first + columns <= all.width && columns % n_parts == 0, "wrong shapes");
+    check(weight.size() == columns && (!bias || bias->size() == columns), "wrong weights");
+    // Not padded: nothing beyond them is read.
+    const NormParameters parameters{bias.has_value(), vector_of(weight),
+                                    bias ? vector_of(*bias) : nullptr, epsilon};
+    backend_->norm_parts(parameters, n_parts, {all.data + first, all.count, columns, all.stride});
+    return array_of(all);
+  }
+
   // One or two products; with `before` [n, rows] all of them go into those rows.
   std::vector<Floats> linear(const std::vector<ProductCase>& cases,
                              const std::optional<Floats>& before) {
@@ -357,6 +370,7 @@ void bind_backends(py::module_& module) {
       .def("norm", &TestBackend::norm, py::arg("values"), py::arg("weight"), py::arg("bias"),
            py::arg("epsilon"), py::arg("in_place") = false)
       .def("norm_pair", &TestBackend::norm_pair)
+      .def("norm_parts", &TestBackend::norm_parts)
       .def("linear", &TestBackend::linear, py::arg("cases"), py::arg("before") = py::none())
       .def("finish", &TestBackend::finish, py::arg("epilogue"), py::arg("values"),
            py::arg("before") = py::none(), py::arg("in_place") = false)

@@ -93,6 +93,9 @@ KernelTable traced(const KernelTable& kernels) {
   table.rms_norm = [](const NormArguments& arguments) {
     timed_kernel("norm", plain->rms_norm, arguments);
   };
+  table.norm_parts = [](const NormPartsArguments& arguments) {
+    timed_kernel("norm", plain->norm_parts, arguments);
+  };
   table.finish_gated = [](const FinishArguments& arguments) {
     timed_kernel("gate", plain->finish_gated, arguments);
   };
@@ -136,6 +139,9 @@ class TracedBackend : public Backend {
   }
   void norm_pair(Rows in, const Norm& first, const Norm& second) override {
     timed("norm_pair", [&] { backend_->norm_pair(in, first, second); });
+  }
+  void norm_parts(const NormParameters& parameters, int64_t n_parts, Rows rows) override {
+    timed("norm_parts", [&] { backend_->norm_parts(parameters, n_parts, rows); });
   }
   void linear(const Product& product) override {
     timed("linear", [&] { backend_->linear(product); });
