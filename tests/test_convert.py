@@ -184,6 +184,7 @@ def test_the_metadata_says_what_it_is(tmp_path: Path) -> None:
         "rotary_dim": 6,
         "rope_factor": 1.0,
         "learned_positions": False,
+        "qk_norm": "none",
         "score_scale": float(np.float32(1) / np.sqrt(np.float32(HEAD_DIM))),
         "score_bias": False,
         "windows": [],
