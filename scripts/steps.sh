@@ -280,8 +280,8 @@ sanitized() {
   # Python's own allocations that live until exit are not leaks of ours.
   ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="${preload//$'\n'/ }" \
     PYTHIA_RT_TESTING_DIR="$PWD/build/sanitized" "$bin/python" -m pytest -q -p no:cacheprovider \
-    -n "$jobs" tests/test_kernels.py tests/test_attention.py tests/test_backends.py \
-    -k "not test_backends or emulated"
+    -n "$jobs" tests/test_kernels.py tests/test_attention.py tests/test_backends.py tests/test_norms.py \
+    -k "not (test_backends or test_norms) or emulated"
 }
 
 # Which of CUDA's three tiers (docs/cuda.md) the tests include here.
