@@ -29,7 +29,7 @@ from .flatfile.metadata import KV_BOUND, QUANTISED, REPORT, VERSION, metadata_en
 from .flatfile.spec import CHOICES, Spec
 from .flatfile.text_facts import TextFacts
 from .flatfile.writer import FlatFileWriter
-from .opening import Source, open_source
+from .opening import Source, open_source, open_sum
 from .plan import Plan
 from .progress import Progress
 from .quantise.balanced import BalancedWeights, balance_checkpoint
@@ -58,6 +58,7 @@ def convert(
     destination: str | Path,
     *,
     format: str = "q4",
+    base: str | Path | None = None,
     revision: str | None = None,
     embed: str | None = None,
     head: str | None = None,
@@ -83,6 +84,9 @@ def convert(
     and its target is written. The weights are streamed: memory does not grow with the model. The
     destination appears complete or, after any exception or kill, not at all. A source without a
     tokenizer gives a model of token ids alone, with a warning.
+
+    `base` is the folder or hub id of the model that the source, a delta, is added to: Alpaca's and
+    Vicuna's first weights were published so. Without it a delta is refused.
 
     `report`, for example `pythia_rt.evaluation.reporter()`, is called when all is written and
     before the destination has its name: with the new file, the source's path and `activation`.
@@ -113,7 +117,14 @@ def convert(
     find_place(target, force=force)
     calibration = None if calibrate is None else read_calibration(calibrate, calibrate_tokens)
     path, _ = resolve(source, revision, cache_dir, progress=progress)
-    with open_source(path) as opened:
+    base_path = None if base is None else resolve(base, None, cache_dir, progress=progress)[0]
+    if base_path is not None and report is not None:
+        raise ValueError(
+            "a report compares with the source, and of a delta there is none before it is "
+            "converted: convert without a report"
+        )
+    base_folder = base_path.parent if base_path is not None and base_path.is_file() else base_path
+    with open_source(path) if base_path is None else open_sum(path, base_path) as opened:
         files, facts, vocabulary = opened.text
         if report is not None and TOKENIZER_FILE not in files:
             raise CheckpointError(
@@ -125,12 +136,16 @@ def convert(
         matrices = linears(plan.spec)
         formats = choose_formats(format, matrices, **components)
         _check_not_input(target, opened.files)
-        digests = SourceDigests(opened.folder, opened.files)
+        digests = SourceDigests(opened.folder, opened.files, base_folder)
         recipe = describe(format, **components)
         sequences = _sequences(calibration, plan, formats, files, facts)
         if calibration is not None:
             recipe += " " + calibration.describe(sequences)
         origin, commit = identify(path)
+        if base_path is not None:
+            base_origin, base_commit = identify(base_path)
+            origin += f" + {base_origin}"
+            commit += f" + {base_commit}" if commit or base_commit else ""
         values = {
             "version": str(VERSION),
             "spec": to_json(plan.spec),

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from . import architectures
+from .architectures.shared import deltas
 from .architectures.shared.family import Family
-from .errors import CheckpointError
-from .files.json_object import read_json
+from .errors import CheckpointError, Sentence
 from .flatfile.layout import TOKENIZER_FILE
 from .gguf.families import FACTORS, read_family
 from .gguf.file import GgufFile
 from .gguf.tokenizer import read_text, special_ids
 from .plan import Plan
-from .source.checkpoint import CONFIG_FILE, Checkpoint
+from .source.checkpoint import Checkpoint
+from .source.hub import identify
 from .source.tensor import SourceTensor
 from .text.text_files import Text, read_text_files, resolve_end_ids, resolve_text
 
@@ -68,8 +69,45 @@ class Source:
 def open_source(path: Path) -> Iterator[Source]:
     """Open the checkpoint in the folder `path`, or the GGUF file there.
 
-    Raises CheckpointError when it is damaged or unknown.
+    Raises CheckpointError when it is damaged or unknown, or a delta, which is no model.
     """
+    with _open(path) as opened:
+        if _is_delta(opened):
+            why = (
+                f"{path} is a delta, as its name and its final norm show: its weights are only "
+                "what a training changed"
+            )
+            advice = "so give the model that it is added to with"
+            raise CheckpointError(Sentence(f"{why}, {advice} base=", f"{why}, {advice} --base"))
+        yield opened
+
+
+@contextmanager
+def open_sum(delta: Path, base: Path) -> Iterator[Source]:
+    """Open a delta with its base added to it.
+
+    Raises CheckpointError as `open_source` does, and where the two do not fit; ValueError where
+    they are the same.
+    """
+    if base.samefile(delta):
+        raise ValueError(f"{base} is both source and base: give the model that the delta is for")
+    with _open(delta) as changed, _open(base) as whole:
+        if whole.family is not changed.family:
+            raise CheckpointError(
+                f"the base {base} is of the family {whole.family.title} and the delta of "
+                f"{changed.family.title}: give the base that the delta is made for"
+            )
+        if _is_delta(whole):
+            raise CheckpointError(
+                f"the base {base} is a delta too, as its name and its final norm show: give the "
+                "whole model that the delta is made for"
+            )
+        tensors = deltas.add_base(changed.family, changed.tensors, whole.tensors)
+        yield replace(changed, tensors=tensors, files=changed.files + whole.files)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Source]:
     if path.is_file():
         with GgufFile(path) as file:
             yield _read_gguf(file)
@@ -78,14 +116,19 @@ def open_source(path: Path) -> Iterator[Source]:
             yield _read_folder(path, checkpoint)
 
 
+def _is_delta(source: Source) -> bool:
+    names = [identify(source.path)[0], str(source.config.get("_name_or_path", ""))]
+    return deltas.is_delta(source.family, names, source.tensors)
+
+
 def _read_folder(folder: Path, checkpoint: Checkpoint) -> Source:
-    config = read_json(folder / CONFIG_FILE, CheckpointError)
+    config = checkpoint.read_config()
     read = read_text_files(folder)
     family = architectures.find(config)
     return Source(
         folder,
         checkpoint.tensors,
-        [folder / name for name in (CONFIG_FILE, *read)] + checkpoint.files,
+        [checkpoint.config_file, *(folder / name for name in read), *checkpoint.files],
         config,
         family,
         resolve_text(read, config),

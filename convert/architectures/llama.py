@@ -9,7 +9,7 @@ from typing import Any
 
 from .shared.config import Config
 from .shared.family import Described, Family
-from .shared.modules import SELF_ATTENTION, Form, gated
+from .shared.modules import INTERLEAVED_SELF_ATTENTION, SELF_ATTENTION, Form, gated
 from .shared.names import Names
 from .shared.rope import make_rotation
 from .shared.rope_config import read_rope
@@ -39,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": False,
     "attention_bias": False,
     "mlp_bias": False,
+    "interleaved_rotation": False,
 }
 
 
@@ -69,6 +70,9 @@ def read(config: Config) -> Described:
         attn_out_bias=attention_bias,
         mlp_bias=config.flag("mlp_bias"),
     )
+    # No key of transformers: how Meta's own files are (source/meta.py).
+    if config.flag("interleaved_rotation"):
+        return described._replace(modules={"qkv": INTERLEAVED_SELF_ATTENTION})
     return described
 
 

@@ -11,6 +11,7 @@ from ..files.json_object import read_json
 from ..files.positional import PositionalFile
 from ..files.safetensors_header import read_header
 from ..flatfile.metadata import PREFIX
+from . import meta
 from .tensor import SourceTensor, same
 from .torch_archive import read_archive
 
@@ -41,7 +42,8 @@ class Checkpoint(Closing):
     """The tensors of a checkpoint folder, in open files. Use it as a context manager.
 
     `tensors` maps names to SourceTensor, in the order of the files; `files` lists the paths that
-    were opened (and the index), whose digests identify the source.
+    were opened (and the index), whose digests identify the source. `config_file` says what they
+    are, in folders of Meta's own by other keys.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,6 +54,7 @@ class Checkpoint(Closing):
         """
         self.tensors: dict[str, SourceTensor] = {}
         self.files: list[Path] = []
+        self.config_file = folder / CONFIG_FILE
         self._open: list[PositionalFile] = []
         try:
             self._read(folder)
@@ -66,6 +69,14 @@ class Checkpoint(Closing):
         """
         self.tensors[name].read_rows(start, stop, destination)
 
+    def read_config(self) -> dict[str, Any]:
+        """Return what the config says, by transformers' keys; raise CheckpointError without it."""
+        config = read_json(self.config_file, CheckpointError)
+        if self.config_file.name != meta.PARAMS_FILE:
+            return config
+        embedding = self.tensors.get("model.embed_tokens.weight")
+        return meta.make_config(config, embedding.shape[0] if embedding and embedding.shape else 0)
+
     def close(self) -> None:
         """Close every file."""
         for file in self._open:
@@ -73,6 +84,9 @@ class Checkpoint(Closing):
 
     def _read(self, folder: Path) -> None:
         path = next((folder / n for n in WEIGHT_FILES if (folder / n).exists()), None)
+        if path is None and (parts := meta.shards(folder)):
+            self._read_parts(folder, parts)
+            return
         if path is None:
             raise _no_weights(folder)
         if path.suffix != ".json":
@@ -87,6 +101,16 @@ class Checkpoint(Closing):
                     f"{path} names {quote(shard)}, which is missing: fetch it too"
                 )
             self._add(folder / shard)
+
+    def _read_parts(self, folder: Path, paths: list[Path]) -> None:
+        self.config_file = folder / meta.PARAMS_FILE
+        parts = []
+        for path in paths:
+            file = PositionalFile(path, CheckpointError)
+            self._open.append(file)
+            self.files.append(path)
+            parts.append(_tensors_of(file))
+        self.tensors = meta.join_shards(parts)
 
     def _add(self, path: Path) -> None:
         file = PositionalFile(path, CheckpointError)

@@ -20,8 +20,14 @@ class SourceDigests(Closing):
     Use it as a context manager: leaving it stops the thread.
     """
 
-    def __init__(self, folder: Path, paths: Iterable[Path]) -> None:
-        self._paths = {path.relative_to(folder).as_posix(): path for path in paths}
+    def __init__(self, folder: Path, paths: Iterable[Path], base: Path | None = None) -> None:
+        """Paths beside `folder`, in `base`, have "base/" before their names."""
+        self._paths: dict[str, Path] = {}
+        for path in paths:
+            if base is None or path.is_relative_to(folder):
+                self._paths[path.relative_to(folder).as_posix()] = path
+            else:
+                self._paths[f"base/{path.relative_to(base).as_posix()}"] = path
         self._digests: dict[str, str] = {}
         self._failure: OSError | None = None
         self._stop = threading.Event()

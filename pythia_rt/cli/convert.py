@@ -14,6 +14,7 @@ from pythia_rt.cli.command import Command
 @click.argument("source")
 @click.argument("destination", type=click.Path())
 @click.option("--format", "format", default="q4", show_default=True, help="Weight format.")
+@click.option("--base", help="Folder or hub id of the model that SOURCE, a delta, is added to.")
 @click.option("--embed", help="Format of the embeddings.  [default: the recipe's]")
 @click.option("--head", help="Format of the output head.  [default: the recipe's]")
 @click.option("--attention", help="Format of the attention layers.  [default: the recipe's]")

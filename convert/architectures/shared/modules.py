@@ -144,7 +144,9 @@ def separate(q: str, k: str, v: str, *, interleaved: bool = False) -> Form:
     return pieces
 
 
-SELF_ATTENTION = separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_SELF_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+SELF_ATTENTION = separate(*_SELF_ATTENTION)
+INTERLEAVED_SELF_ATTENTION = separate(*_SELF_ATTENTION, interleaved=True)
 
 
 def halves(rows: Rows, spec: Spec) -> Iterator[Rows]:
