@@ -50,7 +50,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def encode(files: list[Path]) -> torch.Tensor:
     """Return the windows of the texts, int64 [n, WINDOW + 1]: each sees what it is to say."""
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(DEMO / "tokenizer.json"))
+    library: Any = transformers  # whose classes have no types
+    tokenizer = library.PreTrainedTokenizerFast(tokenizer_file=str(DEMO / "tokenizer.json"))
     ids = [i for file in files for i in tokenizer.encode(file.read_text())]
     starts = range(0, len(ids) - WINDOW, WINDOW)
     return torch.tensor([ids[start : start + WINDOW + 1] for start in starts])
@@ -70,7 +71,8 @@ def train(model: Any, windows: torch.Tensor, steps: int, batch: int, rate: float
         tokens = windows[order[step * batch : (step + 1) * batch]]
         with torch.autocast("cpu", torch.bfloat16):  # twice as fast where processors have it
             logits = model(tokens[:, :-1]).logits.float()
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        told = tokens[:, 1:].flatten()
+        loss: Any = torch.nn.functional.cross_entropy(logits.flatten(0, 1), told)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -116,6 +116,8 @@ def planted(spec: Spec, weights: Weights) -> Weights:
         of_pairs = few(random, spec["n_kv_heads"], 1, dim)
         half = spec["rotary_dim"] // 2
         of_pairs[:, :, :half] = of_pairs[:, :, half : 2 * half]  # a rotation mixes the two
+        if spec["qk_norm"] != "none":
+            of_pairs[:] = 1  # a norm of all channels stands between
         rows[:queries] = np.broadcast_to(of_pairs, (len(of_pairs), group, dim)).reshape(-1)
         rows[queries : queries + keys] = 1 / of_pairs.reshape(-1)
         of_values = few(random, spec["n_kv_heads"], 1, dim)
@@ -143,8 +145,10 @@ def error(found: NDArray[np.floating], truth: Doubles) -> float:
 def test_what_is_rewritten_follows_from_the_spec(spec: Spec) -> None:
     expected = {"final_norm"} if spec["final_norm"] and not spec["tied_head"] else set()
     for layer in range(spec["n_layers"]):
-        parts = {"scores", "values"}
-        if spec["block"] != "post":
+        parts = {"values"}
+        if spec["qk_norm"] == "none":
+            parts.add("scores")
+        if spec["block"] not in ("post", "output"):
             parts.add("attn_norm")
         if spec["block"] in ("sequential", "parallel"):
             parts.add("mlp_norm")
