@@ -150,8 +150,9 @@ __device__ __forceinline__ void add_values(const typename Cache::Code* values, i
 
 }  // namespace
 
+// So many thread blocks' registers fit on a multiprocessor without any that spill.
 template <typename Cache, int kQueries>
-__global__ void __launch_bounds__(kAttentionThreads)
+__global__ void __launch_bounds__(kAttentionThreads, kQueries > 4 ? 3 : 1)
     attend_block(AttentionArguments arguments, Blocks blocks) {
   using Staged = Stage<Cache, kStageBytes<kQueries>>;
   constexpr int kScales = Cache::kIsScaled ? kPositions * kMostHeadDim / kKvGroup : 8;

@@ -87,7 +87,7 @@ __device__ __forceinline__ float largest_of_warp(float value) {
 
 // What a warp's queries are and see, in the order of their positions.
 struct WarpQueries {
-  int64_t head[kQueries];
+  int head[kQueries];
   int first[kQueries], end[kQueries];  // positions
 
   __device__ __forceinline__ bool sees(int q, int position) const {
@@ -315,7 +315,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kSlices > 2 ? 2 : 3)
   for (int q = 0; q < kQueries; ++q) {
     // Where there are too few, the last one sees for the others.
     const int row = least(first_query + q, count - 1);
-    warp_queries.head[q] = head_of(row);
+    warp_queries.head[q] = static_cast<int>(head_of(row));
     warp_queries.end[q] = tile.first_position + position_of(row) + 1;
     warp_queries.first[q] =
         static_cast<int>(first_seen(warp_queries.end[q], arguments.scoring.window));
