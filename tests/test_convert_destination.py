@@ -150,14 +150,17 @@ def test_short_writes_are_continued(
     assert convert(source, out / "pieces").read_bytes() == whole
 
 
-@pytest.mark.parametrize("where", ["pack_chunk", "FlatFileWriter.finish", "resolve_text"])
+@pytest.mark.parametrize(
+    "where",
+    ["conversion.pack_chunk", "conversion.FlatFileWriter.finish", "opening.resolve_text"],
+)
 def test_an_interrupt_leaves_nothing(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def interrupt(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"{convert.__module__}.{where}", interrupt)
+    monkeypatch.setattr(f"pythia_rt.convert.{where}", interrupt)
     with pytest.raises(KeyboardInterrupt):
         convert(source, out / "flat")
     assert not list(out.iterdir())

@@ -17,7 +17,7 @@ from backends import ORDERS, _emulated
 from checkpoints import make_config, write_checkpoint
 from click.testing import CliRunner
 
-from pythia_rt import Model, devices, scoring
+from pythia_rt import Model, devices, scoring, together, writing
 from pythia_rt import cli as command_line
 from pythia_rt import model as api
 from pythia_rt.convert import convert
@@ -36,7 +36,7 @@ VARIANTS = [
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Makes the package's models those of the extension whose CUDA device is emulated."""
-    for module in (api, devices, scoring):
+    for module in (api, devices, scoring, together, writing):
         monkeypatch.setattr(module, "_core", _emulated)
     _emulated.set_order("fifo")
     yield
