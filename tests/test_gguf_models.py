@@ -15,7 +15,7 @@ from pythia_rt.convert.gguf.families import ARCHITECTURES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* has no tokenizer:UserWarning")
 
-# What llama.cpp's layouts have no place for: its Falcon always rotates, and its Phi norms no queries
+# What llama.cpp's layouts have no place for: its Falcon always rotates, its Phi norms no queries
 # and keys; its StableLM does, but this reader does not know how.
 UNKNOWN = {("falcon-rw", number) for number in range(99)} | {("Phi", 4), ("StableLM", 3)}
 CASES = [
