@@ -33,7 +33,6 @@ def read(config: Config) -> Described:
         raise config_error(
             "asks for a rotary_dim of 0, no positions at all: set a larger rotary_pct"
         )
-    attention_bias = config.flag("attention_bias")
     fields = {
         **heads,
         "n_layers": config.size("num_hidden_layers"),
@@ -43,8 +42,7 @@ def read(config: Config) -> Described:
         "block": "parallel" if config.flag("use_parallel_residual") else "sequential",
         "activation": config.activation("hidden_act", GELUS),
         **rotation.fields,
-        "qkv_bias": attention_bias,
-        "attn_out_bias": attention_bias,
+        **config.attention_biases(),
         "mlp_bias": True,
     }
     return Described(fields, rotation.tables)

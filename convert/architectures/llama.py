@@ -63,11 +63,9 @@ def read_gated(config: Config, fraction: float = 1.0) -> Described:
 def read(config: Config) -> Described:
     """Return what a config.json says."""
     described = read_gated(config)
-    attention_bias = config.flag("attention_bias")
     described.fields.update(
         norm_eps=config.number("rms_norm_eps"),
-        qkv_bias=attention_bias,
-        attn_out_bias=attention_bias,
+        **config.attention_biases(),
         mlp_bias=config.flag("mlp_bias"),
     )
     # No key of transformers: how Meta's own files are (source/meta.py).

@@ -15,10 +15,7 @@ def read(config: Config) -> Described:
     """Return what a config.json says."""
     described = read_gated(config)
     config.refuse("clip_qkv", "queries, keys and values that are clipped", unless=None)
-    attention_bias = config.flag("attention_bias")
-    described.fields.update(
-        norm="layer", norm_eps=1e-5, qkv_bias=attention_bias, attn_out_bias=attention_bias
-    )
+    described.fields.update(norm="layer", norm_eps=1e-5, **config.attention_biases())
     return described
 
 

@@ -13,13 +13,11 @@ from .shared.family import Described, Family
 def read(config: Config) -> Described:
     """Return what a config.json says."""
     described = read_gated(config)
-    attention_bias = config.flag("attention_bias")
     described.fields.update(
         norm_eps=config.number("rms_norm_eps"),
         block="output",
         qk_norm="row",
-        qkv_bias=attention_bias,
-        attn_out_bias=attention_bias,
+        **config.attention_biases(),
     )
     return described
 

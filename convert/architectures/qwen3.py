@@ -15,12 +15,10 @@ from .shared.modules import every_head
 def read(config: Config) -> Described:
     """Return what a config.json says."""
     described = read_gated(config)
-    attention_bias = config.flag("attention_bias")
     described.fields.update(
         norm_eps=config.number("rms_norm_eps"),
         qk_norm="head",
-        qkv_bias=attention_bias,
-        attn_out_bias=attention_bias,
+        **config.attention_biases(),
     )
     set_windows(config, described)
     return described

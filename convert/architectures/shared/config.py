@@ -103,6 +103,11 @@ class Config:
                 "choose another model"
             )
 
+    def attention_biases(self) -> dict[str, bool]:
+        """The spec's fields of "attention_bias", one key for all matrices of attention."""
+        both = self.flag("attention_bias")
+        return {"qkv_bias": both, "attn_out_bias": both}
+
     def heads(
         self,
         width: str = "hidden_size",
