@@ -180,7 +180,9 @@ def test_an_old_config_may_suggest_itself(tmp_path: Path) -> None:
 def test_any_suggestion_is_a_sampling(values: dict[str, float]) -> None:
     sampling = suggested_sampling(values)
     for name, value in values.items():
-        assert getattr(sampling, name) in (value, getattr(Sampling(), name))
+        taken, default = getattr(sampling, name), getattr(Sampling(), name)
+        # A whole number beyond 2**53 is rounded where the option is a real one.
+        assert taken == default or taken == type(default)(value)
 
 
 def test_the_command_line_uses_them_only_when_asked(told: Model) -> None:
