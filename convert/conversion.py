@@ -29,7 +29,7 @@ from .flatfile.metadata import KV_BOUND, QUANTISED, REPORT, VERSION, metadata_en
 from .flatfile.spec import CHOICES, Spec
 from .flatfile.text_facts import TextFacts
 from .flatfile.writer import FlatFileWriter
-from .opening import Source, open_source, open_sum
+from .opening import Source, open_source
 from .plan import Plan
 from .progress import Progress
 from .quantise.balanced import BalancedWeights, balance_checkpoint
@@ -47,8 +47,9 @@ from .threads import checked_threads
 PRODUCER = f"pythia_rt {__version__}"
 _NO_DIGEST = "0" * 64  # as long as any, so the header keeps its length
 
-# Measures a new file; is given the file, its source's path and the activation that was asked for.
-Reporter = Callable[[FlatFile, Path, str | None], Mapping[str, Any]]
+# Measures a new file; is given the file, the paths of its source and of what that is added to, and
+# the activation that was asked for.
+Reporter = Callable[[FlatFile, Path, Path | None, str | None], Mapping[str, Any]]
 _MAX_SIZE = 9e99
 _REPORT_BYTES, _REPORT_BYTES_PER_MATRIX = 8192, 64  # the most that a report takes in the header
 
@@ -89,8 +90,9 @@ def convert(
     Vicuna's first weights were published so. Without it a delta is refused.
 
     `report`, for example `pythia_rt.evaluation.reporter()`, is called when all is written and
-    before the destination has its name: with the new file, the source's path and `activation`.
-    The JSON object that it returns is kept in the file. Its exceptions leave no file.
+    before the destination has its name: with the new file, the paths of the source and of `base`
+    (or None), and `activation`. The JSON object that it returns is kept in the file. Its exceptions
+    leave no file.
 
     `calibrate`, a text (a str), a file of UTF-8 text (a Path) or token ids, improves the quantised
     formats: the weights are rounded so that the layers' outputs change little on the first
@@ -118,13 +120,8 @@ def convert(
     calibration = None if calibrate is None else read_calibration(calibrate, calibrate_tokens)
     path, _ = resolve(source, revision, cache_dir, progress=progress)
     base_path = None if base is None else resolve(base, None, cache_dir, progress=progress)[0]
-    if base_path is not None and report is not None:
-        raise ValueError(
-            "a report compares with the source, and of a delta there is none before it is "
-            "converted: convert without a report"
-        )
     base_folder = base_path.parent if base_path is not None and base_path.is_file() else base_path
-    with open_source(path) if base_path is None else open_sum(path, base_path) as opened:
+    with open_source(path, base_path) as opened:
         files, facts, vocabulary = opened.text
         if report is not None and TOKENIZER_FILE not in files:
             raise CheckpointError(
@@ -181,7 +178,7 @@ def convert(
             values["data_sha256"] = writer.data_sha256
             if report is not None:
                 made = FlatFile(writer.write_header(metadata_entries(values)))
-                values[REPORT] = to_json(report(made, path, activation))
+                values[REPORT] = to_json(report(made, path, base_path, activation))
             writer.finish(metadata_entries(values))
     return target
 

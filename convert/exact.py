@@ -15,13 +15,14 @@ from .source.hub import resolve
 def open_exactly(
     source: str | Path,
     *,
+    base: str | Path | None = None,
     revision: str | None = None,
     activation: str | None = None,
     cache_dir: str | Path | None = None,
     threads: int | None = None,
     progress: bool = False,
 ) -> FlatFile:
-    """Convert the checkpoint `source` without loss and open the result.
+    """Convert the checkpoint `source`, with `base` added to it, without loss and open the result.
 
     The formats are f16 or bf16 where every matrix has that type in the checkpoint, else f32. The
     file stands in the system's folder for temporary files ($TMPDIR) until it is mapped into memory,
@@ -31,11 +32,13 @@ def open_exactly(
     Raises what `convert` raises, with the same arguments.
     """
     path, _ = resolve(source, revision, cache_dir, progress=progress)
+    base_path = None if base is None else resolve(base, None, cache_dir, progress=progress)[0]
     with tempfile.TemporaryDirectory(prefix="pythia_rt-") as temporary:
         made = convert(
             path,
             Path(temporary) / "reference.safetensors",
-            format=own_format(path, activation),
+            format=own_format(path, activation, base_path),
+            base=base_path,
             activation=activation,
             threads=threads,
             progress=progress,
@@ -43,9 +46,9 @@ def open_exactly(
         return FlatFile(made)
 
 
-def own_format(path: Path, activation: str | None = None) -> str:
-    """The format that holds every matrix of the source at `path` exactly."""
-    with open_source(path) as opened:
+def own_format(path: Path, activation: str | None = None, base: Path | None = None) -> str:
+    """The format that holds every matrix of the source at `path`, with `base`, exactly."""
+    with open_source(path, base) as opened:
         plan = opened.make_plan(activation)
         reader = WeightReader(opened)
         types = {reader.dtype(pieces) for pieces in plan.linears.values()}

@@ -66,29 +66,28 @@ class Source:
 
 
 @contextmanager
-def open_source(path: Path) -> Iterator[Source]:
-    """Open the checkpoint in the folder `path`, or the GGUF file there.
+def open_source(path: Path, base: Path | None = None) -> Iterator[Source]:
+    """Open the checkpoint in the folder `path`, or the GGUF file there, with `base` added to it.
 
-    Raises CheckpointError when it is damaged or unknown, or a delta, which is no model.
+    Raises CheckpointError when it is damaged or unknown, or a delta, which is no model, without
+    its base, or where the two do not fit; ValueError where they are the same.
     """
+    if base is not None:
+        with _open_sum(path, base) as opened:
+            yield opened
+        return
     with _open(path) as opened:
         if _is_delta(opened):
             why = (
                 f"{path} is a delta, as its name and its final norm show: its weights are only "
-                "what a training changed"
+                "what a training changed, so convert it with the model that it is added to,"
             )
-            advice = "so give the model that it is added to with"
-            raise CheckpointError(Sentence(f"{why}, {advice} base=", f"{why}, {advice} --base"))
+            raise CheckpointError(Sentence(f"{why} base=", f"{why} --base"))
         yield opened
 
 
 @contextmanager
-def open_sum(delta: Path, base: Path) -> Iterator[Source]:
-    """Open a delta with its base added to it.
-
-    Raises CheckpointError as `open_source` does, and where the two do not fit; ValueError where
-    they are the same.
-    """
+def _open_sum(delta: Path, base: Path) -> Iterator[Source]:
     if base.samefile(delta):
         raise ValueError(f"{base} is both source and base: give the model that the delta is for")
     with _open(delta) as changed, _open(base) as whole:

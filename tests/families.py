@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
 import transformers
 from family_rows import ROWS
@@ -90,6 +91,16 @@ def save(model: Any, folder: Path, number: int) -> Path:
     (folder / "model.safetensors").unlink()
     torch.save(tensors, folder / "pytorch_model.bin")
     return folder
+
+
+def add_tokenizer(folder: Path) -> None:
+    """Give a checkpoint a tokenizer of the printable characters of ASCII, a token each."""
+    letters = ["\u0120", *map(chr, range(ord("!"), VOCAB + ord(" ") - 1))]
+    model = tokenizers.models.BPE({letter: i for i, letter in enumerate(letters)}, [])
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def tokens_of(name: str, number: int) -> NDArray[np.int32]:

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from pythia_rt.convert import CheckpointError, FlatFile, convert
+from pythia_rt.evaluation import reporter
+from pythia_rt.evaluation.reporter import stored_report
 
 ROWS = families.VOCAB
+TEXT = "A delta holds what a training changed, and its base is what it was trained from. " * 3
 Tensors = dict[str, torch.Tensor]
 
 
@@ -134,6 +137,21 @@ def refuse(tmp_path: Path, source: Path, error: type[Exception], says: str, **op
     assert not (tmp_path / "flat").exists()
 
 
+def test_a_report_compares_with_the_sum(tmp_path: Path) -> None:
+    delta, base = pair(tmp_path)
+    families.add_tokenizer(delta)
+    reports = {}
+    for form in ("f16", "q4"):
+        flat = convert(delta, tmp_path / form, format=form, base=base, report=reporter(TEXT))
+        stored = stored_report(FlatFile(flat))
+        assert stored is not None
+        assert stored.comparison is not None
+        assert stored.comparison.reference.recipe == "f16"
+        reports[form] = stored.comparison
+    assert set((reports["f16"].weight_errors or {}).values()) == {0.0}
+    assert reports["f16"].divergence_max < 1e-4 < reports["q4"].divergence.value
+
+
 def test_deltas_without_a_base(tmp_path: Path) -> None:
     delta, _ = pair(tmp_path)
     refuse(tmp_path, delta, CheckpointError, "is a delta, as its name")
@@ -152,7 +170,6 @@ def test_a_name_alone_makes_no_delta(tmp_path: Path, name: str) -> None:
 def test_bases_that_do_not_fit(tmp_path: Path) -> None:
     delta, base = pair(tmp_path)
     refuse(tmp_path, delta, ValueError, "is both source and base", base=delta)
-    refuse(tmp_path, delta, ValueError, "without a report", base=base, report=lambda *_: {})
     refuse(tmp_path, base, CheckpointError, "is a delta too", base=delta)
     copied = save(llama(1), tmp_path / "copied", torch.float16)
     refuse(tmp_path, copied, CheckpointError, "convert it without a base", base=base)

@@ -24,7 +24,7 @@ def reporter(
     *,
     threads: int | None = None,
     progress: bool = False,
-) -> Callable[[FlatFile, Path, str | None], dict[str, Any]]:
+) -> Callable[[FlatFile, Path, Path | None, str | None], dict[str, Any]]:
     """The function that `convert(..., report=...)` wants.
 
     It measures as `evaluate` does by default, on `text`: a str, a path object of a UTF-8 file, or
@@ -35,8 +35,12 @@ def reporter(
     path = Path(SAMPLE if text is None else text).expanduser()
     chosen = text if isinstance(text, str) else read_text(path, can_cut=False)
 
-    def report(file: FlatFile, folder: Path, activation: str | None) -> dict[str, Any]:
-        source = open_exactly(folder, activation=activation, threads=threads, progress=progress)
+    def report(
+        file: FlatFile, folder: Path, base: Path | None, activation: str | None
+    ) -> dict[str, Any]:
+        source = open_exactly(
+            folder, base=base, activation=activation, threads=threads, progress=progress
+        )
         result = evaluate(
             Model(file, threads=threads),
             chosen,
