@@ -20,6 +20,7 @@ from .plan import Plan
 from .source.checkpoint import Checkpoint
 from .source.hub import identify
 from .source.tensor import SourceTensor
+from .text.metas_tokenizer import build_metas_tokenizer
 from .text.text_files import Text, read_text_files, resolve_end_ids, resolve_text
 
 
@@ -124,13 +125,14 @@ def _read_folder(folder: Path, checkpoint: Checkpoint) -> Source:
     config = checkpoint.read_config()
     read = read_text_files(folder)
     family = architectures.find(config)
+    built = build_metas_tokenizer(read, config) if checkpoint.is_metas else None
     return Source(
         folder,
         checkpoint.tensors,
         [checkpoint.config_file, *(folder / name for name in read), *checkpoint.files],
         config,
         family,
-        resolve_text(read, config),
+        resolve_text(read, config, built),
         resolve_end_ids(read, config),
         f"{folder} has no {TOKENIZER_FILE}",
         "add the file and convert again",

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
+from pythia_rt.convert.text.byte_level import ALPHABET
+
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # a byte among tokens of characters
 
 
@@ -82,16 +84,7 @@ _EACH_BYTE = "pythia_rt.replace_each_byte"
 codecs.register_error(_EACH_BYTE, _replace_each_byte)
 
 
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 upwards."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    alphabet = {chr(byte): byte for byte in printable}
-    alphabet.update({chr(0x100 + i): byte for i, byte in enumerate(rest)})
-    return alphabet
-
-
-_BYTE_OF_CHARACTER = _byte_of_character()
+_BYTE_OF_CHARACTER = {character: byte for byte, character in enumerate(ALPHABET)}
 
 
 def _byte_level(name: str) -> bytes:

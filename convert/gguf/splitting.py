@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ..text.byte_level import LLAMA3_STEPS, split, to_bytes, words
+
 
 class Splitting(NamedTuple):
     """A rule; `whole_words`: a word in the vocabulary is one token, whatever its merges."""
@@ -19,26 +21,10 @@ class Splitting(NamedTuple):
     adds_bos: bool = False  # where the file does not say
 
 
-def _split(pattern: str) -> dict[str, Any]:
-    part = {"type": "Split", "pattern": {"Regex": pattern}}
-    return {**part, "behavior": "Isolated", "invert": False}
-
-
-def _to_bytes(*, use_regex: bool = False) -> dict[str, Any]:
-    part = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    return {**part, "use_regex": use_regex}
-
-
-_GPT2_WORDS = _to_bytes(use_regex=True)
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}"
-    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_GPT2_WORDS = to_bytes(use_regex=True)
 _GPT2 = Splitting([_GPT2_WORDS])
 _NEOX = Splitting([_GPT2_WORDS], "NFC")
-_LLAMA3 = Splitting(
-    [_split(_WORDS.format(digits="{1,3}")), _to_bytes()], whole_words=True, adds_bos=True
-)
+_LLAMA3 = Splitting(LLAMA3_STEPS, whole_words=True, adds_bos=True)
 SPLITTINGS = {
     "gpt-2": _GPT2,
     "phi-2": _GPT2,
@@ -48,17 +34,17 @@ SPLITTINGS = {
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
-    "qwen2": Splitting([_split(_WORDS.format(digits="")), _to_bytes()], "NFC"),
+    "qwen2": Splitting([split(words("")), to_bytes()], "NFC"),
     "smollm": Splitting([{"type": "Digits", "individual_digits": True}, _GPT2_WORDS]),
     "falcon": Splitting(
         [
             {"type": "Punctuation", "behavior": "Contiguous"},
             _GPT2_WORDS,
             {"type": "Digits", "individual_digits": False},
-            _split("[0-9][0-9][0-9]"),
+            split("[0-9][0-9][0-9]"),
         ]
     ),
     "bloom": Splitting(
-        [_split(" ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"), _to_bytes()]
+        [split(" ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"), to_bytes()]
     ),
 }

@@ -62,6 +62,11 @@ class Checkpoint(Closing):
             self.close()
             raise
 
+    @property
+    def is_metas(self) -> bool:
+        """Whether the folder is one of Meta's own."""
+        return self.config_file.name == meta.PARAMS_FILE
+
     def read_rows(self, name: str, start: int, stop: int, destination: memoryview) -> None:
         """Read rows [start, stop) of tensor `name` into `destination`: raw little-endian bytes.
 
@@ -72,7 +77,7 @@ class Checkpoint(Closing):
     def read_config(self) -> dict[str, Any]:
         """Return what the config says, by transformers' keys; raise CheckpointError without it."""
         config = read_json(self.config_file, CheckpointError)
-        if self.config_file.name != meta.PARAMS_FILE:
+        if not self.is_metas:
             return config
         embedding = self.tensors.get("model.embed_tokens.weight")
         return meta.make_config(config, embedding.shape[0] if embedding and embedding.shape else 0)

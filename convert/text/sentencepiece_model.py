@@ -61,9 +61,14 @@ class SentencePieceModel(NamedTuple):
     escape_whitespaces: bool  # a space becomes U+2581
 
 
+def is_ranks(content: bytes) -> bool:
+    """Whether a tokenizer.model is none of sentencepiece's but a list of tiktoken's."""
+    return _TIKTOKEN.match(content) is not None
+
+
 def read_sentencepiece(content: bytes) -> SentencePieceModel:
     """Return the model in a tokenizer.model. Raises CheckpointError for anything else."""
-    if _TIKTOKEN.match(content):
+    if is_ranks(content):
         raise CheckpointError(
             f"{SENTENCEPIECE_FILE} is a list of tiktoken's, not a model of sentencepiece: put the "
             "tokenizer.json of the same tokenizer beside it"

@@ -122,8 +122,10 @@ def resolve_tokenizer(
     facts["named_tokens"] = declared.names
     if built is not None:
         # With a tokenizer.json these two are not read: its template says it.
-        facts["prefix_ids"] = _named_id(tokenizer, declared, "bos_token", tokenizer_config)
-        facts["suffix_ids"] = _named_id(tokenizer, declared, "eos_token", tokenizer_config)
+        if tokenizer_config.get("add_bos_token", built.adds_bos):
+            facts["prefix_ids"] = _named_id(tokenizer, declared, "bos_token")
+        if tokenizer_config.get("add_eos_token"):
+            facts["suffix_ids"] = _named_id(tokenizer, declared, "eos_token")
     facts["added_tokens"] = list_added_tokens(tokenizer)
     facts["split_special_tokens"] = tokenizer_config.get("split_special_tokens") is True
     last = max((token["id"] for token in facts["added_tokens"]), default=-1)
@@ -179,17 +181,10 @@ def _count_ids(data: Mapping[str, Any]) -> int:
     return int(max(ids)) + 1
 
 
-def _named_id(
-    tokenizer: tokenizers.Tokenizer,
-    declared: Declared,
-    name: str,
-    tokenizer_config: Mapping[str, Any],
-) -> list[int]:
-    """Return the id of a token that tokenizer_config.json wants beside a text, if it does."""
+def _named_id(tokenizer: tokenizers.Tokenizer, declared: Declared, name: str) -> list[int]:
+    """Return the id of a named token, if there is one."""
     content = declared.names.get(name)
-    if content is None or not tokenizer_config.get(f"add_{name}"):
-        return []
-    token_id = tokenizer.token_to_id(content)
+    token_id = None if content is None else tokenizer.token_to_id(content)
     return [] if token_id is None else [token_id]
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from .byte_level import split, words
+
 SPACE = "\u2581"  # what stands for a space in sentencepiece's vocabularies
 _BPE: dict[str, Any] = {
     "dropout": None,
@@ -129,11 +131,7 @@ def _byte_level(
 
 def _qwen2(tokenizer_config: Mapping[str, Any]) -> dict[str, Any]:
     sections = _byte_level({"type": "NFC"})(tokenizer_config)
-    split = {"type": "Split", "behavior": "Isolated", "invert": False}
-    parts = [
-        {**split, "pattern": {"Regex": _QWEN2_WORDS}},
-        {**sections["pre_tokenizer"], "use_regex": False},
-    ]
+    parts = [split(words("")), {**sections["pre_tokenizer"], "use_regex": False}]
     return {**sections, "pre_tokenizer": {"type": "Sequence", "pretokenizers": parts}}
 
 
@@ -160,10 +158,6 @@ def _sentencepiece(tokenizer_config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_QWEN2_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _END = "<|endoftext|>"
 _GPT2 = TokenizerClass(
     _byte_level(None),

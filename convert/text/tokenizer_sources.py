@@ -36,6 +36,7 @@ class Built(NamedTuple):
     flags_anew: bool  # special tokens lose whatever flags files give them
     pieces: list[AddedToken] | None  # that sentencepiece does not cut, None without it
     raw: bool  # added tokens are found in a text before it is normalised, whatever files say
+    adds_bos: bool = False  # before a text, where tokenizer_config.json does not say
 
 
 def build_tokenizer_file(
@@ -110,12 +111,12 @@ def _llama(model: SentencePieceModel, tokenizer_config: Mapping[str, Any]) -> Bu
         )
     rebuilt = llama_class()
     ids = {piece.text: i for i, piece in enumerate(model.pieces)}
-    merges = [[left, right] for _, _, left, right in sorted(_splits(ids))]
+    merges = [[left, right] for _, _, left, right in sorted(splits(ids))]
     content = write_tokenizer(rebuilt.sections(tokenizer_config), {"vocab": ids, "merges": merges})
     return Built(content, rebuilt.named_tokens, rebuilt.flags_anew, _pieces(model), False)
 
 
-def _splits(ranks: Mapping[str, Any]) -> list[tuple[Any, int, str, str]]:
+def splits(ranks: Mapping[str, Any]) -> list[tuple[Any, int, str, str]]:
     """Return every way to make a piece of two others: its rank, where it is cut, the two."""
     return [
         (rank, i, piece[:i], piece[i:])
@@ -152,7 +153,7 @@ def as_sentencepiece(model: SentencePieceModel, declared: Mapping[int, str], leg
             for i, piece in enumerate(model.pieces)
             if piece.kind == Kind.NORMAL
         }
-        by_rank = sorted((rank, left, right) for rank, _, left, right in _splits(ranks))
+        by_rank = sorted((rank, left, right) for rank, _, left, right in splits(ranks))
         part = {
             "type": "BPE",
             "dropout": None,
