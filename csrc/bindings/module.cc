@@ -10,5 +10,6 @@ PYBIND11_MODULE(_core, module) {
   pythia_rt::bind_sampling(module);
   pythia_rt::bind_model(module);
   pythia_rt::bind_session(module);
+  pythia_rt::bind_passes(module);
   pythia_rt::bind_calibration(module);
 }

@@ -38,6 +38,9 @@ void bind_model(pybind11::module_& module, std::unique_ptr<Backend> (*make)(int)
 // Sequences of these models.
 void bind_session(pybind11::module_& module);
 
+// Passes that sequences share.
+void bind_passes(pybind11::module_& module);
+
 void bind_calibration(pybind11::module_& module);
 
 }  // namespace pythia_rt

@@ -81,6 +81,7 @@ std::pair<size_t, size_t> activation_bytes(const py::dict& given) {
 void bind_traced(py::module_ module) {
   bind_model(module, make_traced_cpu);
   bind_session(module);
+  bind_passes(module);
   bind_sampling(module);
   module.def("take", &take_regions);
 }

@@ -1,0 +1,258 @@
+#include <pybind11/stl.h>
+
+#include <exception>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "bindings/bound_session.h"
+#include "bindings/gil.h"
+#include "bindings/module.h"
+#include "engine/log_softmax.h"
+#include "engine/step.h"
+#include "engine/top_tokens.h"
+#include "forward/array_probe.h"
+#include "forward/points.h"
+
+namespace pythia_rt {
+
+namespace {
+
+// Locks all sessions of a batch.
+std::vector<std::unique_lock<ForkSafeMutex>> claim_all(const std::vector<BoundSession*>& sessions) {
+  std::vector<std::unique_lock<ForkSafeMutex>> locks;
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      if (sessions[i] == sessions[j]) throw_invalid("a batch names the same session twice");
+    }
+    locks.push_back(claim(sessions[i]->mutex(), "session"));
+  }
+  return locks;
+}
+
+// Appends tokens and runs them; bind(request) makes the room for what is asked of a sequence.
+template <typename Bind>
+auto run_batch(const std::vector<BoundSession*>& sessions, const std::vector<TokenArray>& tokens,
+               const Bind& bind, Probe* probe = nullptr) {
+  if (sessions.size() != tokens.size()) {
+    throw_invalid("there are ", sessions.size(), " sessions for ", tokens.size(), " token arrays");
+  }
+  std::vector<decltype(bind(std::declval<Request&>()))> results;
+  std::vector<Request> requests;
+  std::vector<const int32_t*> pointers;
+  int64_t n_tokens = 0;
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    requests.push_back({&sessions[i]->sequence(), count_tokens(tokens[i])});
+    pointers.push_back(tokens[i].data());
+    requests.back().first_number = n_tokens;
+    n_tokens += requests.back().count;
+    results.push_back(bind(requests.back()));
+  }
+  const GilRelease release;
+  const auto locks = claim_all(sessions);
+  append_and_run(requests, pointers, [&] { release.check_signals(); }, probe);
+  if (!sessions.empty()) sessions.front()->model().check_memory();
+  return results;
+}
+
+FloatArray bind_logits(Request& request) {
+  FloatArray logits = logits_array(*request.sequence, request.count);
+  request.logits = logits.mutable_data();
+  return logits;
+}
+
+std::vector<FloatArray> forward_batch(const std::vector<BoundSession*>& sessions,
+                                      const std::vector<TokenArray>& tokens) {
+  return run_batch(sessions, tokens, bind_logits);
+}
+
+using NamedPlace = std::pair<std::string, int64_t>;  // a point, and its layer or -1
+// Of a place, the numbers of tokens and what they get: [numbers][width].
+using NamedReplacement = std::tuple<std::string, int64_t, std::vector<int64_t>, FloatArray>;
+
+// A place that the model has, in none of those before; and its width.
+std::pair<Place, int64_t> checked_place(const Spec& spec, const std::string& name, int64_t layer,
+                                        std::set<Place>& before) {
+  const Place place{point_from_name(name), layer};
+  const int64_t width = facts_of(spec, place).width;
+  if (!before.insert(place).second) throw_invalid("the point '", name, "' is named twice");
+  return {place, width};
+}
+
+std::pair<std::vector<FloatArray>, std::vector<FloatArray>> run_probed(
+    const std::vector<BoundSession*>& sessions, const std::vector<TokenArray>& tokens,
+    const std::vector<NamedPlace>& capture, const std::vector<NamedReplacement>& replace) {
+  if (sessions.empty()) throw_invalid("there is no session to run");
+  const Spec& spec = sessions.front()->sequence().model().spec();
+  int64_t n_tokens = 0;
+  for (const TokenArray& array : tokens) n_tokens += count_tokens(array);
+  ArrayProbe probe(n_tokens);
+  std::vector<FloatArray> captured;
+  std::set<Place> captures, replacements;
+  for (const auto& [name, layer] : capture) {
+    const auto [place, width] = checked_place(spec, name, layer, captures);
+    captured.push_back(FloatArray({n_tokens, width}));
+    probe.capture(place, captured.back().mutable_data());
+  }
+  for (const auto& [name, layer, numbers, values] : replace) {
+    const auto [place, width] = checked_place(spec, name, layer, replacements);
+    const auto n = static_cast<int64_t>(numbers.size());
+    if (values.ndim() != 2 || values.shape(0) != n || values.shape(1) != width) {
+      throw_invalid("what replaces '", name, "' must be an array [", n, ", ", width,
+                    "] of float32");
+    }
+    for (const int64_t number : numbers) {
+      if (number < 0 || number >= n_tokens) {
+        throw_invalid("there are ", n_tokens, " tokens, and none of number ", number);
+      }
+    }
+    probe.replace(place, numbers, values.data());
+  }
+  std::vector<FloatArray> logits = run_batch(sessions, tokens, bind_logits, &probe);
+  return {std::move(logits), std::move(captured)};
+}
+
+using Scores = std::pair<FloatArray, py::array_t<bool>>;
+
+std::vector<Scores> score_batch(const std::vector<BoundSession*>& sessions,
+                                const std::vector<TokenArray>& tokens) {
+  const auto answers = run_batch(sessions, tokens, [](Request& request) {
+    std::vector<SoftmaxTerm> terms(static_cast<size_t>(request.count));  // the last stays unused
+    request.terms = terms.data();
+    return terms;
+  });
+  std::vector<Scores> scores;
+  for (const std::vector<SoftmaxTerm>& terms : answers) {
+    const auto n = static_cast<py::ssize_t>(terms.size()) - 1;
+    scores.emplace_back(FloatArray(n), py::array_t<bool>(n));
+    float* log_probabilities = scores.back().first.mutable_data();
+    bool* is_likeliest = scores.back().second.mutable_data();
+    for (py::ssize_t i = 0; i < n; ++i) {
+      const SoftmaxTerm& term = terms[static_cast<size_t>(i)];
+      log_probabilities[i] = log_softmax(term);
+      is_likeliest[i] = term.logit >= term.largest;
+    }
+  }
+  return scores;
+}
+
+// The `count` likeliest ids of each row and their log-probabilities [n, count].
+std::pair<py::array_t<int32_t>, FloatArray> top_of(const FloatArray& logits, int64_t count) {
+  if (logits.ndim() != 2) throw_invalid("logits must be an array [n, vocab_size]");
+  const int64_t n = logits.shape(0), vocab_size = logits.shape(1);
+  if (count < 1 || count > vocab_size) {
+    throw_invalid("there are between 1 and ", vocab_size, " likeliest tokens, not ", count);
+  }
+  py::array_t<int32_t> ids({n, count});
+  FloatArray log_probabilities({n, count});
+  const float* in = logits.data();
+  int32_t* out_ids = ids.mutable_data();
+  float* out = log_probabilities.mutable_data();
+  {
+    const GilRelease release;
+    for (int64_t i = 0; i < n; ++i) {
+      top_tokens(in + i * vocab_size, vocab_size, count, out_ids + i * count, out + i * count);
+    }
+  }
+  return {ids, log_probabilities};
+}
+
+// Of each writer that was ready: its index, token and log-probability; or its index and an
+// exception that says why not.
+using Steps = std::pair<std::vector<std::tuple<size_t, int32_t, float>>,
+                        std::vector<std::pair<size_t, py::object>>>;
+
+py::object exception_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::invalid_argument& invalid) {
+    return py::handle(PyExc_ValueError)(invalid.what());
+  } catch (const std::exception& failed) {
+    return py::handle(PyExc_RuntimeError)(failed.what());
+  }
+}
+
+// Without the GIL.
+std::vector<Outcome> run_step(const std::vector<BoundSession*>& sessions,
+                              const std::vector<GuardedSampler*>& samplers, int64_t max_rows) {
+  const GilRelease release;
+  const auto locks = claim_all(sessions);
+  std::vector<std::unique_lock<ForkSafeMutex>> sampler_locks;
+  std::vector<Writer> writers;
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      if (samplers[i] == samplers[j]) throw_invalid("a batch names the same sampler twice");
+    }
+    sampler_locks.push_back(samplers[i]->lock());
+    writers.push_back({&sessions[i]->sequence(), &samplers[i]->sampler});
+  }
+  std::vector<Outcome> outcomes =
+      step(writers, max_rows == 0 ? kMaxRows : max_rows, [&] { release.check_signals(); });
+  if (!sessions.empty()) sessions.front()->model().check_memory();
+  return outcomes;
+}
+
+Steps step_batch(const std::vector<BoundSession*>& sessions,
+                 const std::vector<GuardedSampler*>& samplers, int64_t max_rows) {
+  if (sessions.size() != samplers.size()) {
+    throw_invalid("there are ", sessions.size(), " sessions for ", samplers.size(), " samplers");
+  }
+  Steps steps;
+  for (const Outcome& outcome : run_step(sessions, samplers, max_rows)) {
+    if (outcome.error == nullptr) {
+      steps.first.emplace_back(outcome.writer, outcome.sampled.token,
+                               outcome.sampled.log_probability);
+    } else {
+      steps.second.emplace_back(outcome.writer, exception_of(outcome.error));
+    }
+  }
+  return steps;
+}
+
+}  // namespace
+
+void bind_passes(py::module_& module) {
+  module.def("forward", &forward_batch, py::arg("sessions"), py::arg("tokens"),
+             "Appends tokens [n_i] to each session in shared passes; returns each one's logits\n"
+             "[n_i, vocab_size]. Raises ValueError before anything is appended.");
+
+  module.def(
+      "run_probed", &run_probed, py::arg("sessions"), py::arg("tokens"), py::kw_only(),
+      py::arg("capture") = std::vector<NamedPlace>(),
+      py::arg("replace") = std::vector<NamedReplacement>(),
+      "forward(), and a look inside: returns the logits, and what is at each place of\n"
+      "`capture` [tokens of all sessions, width].\n\n"
+      "A place is a point's name (Model.points) and its layer, -1 for a point in none. `replace`\n"
+      "lists (name, layer, numbers of tokens, values [numbers, width]): what the pass goes on "
+      "with\n"
+      "there, and what is captured. Raises ValueError before anything is appended.");
+
+  module.def(
+      "score", &score_batch, py::arg("sessions"), py::arg("tokens"),
+      "Appends tokens [n_i] to each session in shared passes; returns the log-probability\n"
+      "[n_i - 1] of each one's tokens but the first, under the model's raw distribution, and\n"
+      "whether no other was likelier, bool [n_i - 1].\n\n"
+      "The logits are not kept. Raises ValueError before anything is appended.");
+
+  module.def("top", &top_of, py::arg("logits"), py::arg("count"),
+             "The `count` likeliest ids of every row of logits [n, vocab_size], int32 [n, count],\n"
+             "the likeliest first and of equals the lower id, and their log-probabilities.");
+
+  module.def(
+      "step", &step_batch, py::arg("sessions"), py::arg("samplers"), py::kw_only(),
+      py::arg("max_rows") = 0,
+      "One pass over the tokens that wait in the sessions, of at most `max_rows` rows (0: as many\n"
+      "as a pass takes), and a sampled token, which waits, for each session that is ready then.\n\n"
+      "Those that wait for one token take part first, then the others in order. Returns a list of\n"
+      "(index, id, log-probability under the model's raw distribution) and one of (index, "
+      "exception)\n"
+      "where sampling failed, which leaves session and sampler as they were. Raises ValueError "
+      "before anything is run.");
+}
+
+}  // namespace pythia_rt
