@@ -6,8 +6,9 @@
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
-// What y becomes that goes to `out`.
-inline Vec finished(Epilogue epilogue, Vec y, const float* out) {
+// What y becomes that goes to `out`. Part of its callers always: left alone, GCC 12 calls it in
+// some, for each vector, and products whose caller it had filled otherwise spill.
+[[gnu::always_inline]] inline Vec finished(Epilogue epilogue, Vec y, const float* out) {
   switch (epilogue) {
     case Epilogue::store:
       break;
@@ -39,7 +40,6 @@ inline void finish_rows(const FinishArguments& arguments) {
     const float* in = arguments.in + row * arguments.in_stride;
     float* out = arguments.out + row * arguments.out_stride;
     for (int64_t i = 0; i < arguments.width; i += 16) {
-      // One place of use: with two, GCC 12 inlines `finished` otherwise, and products spill.
       const int64_t left = arguments.width - i;
       const Vec x = left < 16 ? load_first(in + i, left) : load(in + i);
       store(out + i, finished(arguments.epilogue, x, out + i));
