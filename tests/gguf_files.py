@@ -88,6 +88,16 @@ _LLAMA = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+_NORMS = {
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "self_attn.q_layernorm": "attn_q_norm",
+    "self_attn.k_layernorm": "attn_k_norm",
+}
+_OUTPUT_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 _FUSED = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
@@ -105,7 +115,9 @@ _FUSED = {
 LAYOUTS = {
     "llama": Layout("llama", llama, "model.layers.", _LLAMA),
     "qwen2": Layout("qwen2", same, "model.layers.", _LLAMA),
-    "stablelm": Layout("stablelm", same, "model.layers.", _LLAMA),
+    "qwen3": Layout("qwen3", same, "model.layers.", _LLAMA | _NORMS),
+    "olmo2": Layout("olmo2", same, "model.layers.", _LLAMA | _NORMS | _OUTPUT_NORMS),
+    "stablelm": Layout("stablelm", same, "model.layers.", _LLAMA | _NORMS),
     "falcon": Layout("falcon", fused, "transformer.h.", _FUSED),
     "bloom": Layout("bloom", fused, "transformer.h.", _FUSED),
     "phi": Layout(
@@ -185,7 +197,7 @@ def add_metadata(writer: Writer, config: Config) -> None:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     if kind in ("gpt_neox", "stablelm"):
         writer.add_parallel_residual(config.get("use_parallel_residual", True))
-    if config.get("head_dim") and kind == "llama":
+    if config.get("head_dim") and kind in ("llama", "qwen3"):
         writer.add_key_length(dim)
         writer.add_value_length(dim)
     if config.get("bos_token_id") is not None:
@@ -215,11 +227,23 @@ def rope_factors(config: Config) -> Array | None:
     return np.array(factors, np.float32)
 
 
+def stacked(tensors: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """The tensors, those of a module's numbered parts as the rows of one."""
+    parts: dict[str, dict[int, Array]] = {}
+    for name, values in tensors.items():
+        if found := re.fullmatch(r"(.*)\.norms\.(\d+)(\..*)", name):
+            parts.setdefault(found[1] + found[3], {})[int(found[2])] = values
+        else:
+            yield name, values
+    for name, numbered in parts.items():
+        yield name, np.stack([numbered[i] for i in range(len(numbered))])
+
+
 def tensors_of(folder: Path) -> Iterator[tuple[str, Array]]:
     """The tensors in their new layout, under their new names."""
     config = json.loads((folder / "config.json").read_text())
     layout = LAYOUTS[config["model_type"]]
-    for name, values in load_file(folder / "model.safetensors").items():
+    for name, values in stacked(load_file(folder / "model.safetensors")):
         inner, prefix = name, ""
         if name.startswith(layout.layer):
             number, _, inner = name.removeprefix(layout.layer).partition(".")
@@ -251,7 +275,9 @@ def write_gguf(
     more(writer)
     for name, values in tensors_of(folder):
         chosen = (
-            gguf.GGMLQuantizationType[type] if values.ndim > 1 else gguf.GGMLQuantizationType.F32
+            gguf.GGMLQuantizationType[type]
+            if values.ndim > 1 and not name.endswith("_norm.weight")
+            else gguf.GGMLQuantizationType.F32
         )
         if values.shape[-1] % gguf.GGML_QUANT_SIZES[chosen][0]:
             chosen = gguf.GGMLQuantizationType.F16

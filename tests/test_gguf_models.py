@@ -16,8 +16,8 @@ from pythia_rt.convert.gguf.families import ARCHITECTURES
 pytestmark = pytest.mark.filterwarnings("ignore:.* has no tokenizer:UserWarning")
 
 # What llama.cpp's layouts have no place for: its Falcon always rotates, its Phi norms no queries
-# and keys; its StableLM does, but this reader does not know how.
-UNKNOWN = {("falcon-rw", number) for number in range(99)} | {("Phi", 4), ("StableLM", 3)}
+# and keys.
+UNKNOWN = {("falcon-rw", number) for number in range(99)} | {("Phi", 4)}
 CASES = [
     (name, number)
     for name, number in families.CASES
@@ -29,6 +29,7 @@ UNSAID = {
     ("GPT-2", 3): {"activation"},
     ("Phi", 3): {"activation"},
     ("Qwen2", 2): {"windows"},
+    ("Qwen3", 3): {"windows"},
 }
 
 

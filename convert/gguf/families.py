@@ -7,7 +7,7 @@ are stored [out, in]; fused queries, keys and values follow each other, all head
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 from ..architectures import families
 from ..architectures.shared.config import config_error
 from ..architectures.shared.family import Described, Family
-from ..architectures.shared.modules import Form, Sources, Wanted, either, gated, halves, separate
+from ..architectures.shared.modules import (
+    Form,
+    Sources,
+    Wanted,
+    either,
+    every_head,
+    gated,
+    halves,
+    heads_as_rows,
+    separate,
+    whole,
+)
 from ..architectures.shared.names import Names
 from ..errors import CheckpointError, quote
 from ..plan import Pieces
@@ -50,6 +61,7 @@ class Architecture(NamedTuple):
     mlp: str | Form = "ffn_up"
     attn_norm: str | Form = "attn_norm"
     mlp_norm: str = "ffn_norm"
+    qk_norm: Callable[[str], Form] = whole
     flags: Mapping[str, str] = {}
     norms: str = ""
     fixed: Mapping[str, Any] = {}
@@ -96,14 +108,38 @@ ARCHITECTURES = {
         rotates="whole",
         mlp=gated("ffn_gate", "ffn_up"),
     ),
+    "qwen3": Architecture(
+        "qwen3",
+        _sizes("intermediate_size", "rms_norm_eps", rms=True),
+        {**_KV_HEADS, "head_dim": "attention.key_length"},
+        rotates="whole",
+        mlp=gated("ffn_gate", "ffn_up"),
+        qk_norm=every_head,
+        flags={"attention_bias": "attn_output.bias"},
+    ),
+    "olmo2": Architecture(
+        "olmo2",
+        _sizes("intermediate_size", "rms_norm_eps", rms=True),
+        _KV_HEADS,
+        rotates="whole",
+        mlp=gated("ffn_gate", "ffn_up"),
+        attn_norm="post_attention_norm",
+        mlp_norm="post_ffw_norm",
+        flags={"attention_bias": "attn_output.bias"},
+    ),
     "stablelm": Architecture(
         "stablelm",
         _sizes("intermediate_size", "layer_norm_eps"),
         _KV_HEADS,
         rotates="part",
         mlp=gated("ffn_gate", "ffn_up"),
-        # Not by its key: llama.cpp writes true where the config is silent, and looks at the norms.
-        flags={"use_qkv_bias": "attn_q.bias", "use_parallel_residual": "no ffn_norm.weight"},
+        qk_norm=heads_as_rows,
+        flags={
+            "use_qkv_bias": "attn_q.bias",
+            # Not by its key: llama.cpp writes true where the config is silent, and looks at norms.
+            "use_parallel_residual": "no ffn_norm.weight",
+            "qk_layernorm": "attn_q_norm.weight",
+        },
     ),
     "phi2": Architecture(
         "phi", _sizes("intermediate_size", "layer_norm_eps"), _KV_HEADS, rotates="part"
@@ -294,6 +330,8 @@ def _modules(known: Architecture) -> dict[str, str | Form]:
         "final_norm": "output_norm",
         "attn_norm": known.attn_norm,
         "mlp_norm": known.mlp_norm,
+        "q_norm": known.qk_norm("attn_q_norm"),
+        "k_norm": known.qk_norm("attn_k_norm"),
         "qkv": _queries_keys_values(known.interleaved),
         "attn_out": "attn_output",
         "mlp_up": known.mlp,

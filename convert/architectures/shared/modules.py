@@ -113,6 +113,18 @@ def norm_per_head(module: str) -> Form:
     return pieces
 
 
+def heads_as_rows(module: str) -> Form:
+    """A norm for each head, the rows of one module [heads, head_dim]; without biases, zeros."""
+
+    def pieces(sources: Sources, wanted: Wanted) -> Pieces:
+        if wanted.part == "bias":
+            return (Constant(0, wanted.rows),)
+        dim = sources.spec["head_dim"]
+        return (sources.rows(module, wanted._replace(columns=dim), wanted.rows // dim),)
+
+    return pieces
+
+
 def gated(gate: str, up: str) -> Form:
     """Two modules for a gated MLP's first matrix."""
 
