@@ -25,7 +25,15 @@ from .flatfile.layout import (
     tables,
     vectors,
 )
-from .flatfile.metadata import KV_BOUND, QUANTISED, REPORT, VERSION, metadata_entries, to_json
+from .flatfile.metadata import (
+    KV_BOUND,
+    NO_TOKENIZER,
+    QUANTISED,
+    REPORT,
+    VERSION,
+    metadata_entries,
+    to_json,
+)
 from .flatfile.spec import CHOICES, Spec
 from .flatfile.text_facts import TextFacts
 from .flatfile.writer import FlatFileWriter
@@ -158,6 +166,8 @@ def convert(
         }
         if opened.quantised:
             values[QUANTISED] = ", ".join(opened.quantised)
+        if vocabulary is None:
+            values[NO_TOKENIZER] = opened.lacking
         stored = stored_tensors(plan.spec, formats, {n: len(data) for n, data in files.items()})
         with (
             FlatFileWriter(

@@ -28,8 +28,8 @@ from .text.text_files import Text, read_text_files, resolve_end_ids, resolve_tex
 class Source:
     """An open source: its tensors, and what its files say.
 
-    `files` are all that were read; `no_text` says that there is no tokenizer, where there is none,
-    and `text_advice` what to do then;
+    `files` are all that were read; `lacking` and `no_text` say that there is no tokenizer, where
+    there is none, without and with the source's path, and `text_advice` what to do then;
     `quantised` has the formats in which GGUF stored what is read as floats.
     """
 
@@ -40,6 +40,7 @@ class Source:
     family: Family
     text: Text
     eos_ids: Sequence[int]
+    lacking: str
     no_text: str
     text_advice: str
     quantised: list[str] = field(default_factory=list)
@@ -134,6 +135,7 @@ def _read_folder(folder: Path, checkpoint: Checkpoint) -> Source:
         family,
         resolve_text(read, config, built),
         resolve_end_ids(read, config),
+        f"its folder has no {TOKENIZER_FILE}",
         f"{folder} has no {TOKENIZER_FILE}",
         "add the file and convert again",
     )
@@ -155,6 +157,7 @@ def _read_gguf(file: GgufFile) -> Source:
         family,
         text,
         eos_ids,
+        f"its GGUF file has none that can be rebuilt ({lacking})",
         f"{file.path} has no tokenizer that can be rebuilt ({lacking})",
         "convert the checkpoint that it was made of",
         file.quantised,

@@ -49,6 +49,7 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
         "parameters": sum(_parameters(file).values()),
         "bits_per_weight": _bits_per_weight(file),
         "tokenizer": file.tokenizer is not None,
+        "no_tokenizer": file.no_tokenizer,
         "end_tokens": _tokens(file, file.spec["eos_ids"]),
         "prefix_tokens": _tokens(file, file.text["prefix_ids"]),
         "suffix_tokens": _tokens(file, file.text["suffix_ids"]),
@@ -61,13 +62,17 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
 
 def lines(facts: dict[str, Any]) -> Iterator[str]:
     """The facts of `describe`, one to a line."""
-    origin = facts["source"] + (f" at {facts['revision']}" if facts["revision"] else "")
+    origin = _plain(facts["source"])
+    origin += f" at {_plain(facts['revision'])}" if facts["revision"] else ""
+    producer = _plain(facts["producer"])
     yield f"{facts['file']}: {facts['bytes'] / 1e6:.1f} MB, {facts['parameters']:,} parameters"
-    yield f"source      {origin}, by {facts['producer']} (file format {facts['file_format']})"
+    yield f"source      {origin}, by {producer} (file format {facts['file_format']})"
     if facts["quantised_before"]:
-        yield f"            whose values were quantised before, to {facts['quantised_before']}"
+        before = _plain(facts["quantised_before"])
+        yield f"            whose values were quantised before, to {before}"
     yield f"family      {facts['family']}"
-    yield f"tokenizer   {'yes' if facts['tokenizer'] else 'no'}"
+    why = f": {_plain(facts['no_tokenizer'])}" if facts["no_tokenizer"] else ""
+    yield f"tokenizer   {'yes' if facts['tokenizer'] else f'no{why}'}"
     yield f"end tokens  {_shown(facts['end_tokens']) or 'none: texts end at their length'}"
     for what in ("prefix", "suffix"):
         if facts[f"{what}_tokens"]:
@@ -78,7 +83,7 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     if facts["chat_templates"]:
         yield f"chat        {', '.join(map(quote, facts['chat_templates']))}"
     yield f"runs on     {facts['isa']}"
-    yield f"recipe      {facts['recipe']}"
+    yield f"recipe      {_plain(facts['recipe'])}"
     yield "bits per weight"
     for group, bits in facts["bits_per_weight"].items():
         used = sorted({f for name, f in facts["formats"].items() if _group(name) == group})
@@ -93,7 +98,12 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     yield "SHA-256"
     yield f"  {facts['data_sha256']}  data{' (verified)' if facts['verified'] else ''}"
     for name, digest in facts["source_digests"].items():
-        yield f"  {digest}  {name}"
+        yield f"  {_plain(digest)}  {_plain(name)}"
+
+
+def _plain(text: str) -> str:
+    """Text of a file's header as it is, or in quotes where a terminal should not see it so."""
+    return text if text.isprintable() and len(text) <= 400 else quote(text)
 
 
 def _tokens(file: FlatFile, ids: list[int]) -> list[dict[str, Any]]:

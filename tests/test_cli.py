@@ -242,6 +242,25 @@ def test_info_for_people(flat: Path, model: Model) -> None:
     assert "(verified)" in good("info", flat, "--verify").stdout
 
 
+def test_info_shows_no_control_characters(flat: Path, tmp_path: Path) -> None:
+    """Whoever wrote a file could have had a terminal clear itself."""
+    raw = flat.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    names = ("source", "revision", "recipe", "producer", "quantised_before", "no_tokenizer")
+    for name in names:
+        header["__metadata__"][f"pythia_rt.{name}"] = f"\x1b[2J{name}"
+    header["__metadata__"]["pythia_rt.source_digests"] = '{"\\u001b[2Jx": "\\u001b[2Jy"}'
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    path = tmp_path / "changed"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
+    shown = good("info", path).stdout
+    assert "\x1b" not in shown
+    for name in (*names[:-1], "x", "y"):
+        assert f"'\\x1b[2J{name}'" in shown
+
+
 def test_info_counts_bits(flat: Path) -> None:
     facts = json.loads(good("info", flat, "--json").stdout)
     bits = facts["bits_per_weight"]

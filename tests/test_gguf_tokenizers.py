@@ -29,6 +29,7 @@ from pythia_rt.convert import CheckpointError, FlatFile, convert
 from pythia_rt.convert.gguf.splitting import SPLITTINGS
 from pythia_rt.convert.gguf.tokenizer import read_text
 from pythia_rt.convert.text.sentencepiece_model import Kind, read_sentencepiece
+from pythia_rt.info import describe, lines
 from pythia_rt.tokenizer import Tokenizer
 
 DATA = Path(__file__).resolve().parent / "data"
@@ -282,6 +283,8 @@ def test_who_has_no_tokenizer_is_told_so(tmp_path: Path) -> None:
         UserWarning, match=r"has no tokenizer that can be rebuilt \(it has none\), so"
     ):
         convert(source, tmp_path / "flat")
+    why = "its GGUF file has none that can be rebuilt (it has none)"
+    assert f"tokenizer   no: {why}" in lines(describe(tmp_path / "flat"))
     with pytest.raises(
         CheckpointError, match="a report is measured on text: convert the checkpoint"
     ):

@@ -31,12 +31,14 @@ MAX_REPORT_BYTES = 1 << 20
 KV_BOUND = "kv_bound"
 # The formats in which values were quantised before they were converted, for people; of GGUF files.
 QUANTISED = "quantised_before"
+# Why there is no tokenizer, for people; of files without one.
+NO_TOKENIZER = "no_tokenizer"
 PREFIX = "pythia_rt."
 
 
 def metadata_entries(values: Mapping[str, str]) -> dict[str, str]:
     """Return `values`, all KEYS and maybe others of this file, as a flat file's metadata."""
-    keys = [*KEYS, *(key for key in (KV_BOUND, QUANTISED, REPORT) if key in values)]
+    keys = [*KEYS, *(key for key in (KV_BOUND, QUANTISED, NO_TOKENIZER, REPORT) if key in values)]
     return {PREFIX + key: values[key] for key in keys}
 
 

@@ -28,6 +28,7 @@ from .metadata import (
     KEYS,
     KV_BOUND,
     MAX_REPORT_BYTES,
+    NO_TOKENIZER,
     PADDING_PREFIX,
     PREFIX,
     QUANTISED,
@@ -49,7 +50,8 @@ class FlatFile:
     `tokenizer_config` are two of them, or None. `metadata` has the keys of KEYS, `entries` dtype
     and shape of every tensor. `report` is the JSON object in which its conversion recorded how good
     it is, or None. `kv_bound` is what no entry of a key or value exceeds, None where that is not
-    known. `quantised_before` lists the formats that values had lost precision to in the source.
+    known. `quantised_before` lists the formats that values had lost precision to in the source;
+    `no_tokenizer` says why there is none, where that is known, or is empty.
     The mapping, or the copy, lives as long as any of the arrays does. Nobody may write into a
     mapped file meanwhile: `check_unchanged` finds out.
     """
@@ -78,6 +80,7 @@ class FlatFile:
             self.report = self._read_report(header)
             self.kv_bound = self._read_kv_bound(header)
             self.quantised_before = header.metadata.get(PREFIX + QUANTISED, "")
+            self.no_tokenizer = header.metadata.get(PREFIX + NO_TOKENIZER, "")
             self.spec, self.formats = self._read_model()
             self.text = self._read_text()
             self.entries = self._check_tensors(header)
