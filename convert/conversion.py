@@ -279,6 +279,8 @@ def _write_weights(
                 packed = _pack(weights, plan, matrix, form, threads, bar)
             _write_matrix(writer, matrix, form, packed)
             bar.add_tensor()
+    for name in weights.rescaled:  # since they were written
+        writer.rewrite(name, weights.vector(name).view(np.uint8).data)
     return bound_keys_and_values(plan.spec, weights)
 
 

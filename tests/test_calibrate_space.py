@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from oracle import decoder
 
 from pythia_rt import _core
-from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, Linear, linears
+from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, Linear, Norm, linears
 from pythia_rt.convert.flatfile.spec import Spec
 from pythia_rt.convert.plan import Plan
 from pythia_rt.convert.quantise import calibrator
@@ -50,6 +50,13 @@ class Given:
 
     def decode(self, matrix: Linear, chunk: Chunk) -> Floats:
         return chunk.data.view(np.float32).reshape(chunk.rows, -1)
+
+    def rescale(self, norm: Norm, readers: Iterable[Linear], scales: Floats) -> None:
+        for name in (f"{norm.name}.weight", f"{norm.name}.bias"):
+            if name in self.weights:
+                self.weights[name] = self.weights[name] * scales
+        for matrix in readers:
+            self.weights[matrix.name] = self.weights[matrix.name] / scales
 
     def size(self, name: str) -> int:
         return self.weights[name].nbytes

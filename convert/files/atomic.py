@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from . import partial
 from .destination import check_folder, find_place, unwritten
+
+_PIECE = 1 << 20  # bytes read at a time
 
 
 class AtomicFile:
@@ -42,6 +45,23 @@ class AtomicFile:
         with self.explained():
             while left:
                 left = left[os.write(self.descriptor, left) :]
+
+    def write_at(self, place: int, content: bytes | memoryview) -> None:
+        """Replace bytes, and append after them as before. Raises what `write` raises."""
+        left = memoryview(content).cast("B")
+        with self.explained():
+            while left:
+                written = os.pwrite(self.descriptor, left, place)
+                left, place = left[written:], place + written
+
+    def digest(self, place: int) -> hashlib._Hash:
+        """The SHA-256 of everything from `place` on, read again."""
+        found = hashlib.sha256()
+        with self.explained():
+            while piece := os.pread(self.descriptor, _PIECE, place):
+                found.update(piece)
+                place += len(piece)
+        return found
 
     def publish(self) -> None:
         """Flush to the disk, give the file its name, close it.

@@ -46,7 +46,8 @@ class FlatFileWriter(Closing):
         self._header_bytes = (
             len(_encode(self._entries, metadata)) + -(-reserve // ALIGNMENT) * ALIGNMENT
         )
-        self._digest = hashlib.sha256()
+        self._digest = hashlib.sha256()  # of what was written, until something is rewritten
+        self._rewritten = False
         self._file = AtomicFile(destination, force=force)
         try:
             data_bytes = max((e["data_offsets"][1] for e in self._entries.values()), default=0)
@@ -63,6 +64,14 @@ class FlatFileWriter(Closing):
             padding = self._pending[0]
             self._write_tensor(padding, [bytes(self._entries[padding]["shape"][0])])
 
+    def rewrite(self, name: str, data: memoryview) -> None:
+        """Replace all of tensor `name`, which has been written."""
+        begin, end = self._entries[name]["data_offsets"]
+        if name in self._pending or data.nbytes != end - begin:
+            raise RuntimeError("the flat file differs from its plan: please report this")
+        self._file.write_at(self._header_bytes + begin, data)
+        self._rewritten = True
+
     def write_header(self, metadata: Mapping[str, str]) -> Path:
         """Write the header, so that the file can be opened before it has its name.
 
@@ -71,8 +80,7 @@ class FlatFileWriter(Closing):
         header = _encode(self._entries, metadata, self._header_bytes)
         if self._pending or len(header) != self._header_bytes:
             raise RuntimeError("the flat file differs from its plan: please report this")
-        with self._file.explained():
-            os.pwrite(self._file.descriptor, header, 0)
+        self._file.write_at(0, header)
         return self._file.hidden
 
     def finish(self, metadata: Mapping[str, str]) -> None:
@@ -83,6 +91,9 @@ class FlatFileWriter(Closing):
     @property
     def data_sha256(self) -> str:
         """The digest, in hexadecimal, of all data written so far."""
+        if self._rewritten:
+            self._digest = self._file.digest(self._header_bytes)
+            self._rewritten = False
         return self._digest.hexdigest()
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..flatfile.layout import VECTOR_MULTIPLE, Linear
+from ..flatfile.layout import VECTOR_MULTIPLE, Linear, Norm
 from ..plan import Plan, slice_pieces
 from ..source.tensor import TensorSource
 from . import weights
@@ -81,6 +81,18 @@ class BalancedWeights:
         self._reader = WeightReader(checkpoint)
         self._plan = plan
         self._balance = balance
+        self.rescaled: list[str] = []  # vectors that `rescale` changed
+
+    def rescale(self, norm: Norm, readers: Iterable[Linear], scales: NDArray[np.float32]) -> None:
+        """Multiply the channels of a norm by `scales` [columns], divide the readers' columns."""
+        for part in ("weight", "bias") if norm.bias else ("weight",):
+            name = f"{norm.name}.{part}"
+            self._balance.vectors[name] = self.vector(name)[: norm.size] * scales
+            self.rescaled.append(name)
+        for matrix in readers:
+            _, columns = self._balance.factors(matrix.name)
+            before = np.ones(matrix.columns) if columns is None else columns.astype(np.float64)
+            self._balance.set_factors(matrix.name, columns=before / scales)
 
     def vector(self, name: str) -> NDArray[np.float32]:
         """Return a norm's or bias's vector, padded as it is stored.

@@ -17,7 +17,9 @@ from ..errors import CheckpointError, quote
 from ..flatfile.layout import Linear, is_quantised, linears, norms, tables, vectors
 from ..plan import Plan, source_of
 from .balanced import BalancedWeights
+from .balancing import rewrites
 from .feedback import ErrorFeedback, Inputs
+from .measured import Between, choose_scales, describe_reader, some_rows, some_tokens
 
 # Sequences whose inputs are multiplied together: adding to a product costs as much as reading many
 # tokens.
@@ -47,6 +49,14 @@ class Calibrator:
         self._weights = weights
         self._threads = threads
         self._linears = {matrix.name: matrix for matrix in linears(plan.spec)}
+        balanced = rewrites(plan.spec, formats)
+        self._norms = {norm.name: norm for norm in norms(plan.spec)}
+        # Of the norms whose scale may be divided with them, what reads it.
+        self._readers = {
+            name: [matrix for matrix in self._linears.values() if matrix.reads == name]
+            for name in self._norms
+            if name in balanced
+        }
         # What every layer reads.
         self._shared = {
             table.name: np.concatenate(list(weights.table(table.name)))
@@ -108,31 +118,68 @@ class Calibrator:
 
     def _pack_layer(self, prefix: str, add_bytes: Callable[[int], None]) -> dict[str, Parts]:
         """Return the packed matrices of a layer, and take both streams through it."""
-        plan = self._plan
         matrices = [m for m in self._linears.values() if m.name.startswith(prefix)]
-        fixed = {
-            name.removeprefix(prefix): self._weights.vector(name)
-            for name in vectors(plan.spec)
-            if name.startswith(prefix)
-        }
         values = {m.name: self._weights.values(m) for m in matrices}
         exact = {
             m.name: _core.pack("f32", values[m.name], "F32", m.rows, m.columns) for m in matrices
         }
+        fixed = self._vectors(prefix)
         layer = self._layer(prefix, {m.name: "f32" for m in matrices}, exact, fixed)
-        inputs = self._measure(layer, prefix, matrices)
+        inputs, samples = self._measure(layer, prefix, matrices)
         del layer, exact
+        feedbacks: dict[str, ErrorFeedback] = {}
+        for norm, sample in samples.items():
+            readers = {m.name: values[m.name][some_rows(m.rows)] for m in self._readers[norm]}
+            known = {name: inputs.pop(name) for name in readers}
+            found, scales = self._share(norm, sample, known, readers)
+            feedbacks |= found
+            if scales is not None:
+                for name in readers:
+                    values[name] /= scales
+        fixed = self._vectors(prefix)
         packed: dict[str, Parts] = {}
         for matrix in matrices:
-            packed[matrix.name] = self._pack_matrix(
-                matrix, values.pop(matrix.name), inputs.pop(matrix.name, None)
-            )
-            add_bytes(self._weights.size(matrix.name))
+            name = matrix.name
+            if name in inputs:
+                feedbacks[name] = self._feedback(name, inputs.pop(name))
+            packed[name] = self._pack_matrix(matrix, values.pop(name), feedbacks.pop(name, None))
+            add_bytes(self._weights.size(name))
         layer = self._layer(
             prefix, {m.name: self._formats[m.name] for m in matrices}, packed, fixed
         )
         self._quantised = [layer.run(hidden)[0] for hidden in self._quantised]
         return packed
+
+    def _vectors(self, prefix: str) -> dict[str, NDArray[np.float32]]:
+        """The vectors of a layer by their names within it."""
+        return {
+            name.removeprefix(prefix): self._weights.vector(name)
+            for name in vectors(self._plan.spec)
+            if name.startswith(prefix)
+        }
+
+    def _share(
+        self,
+        norm: str,
+        sample: NDArray[np.float32],
+        inputs: Mapping[str, Inputs],
+        rows: Mapping[str, NDArray[np.float32]],
+    ) -> tuple[dict[str, ErrorFeedback], NDArray[np.float32] | None]:
+        """Divide a norm's scale anew with its readers, of which `inputs` and some `rows` are given.
+
+        Returns how they are quantised then, and what their columns are divided by, if anything.
+        """
+        found, readers = {}, []
+        for name, known in inputs.items():
+            found[name] = self._feedback(name, known)
+            readers.append(describe_reader(self._formats[name], rows[name], known, found[name]))
+        between = Between(np.diag(known.gram) / known.tokens, sample)  # all see the same
+        scales = choose_scales(between, readers)
+        if scales is not None:
+            self._weights.rescale(self._norms[norm], self._readers[norm], scales)
+            for feedback in found.values():
+                feedback.rescale(scales)
+        return found, scales
 
     def _layer(
         self,
@@ -156,8 +203,17 @@ class Calibrator:
 
     def _measure(
         self, layer: _core.Layer, prefix: str, matrices: Sequence[Linear]
-    ) -> dict[str, Inputs]:
-        """Run the exact layer on both streams: what its matrices see. The exact stream moves on."""
+    ) -> tuple[dict[str, Inputs], dict[str, NDArray[np.float32]]]:
+        """Run the exact layer on both streams: what its matrices see. The exact stream moves on.
+
+        Returns the inputs by matrix and, by norm that balancing may change, some of its outputs.
+        """
+        first_readers = {
+            readers[0].name: norm
+            for norm, readers in self._readers.items()
+            if norm.startswith(prefix)
+        }
+        samples: dict[str, list[NDArray[np.float32]]] = {n: [] for n in first_readers.values()}
         inputs = {m.name: Inputs(m.columns) for m in matrices if self._is_quantised(m.name)}
         for start in range(0, len(self._exact), _BATCH):
             batch = range(start, min(start + _BATCH, len(self._exact)))
@@ -166,6 +222,9 @@ class Calibrator:
                 self._exact[index], captured = layer.run(self._exact[index], capture=True)
                 exact.append(captured)
                 seen.append(layer.run(self._quantised[index], capture=True)[1])
+            for name, norm in first_readers.items():
+                for captured in seen:
+                    samples[norm].append(some_tokens(captured[name.removeprefix(prefix)]).copy())
             for name, known in inputs.items():
                 short = name.removeprefix(prefix)
                 # Taken out of the batch: there are only ever one matrix's inputs twice.
@@ -173,15 +232,15 @@ class Calibrator:
                     np.concatenate([captured.pop(short) for captured in seen]),
                     np.concatenate([captured.pop(short) for captured in exact]),
                 )
-        return inputs
+        return inputs, {norm: np.concatenate(found) for norm, found in samples.items()}
 
     def _pack_matrix(
-        self, matrix: Linear, values: NDArray[np.float32], inputs: Inputs | None
+        self, matrix: Linear, values: NDArray[np.float32], feedback: ErrorFeedback | None
     ) -> Parts:
-        form = self._formats[matrix.name]
-        if inputs is None:
+        if feedback is None:
+            form = self._formats[matrix.name]
             return _core.pack(form, values, "F32", matrix.rows, matrix.columns, self._threads)
-        return self._quantise(self._feedback(matrix.name, inputs), matrix.name, values)
+        return self._quantise(feedback, matrix.name, values)
 
     def _feedback(self, name: str, inputs: Inputs) -> ErrorFeedback:
         try:
@@ -208,12 +267,21 @@ class Calibrator:
         """Quantise the head chunk by chunk, since it may be larger than all of a layer."""
         head = self._linears["head"]
         inputs = Inputs(head.columns)
+        sample = []
         for seen, exact in zip(self._quantised, self._exact, strict=True):
             if self._plan.spec["final_norm"]:
                 seen, exact = (self._norm("final_norm", hidden) for hidden in (seen, exact))
+            sample.append(some_tokens(seen))
             inputs.add(seen, exact)
         self._quantised, self._exact = [], []
-        feedback = self._feedback("head", inputs)
+        if head.reads in self._readers:
+            rows = self._weights.rows(head, some_rows(head.rows))
+            found, _ = self._share(
+                head.reads, np.concatenate(sample), {"head": inputs}, {"head": rows}
+            )
+            feedback = found["head"]
+        else:
+            feedback = self._feedback("head", inputs)
         row_bytes = self._weights.size("head") // head.rows
         for chunk in self._weights.chunks(head):
             yield self._quantise(feedback, "head", self._weights.decode(head, chunk))

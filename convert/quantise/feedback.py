@@ -29,12 +29,15 @@ class Inputs:
     model will see. `drift` is (E - X)'X, f32, where E are the exact model's on the same tokens.
     """
 
+    tokens = 0
+
     def __init__(self, columns: int) -> None:
         self.gram = np.zeros((columns, columns))
         self.drift = np.zeros((columns, columns), np.float32)
 
     def add(self, seen: NDArray[np.float32], exact: NDArray[np.float32]) -> None:
         """Add inputs X and E [tokens, columns] of the same tokens. E is overwritten."""
+        self.tokens += len(seen)
         self.gram += seen.T @ seen
         exact -= seen
         self.drift += exact.T @ seen
@@ -70,6 +73,22 @@ class ErrorFeedback:
         damped[np.diag_indices_from(damped)] += DAMPING * mean if mean > 0 else 1.0
         self._factor = inverse_factor(damped).astype(np.float32)
         self._drift = catch_up * inputs.drift[:, self._order]
+
+    def costs(self) -> NDArray[np.float64]:
+        """What a squared error of 1 in each column costs, [columns], once those after it help.
+
+        Of the squared error of an output, summed over the tokens; an error in the whole column.
+        """
+        costs = np.empty(len(self._order))
+        costs[self._order] = 1 / np.square(np.diag(self._factor), dtype=np.float64)
+        return costs
+
+    def rescale(self, scales: NDArray[np.float32]) -> None:
+        """Go on as for inputs whose columns are multiplied by `scales` [columns], and weights."""
+        ordered = scales[self._order]
+        self._factor /= ordered
+        self._drift *= scales[:, None]
+        self._drift *= ordered
 
     def quantise(self, values: NDArray[np.float32], threads: int = 0) -> Quantised:
         """Quantise rows of weights [rows, columns], from a multiple of 16 on in their matrix.

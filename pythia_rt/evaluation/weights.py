@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pythia_rt import _core
 from pythia_rt.convert.files.safetensors_header import DTYPE_BYTES
 from pythia_rt.convert.flatfile import FlatFile
-from pythia_rt.convert.flatfile.layout import Linear, linears, vectors
+from pythia_rt.convert.flatfile.layout import Linear, linears, norms, vectors
 from pythia_rt.convert.quantise.balancing import rewrites, solve
 
 _ROW_BLOCK = 16  # rows of a packed block; whole blocks can be unpacked alone
@@ -27,6 +27,9 @@ def relative_errors(file: FlatFile, reference: FlatFile) -> dict[str, float]:
     """
     wanted = rewrites(file.spec, file.formats) | rewrites(reference.spec, reference.formats)
     ours, theirs = (_BalancedFile(side, wanted) for side in (file, reference))
+    for norm in norms(file.spec):
+        if norm.name in wanted:
+            theirs.divide_as(ours, norm.name)
     return {matrix.name: _relative_error(ours, theirs, matrix) for matrix in linears(file.spec)}
 
 
@@ -54,7 +57,27 @@ class _BalancedFile:
     def __init__(self, file: FlatFile, wanted: frozenset[str]) -> None:
         self._file = file
         missing = wanted - rewrites(file.spec, file.formats)
-        self._balance = solve(file.spec, missing, _FlatFileSource(file))
+        self._source = _FlatFileSource(file)
+        self._balance = solve(file.spec, missing, self._source)
+
+    def divide_as(self, other: _BalancedFile, norm: str) -> None:
+        """Divide a norm's scale with its readers as another file does: calibration chose its own.
+
+        The norm is left as it is, its readers' columns become what they are behind the other's.
+        """
+        ours, theirs = (side.vector(f"{norm}.weight").astype(np.float64) for side in (self, other))
+        live = (ours != 0) & (theirs != 0)
+        ratio = np.divide(ours, theirs, out=np.ones_like(ours), where=live)
+        for matrix in linears(self._file.spec):
+            if matrix.reads == norm:
+                _, columns = self._balance.factors(matrix.name)
+                before = np.ones_like(ratio) if columns is None else columns.astype(np.float64)
+                self._balance.set_factors(matrix.name, columns=before * ratio)
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """A norm's or bias's entries, without padding."""
+        found = self._balance.vectors.get(name)
+        return self._source.vector(name) if found is None else found
 
     def rows(self, matrix: Linear) -> Iterator[NDArray[np.float32]]:
         """The matrix's values, [rows, columns] of some rows at a time."""
