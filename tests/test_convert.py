@@ -27,6 +27,7 @@ from oracle import formats as oracle
 from safetensors import safe_open
 
 import pythia_rt
+from pythia_rt import _core
 from pythia_rt.convert import Checkpoint, FlatFile, convert, threads
 from pythia_rt.convert.architectures import gpt_neox
 from pythia_rt.convert.flatfile import layout
@@ -34,7 +35,7 @@ from pythia_rt.convert.quantise import weights
 from pythia_rt.convert.quantise.balanced import balance_checkpoint
 from pythia_rt.convert.quantise.balancing import Balance
 
-FORMATS = ("f32", "f16", "bf16", "q8", "q6", "q5", "q4")
+FORMATS = _core.format_names()
 SOURCES = {
     "attn_norm": "input_layernorm",
     "mlp_norm": "post_attention_layernorm",
@@ -112,11 +113,12 @@ def test_every_format_is_close_to_its_source(tmp_path: Path, form: str) -> None:
     folder = write_checkpoint(tmp_path / "s", tensors)
     file = FlatFile(convert(folder, tmp_path / "f", format=form))
     balance = balance_of(folder, file.formats)
-    assert bool(balance.vectors) == form.startswith("q")
+    assert bool(balance.vectors) == layout.is_quantised(form)
     expected = expected_weights(tensors)
-    limit = {"f32": 0, "f16": 0, "bf16": 2**-8, "q8": 0.006}
     # Below 8 bits the search may cut off a group's largest value, by a tenth or so.
-    limit |= {"q6": 0.08, "q5": 0.15, "q4": 0.2}
+    by_bits = {8: 0.006, 6: 0.08, 5: 0.15, 4: 0.2}
+    limit = {"f32": 0, "f16": 0, "bf16": 2**-8}
+    limit |= {f: by_bits[int(_core.bits_per_weight(f))] for f in FORMATS if layout.is_quantised(f)}
     for matrix in layout.linears(file.spec):
         values = expected[f"{matrix.name}.weight"].copy()
         balance.scale(matrix.name, 0, values)

@@ -270,6 +270,7 @@ void pack(Format format, SourceType source_type, const void* source, int64_t row
       } else {
         Type::pack_row_block(values.data(), stride, groups, out.weight);
         if constexpr (!std::is_same_v<Type, F32>) {
+          static_assert(std::is_same_v<Type, F16> || std::is_same_v<Type, Bf16>);
           check_halves(static_cast<const uint16_t*>(out.weight), stride * kRowBlock,
                        std::is_same_v<Type, F16> ? 0x7c00 : 0x7f80, first_row);
         }

@@ -24,6 +24,8 @@ constexpr int64_t tile_byte(int64_t row, int64_t column) {
 
 template <int kBitsPerCode>
 struct GroupLayout {
+  static_assert(kBitsPerCode == 8 || (kBitsPerCode >= 4 && kBitsPerCode <= 6),
+                "other bits need a layout here, in PackedGroup and in CUDA's IntegerGroup");
   static constexpr int kBits = kBitsPerCode;
   static constexpr int kHighBits = kBits == 8 ? 0 : kBits - 4;
   static constexpr int kNibbleBytes = kRowBlock * kColumnGroup / 2;

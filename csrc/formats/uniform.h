@@ -10,6 +10,7 @@ namespace pythia_rt {
 
 template <int kBitsPerCode>
 struct UniformGrid {
+  static_assert(kBitsPerCode > 4, "4 bits are looked up: table_grid.h");
   static constexpr int kBits = kBitsPerCode;
   static constexpr int kOffset = GroupLayout<kBits>::kOffset;
   static constexpr const uint8_t* kTable = nullptr;

@@ -4,25 +4,18 @@
 // rounding error grows with groups + 64 instead of with the number of columns.
 #pragma once
 
+#include "formats/floats.h"
 #include "kernels/finish.inl"
 #include "kernels/register_tiles.inl"
 
 namespace pythia_rt::PYTHIA_RT_ISA {
 
-struct LoadF32 {
-  using Stored = float;
-  static Vec weights(const float* p) { return load(p); }
-};
-struct LoadF16 {
-  using Stored = uint16_t;
-  static Vec weights(const uint16_t* p) { return load_f16(p); }
-};
-struct LoadBf16 {
-  using Stored = uint16_t;
-  static Vec weights(const uint16_t* p) { return load_bf16(p); }
-};
+// 16 weights of a format.
+inline Vec load_weights(F32, const float* p) { return load(p); }
+inline Vec load_weights(F16, const uint16_t* p) { return load_f16(p); }
+inline Vec load_weights(Bf16, const uint16_t* p) { return load_bf16(p); }
 
-template <typename Load>
+template <typename Type>
 struct FloatWork {
   // The order of additions leaves one accumulator per output: several blocks hide its latency.
   static constexpr int kSingleRowTile = 4;
@@ -32,7 +25,7 @@ struct FloatWork {
 
   template <int kBlocks, int kRows>
   void run(int64_t block, int64_t row) const {
-    using Stored = typename Load::Stored;
+    using Stored = typename Type::Value;
     const int64_t block_size = groups * kColumnGroup * kRowBlock;
     const Stored* weights =
         static_cast<const Stored*>(arguments.matrix->weight) + block * block_size;
@@ -48,7 +41,7 @@ struct FloatWork {
       }
       for (int64_t i = group * kColumnGroup; i < (group + 1) * kColumnGroup; ++i) {
         for (int b = 0; b < kBlocks; ++b) {
-          const Vec weight = Load::weights(weights + b * block_size + i * kRowBlock);
+          const Vec weight = load_weights(Type{}, weights + b * block_size + i * kRowBlock);
           for (int r = 0; r < kRows; ++r) {
             part[b][r] = fma(weight, broadcast(in[r * arguments.in_stride + i]), part[b][r]);
           }
@@ -64,10 +57,10 @@ struct FloatWork {
   }
 };
 
-template <typename Load>
+template <typename Type>
 inline void linear_float(const LinearArguments& arguments) {
   run_tiles(
-      FloatWork<Load>{arguments, (arguments.matrix->columns + kColumnGroup - 1) / kColumnGroup},
+      FloatWork<Type>{arguments, (arguments.matrix->columns + kColumnGroup - 1) / kColumnGroup},
       arguments);
 }
 

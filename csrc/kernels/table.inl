@@ -1,6 +1,7 @@
 // The kernel table of one ISA. Included by kernels/isa.cc.in, once per entry of cmake/isas.cmake.
 #pragma once
 
+#include "formats/types.h"
 #include "kernels/append.inl"
 #include "kernels/attention.inl"
 #include "kernels/finish.inl"
@@ -21,10 +22,6 @@
 #endif
 
 namespace pythia_rt::PYTHIA_RT_ISA {
-
-inline void linear_f32(const LinearArguments& a) { linear_float<LoadF32>(a); }
-inline void linear_f16(const LinearArguments& a) { linear_float<LoadF16>(a); }
-inline void linear_bf16(const LinearArguments& a) { linear_float<LoadBf16>(a); }
 
 #if defined(PYTHIA_RT_MATRIX_UNIT)
 
@@ -103,9 +100,16 @@ inline int64_t panel_blocks(bool, int64_t) { return 0; }
 
 #endif
 
-inline void linear_q6(const LinearArguments& a) { linear_packed<6>(a); }
-inline void linear_q5(const LinearArguments& a) { linear_packed<5>(a); }
-inline void linear_q4(const LinearArguments& a) { linear_packed<4>(a); }
+template <typename Type>
+inline void linear(const LinearArguments& a) {
+  if constexpr (!Type::kQuantised) {
+    linear_float<Type>(a);
+  } else if constexpr (Type::kBits == 8) {
+    linear_q8(a);
+  } else {
+    linear_packed<Type::kBits>(a);
+  }
+}
 
 inline int64_t linear_panel_bytes(const Matrix& matrix, int64_t rows) {
   if (matrix.scales == nullptr) return 0;       // not quantised
@@ -132,7 +136,7 @@ extern const KernelTable kTable;
 const KernelTable kTable = {
     PYTHIA_RT_ISA_NAME,
     {
-#define PYTHIA_RT_FORMAT(type, name) Entry<linear_##name>::call,
+#define PYTHIA_RT_FORMAT(type, name) Entry<linear<type>>::call,
 #include "formats/formats.inc"
 #undef PYTHIA_RT_FORMAT
     },

@@ -17,7 +17,6 @@ Floats = NDArray[np.float32]
 ROW_BLOCK = 16
 GROUP = 64  # columns that share a scale; every format is padded to it
 DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
-BITS = {"q8": 8, "q6": 6, "q5": 5, "q4": 4}
 Q4_TABLE = np.array([-63, -45, -35, -27, -20, -14, -9, -4, 1, 6, 12, 18, 25, 33, 43, 56])
 LEVELS = {
     "q8": np.arange(-128, 128),
@@ -25,6 +24,7 @@ LEVELS = {
     "q5": np.arange(-16, 16),
     "q4": Q4_TABLE,
 }
+BITS = {form: len(levels).bit_length() - 1 for form, levels in LEVELS.items()}
 
 
 def packed_layout(form: str, rows: int, columns: int) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -145,7 +145,7 @@ def _bytes_of_codes(form: str, codes: Bytes) -> Bytes:
                 stored[:, :, column // 4, byte] = code
                 continue
             stored[:, :, column // 8, byte] |= (code & 15) << (4 if column % 8 >= 4 else 0)
-            if form != "q4":
+            if BITS[form] > 4:
                 piece, bit = _place_of_high_bits(BITS[form] - 4, column // 4)
                 stored[:, :, 8 + piece, byte] |= code >> 4 << bit
     return stored.ravel()

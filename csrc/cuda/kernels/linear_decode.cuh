@@ -25,17 +25,17 @@ struct DecodeRound {
 };
 
 // A lane's part of what a warp needs for one group.
-template <int kBits>
+template <typename Type>
 struct DecodeGroup {
-  IntegerGroup<kBits> weights;
+  IntegerGroup<Type> weights;
   uint4 codes;
   float token_scale;  // of token `lane`, in the first lanes
 };
 
-template <int kBits>
+template <typename Type>
 struct Decoder {
   const LinearWork& work;
-  IntegerLane<kBits> matrix;
+  IntegerLane<Type> matrix;
   const uint8_t* codes;
   const float* token_scales;
   int warp;
@@ -55,14 +55,14 @@ struct Decoder {
     token_scales = w.code_scales + scaled_token * w.groups;
   }
 
-  __device__ __forceinline__ void load(DecodeGroup<kBits>& group, int index) const {
+  __device__ __forceinline__ void load(DecodeGroup<Type>& group, int index) const {
     if (index >= work.groups) return;
     matrix.load(group.weights, index, lane);
     group.codes = *reinterpret_cast<const uint4*>(codes + index * kColumnGroup);
     if (lane < kDecodeTokens) group.token_scale = token_scales[index];
   }
 
-  __device__ __forceinline__ void leave(const DecodeGroup<kBits>& group, DecodeRound& round) const {
+  __device__ __forceinline__ void leave(const DecodeGroup<Type>& group, DecodeRound& round) const {
     unsigned a[2][2][4];
     group.weights.unpack(a, lane);
     int totals[2][4];
@@ -98,12 +98,12 @@ struct Decoder {
   }
 };
 
-template <int kBits>
+template <typename Type>
 __device__ __forceinline__ void decode(const LinearWork& work, int first_row, int first_token,
                                        DecodeRound (&rounds)[kDecodeRounds]) {
-  const Decoder<kBits> decoder(work, first_row, first_token);
+  const Decoder<Type> decoder(work, first_row, first_token);
   const bool is_owner = decoder.warp < decoder.tokens;
-  DecodeGroup<kBits> groups[kDecodeRounds] = {};
+  DecodeGroup<Type> groups[kDecodeRounds] = {};
 #pragma unroll
   for (int turn = 0; turn < kDecodeRounds; ++turn) {
     decoder.load(groups[turn], decoder.warp + turn * kDecodeWarps);
@@ -125,7 +125,7 @@ __device__ __forceinline__ void decode(const LinearWork& work, int first_row, in
   }
   const int row = first_row + decoder.lane;
   if (is_owner && row < work.rows) {
-    finish(work, row, first_token + decoder.warp, with_unit<kBits>(work, row, sum));
+    finish(work, row, first_token + decoder.warp, with_unit<Type>(work, row, sum));
   }
 }
 

@@ -13,13 +13,13 @@ namespace {
 template <typename Type>
 __device__ __forceinline__ void decode_type(const LinearWork& work, int first_row, int first_token,
                                             DecodeRound (&memory)[kDecodeRounds]) {
-  if constexpr (Type::kQuantised) decode<Type::kBits>(work, first_row, first_token, memory);
+  if constexpr (Type::kQuantised) decode<Type>(work, first_row, first_token, memory);
 }
 
 template <typename Type>
 __device__ __forceinline__ void prefill_type(const LinearWork& work, int first_row, int first_token,
                                              PrefillMemory& memory) {
-  if constexpr (Type::kQuantised) prefill<Type::kBits>(work, first_row, first_token, memory);
+  if constexpr (Type::kQuantised) prefill<Type>(work, first_row, first_token, memory);
 }
 
 __device__ __forceinline__ void decode_format(const LinearWork& work, int first_row,

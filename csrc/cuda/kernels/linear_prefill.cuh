@@ -70,7 +70,6 @@ struct PrefillTokens {
 using LaneSums = float[kPrefillTokens / 8][2][4];
 
 // Adds one group of columns.
-template <int kBits>
 __device__ __forceinline__ void add_group(const unsigned (&a)[2][2][4], const float (&scales)[4],
                                           const uint4 (&codes)[kPrefillTokens][kColumnGroup / 16],
                                           const float (&token_scales)[kPrefillTokens], int lane,
@@ -93,7 +92,7 @@ __device__ __forceinline__ void add_group(const unsigned (&a)[2][2][4], const fl
 
 // Half of a warp's outputs at a time pass through shared memory, which gives each lane one row: the
 // epilogue is compiled once instead of 64 times, and memory is written in whole lines.
-template <int kBits>
+template <typename Type>
 __device__ __forceinline__ void finish_all(const LinearWork& work, int first_row, int first_token,
                                            int lane, const LaneSums& sums, PrefillSums& memory) {
   const int row = first_row + lane;
@@ -114,20 +113,20 @@ __device__ __forceinline__ void finish_all(const LinearWork& work, int first_row
     const int count = row < work.rows ? least(work.tokens - token, kSumTokens) : 0;
 #pragma unroll 1
     for (int t = 0; t < count; ++t) {
-      finish(work, row, token + t, with_unit<kBits>(work, row, memory[t][lane]));
+      finish(work, row, token + t, with_unit<Type>(work, row, memory[t][lane]));
     }
   }
 }
 
-template <int kBits>
+template <typename Type>
 __device__ __forceinline__ void prefill(const LinearWork& work, int first_row, int first_token,
                                         PrefillMemory& memory) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int warp_row = first_row + warp * kWarpRows;
-  const IntegerLane<kBits> matrix(work, warp_row, lane);
+  const IntegerLane<Type> matrix(work, warp_row, lane);
   const PrefillTokens tokens(work, first_token);
-  IntegerGroup<kBits> weights;
+  IntegerGroup<Type> weights;
   matrix.load(weights, 0, lane);
   for (int group = 0; group < kPrefillStages - 1; ++group) tokens.copy(memory, group);
   tokens.leave_scale(memory, 0, tokens.scale(0));
@@ -146,11 +145,11 @@ __device__ __forceinline__ void prefill(const LinearWork& work, int first_row, i
     const float scales[4] = {weights.scale(0), weights.scale(1), weights.scale(2),
                              weights.scale(3)};
     if (group + 1 < work.groups) matrix.load(weights, group + 1, lane);
-    add_group<kBits>(a, scales, memory.codes[group % kPrefillStages],
-                     memory.token_scales[group % 2], lane, sums);
+    add_group(a, scales, memory.codes[group % kPrefillStages], memory.token_scales[group % 2], lane,
+              sums);
   }
   __syncthreads();
-  finish_all<kBits>(work, warp_row, first_token, lane, sums, memory.sums[warp]);
+  finish_all<Type>(work, warp_row, first_token, lane, sums, memory.sums[warp]);
 }
 
 }  // namespace pythia_rt::cuda

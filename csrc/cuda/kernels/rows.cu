@@ -1,6 +1,4 @@
 // Kernels that fetch rows: of an embedding and of positions, or of other rows.
-#include <type_traits>
-
 #include "base/rounding.h"
 #include "cuda/kernels/launch.h"
 #include "cuda/kernels/weights_float.cuh"
@@ -20,12 +18,17 @@ constexpr uint64_t levels_of(const uint8_t (&table)[16], int first) {
   for (int i = 7; i >= 0; --i) levels = levels << 8 | table[first + i];
   return levels;
 }
-constexpr uint64_t kLowLevels = levels_of(Q4Grid::kTable, 0);
-constexpr uint64_t kHighLevels = levels_of(Q4Grid::kTable, 8);
 
-__device__ __forceinline__ int q4_level(int code) {
-  const uint64_t levels = code < 8 ? kLowLevels : kHighLevels;
-  return static_cast<int>(levels >> (code % 8 * 8) & 255) - Q4Grid::kOffset;
+template <typename Type>
+__device__ __forceinline__ int level_of(int code) {
+  if constexpr (Type::kBits == 4) {
+    constexpr uint64_t kLow = levels_of(Type::kTable, 0);
+    constexpr uint64_t kHigh = levels_of(Type::kTable, 8);
+    const uint64_t levels = code < 8 ? kLow : kHigh;
+    return static_cast<int>(levels >> (code % 8 * 8) & 255) - Type::kOffset;
+  } else {
+    return code - Type::kOffset;
+  }
 }
 
 __device__ __forceinline__ float square_scale(int8_t code, float unit) {
@@ -43,8 +46,7 @@ __device__ float narrow_weight(const Matrix& matrix, int64_t row, int64_t column
   const auto* codes = static_cast<const uint8_t*>(matrix.weight) + group * Type::kGroupBytes;
   const auto* scales = static_cast<const int8_t*>(matrix.scales) + group * kRowBlock;
   const int code = Type::Layout::load(codes, lane, column % kColumnGroup);
-  const int level = std::is_same_v<Type, Q4> ? q4_level(code) : code - Type::kOffset;
-  return static_cast<float>(level) * square_scale(scales[lane], matrix.units[block]);
+  return static_cast<float>(level_of<Type>(code)) * square_scale(scales[lane], matrix.units[block]);
 }
 
 template <typename Type>

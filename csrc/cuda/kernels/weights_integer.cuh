@@ -13,24 +13,26 @@
 
 #include "cuda/kernels/linear_work.cuh"
 #include "formats/group_layout.h"
-#include "formats/q4.h"
 
 namespace pythia_rt::cuda {
 
 constexpr int kWarpRows = 2 * kRowBlock;
 
-// Four levels of q4, from `first` on, as signed bytes of one word.
+// Four levels of a table format, from `first` on, as signed bytes of one word.
+template <typename Type>
 constexpr unsigned four_levels(int first) {
   unsigned word = 0;
   for (int i = 0; i < 4; ++i) {
-    word |= (static_cast<unsigned>(Q4Grid::level(first + i)) & 255u) << 8 * i;
+    word |= (static_cast<unsigned>(Type::level(first + i)) & 255u) << 8 * i;
   }
   return word;
 }
 
 // The levels of 8 nibbles: of the low ones, and of the high ones.
+template <typename Type>
 __device__ __forceinline__ void look_up(unsigned nibbles, unsigned& low, unsigned& high) {
-  constexpr unsigned kLevels[4] = {four_levels(0), four_levels(4), four_levels(8), four_levels(12)};
+  constexpr unsigned kLevels[4] = {four_levels<Type>(0), four_levels<Type>(4), four_levels<Type>(8),
+                                   four_levels<Type>(12)};
   unsigned pairs[2];  // byte 0's low and high one, then byte 1's; the same of bytes 2 and 3
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -45,9 +47,10 @@ __device__ __forceinline__ void look_up(unsigned nibbles, unsigned& low, unsigne
 }
 
 // A lane's part of a group as it is stored.
-template <int kBits>
+template <typename Type>
 struct IntegerGroup {
-  using Layout = GroupLayout<kBits>;
+  using Layout = typename Type::Layout;
+  static constexpr int kBits = Type::kBits;
   static constexpr int kHighBits = Layout::kHighBits;
   static constexpr int kPieces = kBits == 8 ? 4 : 2;  // for 16 columns
 
@@ -120,7 +123,7 @@ struct IntegerGroup {
   __device__ __forceinline__ static void unpack_word(unsigned nibbles, unsigned plane, int s,
                                                      int lane, unsigned& first, unsigned& second) {
     if constexpr (kHighBits == 0) {
-      look_up(nibbles, first, second);
+      look_up<Type>(nibbles, first, second);
     } else {
       // Half a byte of high bits serves four columns of a row, the high half first: 1 bit for four
       // tiles, which are this lane's, or 2 bits for two.
@@ -142,20 +145,21 @@ struct IntegerGroup {
 };
 
 // Where a lane reads: its block of rows, or the last one there is.
-template <int kBits>
+template <typename Type>
 struct IntegerLane {
+  using Layout = typename Type::Layout;
+
   const uint8_t* weight;
   const uint8_t* scales;
 
   __device__ __forceinline__ IntegerLane(const LinearWork& work, int first_row, int lane) {
     const int last_block = (work.rows - 1) / kRowBlock;
     const int64_t block = least(first_row / kRowBlock + lane / 16, last_block);
-    weight = work.weight + block * work.groups * GroupLayout<kBits>::kGroupBytes;
-    scales = work.scales + block * work.groups * kRowBlock * GroupLayout<kBits>::kScaleBytes;
+    weight = work.weight + block * work.groups * Layout::kGroupBytes;
+    scales = work.scales + block * work.groups * kRowBlock * Layout::kScaleBytes;
   }
 
-  __device__ __forceinline__ void load(IntegerGroup<kBits>& group, int index, int lane) const {
-    using Layout = GroupLayout<kBits>;
+  __device__ __forceinline__ void load(IntegerGroup<Type>& group, int index, int lane) const {
     group.load(weight + static_cast<int64_t>(index) * Layout::kGroupBytes,
                scales + static_cast<int64_t>(index) * kRowBlock * Layout::kScaleBytes, lane);
   }
@@ -183,9 +187,9 @@ __device__ __forceinline__ void multiply(const unsigned (&a)[2][2][4], uint4 cod
 }
 
 // What the sum over all groups is still to be multiplied with.
-template <int kBits>
+template <typename Type>
 __device__ __forceinline__ float with_unit(const LinearWork& work, int row, float sum) {
-  return kBits == 8 ? sum : sum * work.units[row / kRowBlock];
+  return Type::kBits == 8 ? sum : sum * work.units[row / kRowBlock];
 }
 
 }  // namespace pythia_rt::cuda
