@@ -71,7 +71,7 @@ def test_append(
         truth = kv_oracle.stored(form, array)
         np.testing.assert_array_equal(found, truth)
         if form == "q8":
-            _, scales = kv_oracle.quantise(array)
+            _, scales = kv_oracle.quantise(form, array)
             steps = np.repeat(scales.astype(np.float64), kv_oracle.GROUP, axis=1)[:, :head_dim]
             smallest = 64 * 2.0**-149  # below it the scale is zero
             half_step = np.maximum(0.5 * (1 + 256 * oracle.UNIT) * steps, smallest)

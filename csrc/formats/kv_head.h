@@ -14,6 +14,18 @@ enum class KvFormat : int {
 #undef PYTHIA_RT_KV_FORMAT
 };
 
+// What a code is in memory, and whether each kKvGroup of them have a scale.
+template <KvFormat kFormat>
+struct KvCodes;
+#define PYTHIA_RT_KV_FORMAT(cache, name, code_type, is_scaled) \
+  template <>                                                  \
+  struct KvCodes<KvFormat::name> {                             \
+    using Code = code_type;                                    \
+    static constexpr bool kIsScaled = is_scaled;               \
+  };
+#include "formats/kv_formats.inc"
+#undef PYTHIA_RT_KV_FORMAT
+
 constexpr int kKvFormatCount = 0
 #define PYTHIA_RT_KV_FORMAT(cache, name, code_type, is_scaled) +1
 #include "formats/kv_formats.inc"

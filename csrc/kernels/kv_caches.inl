@@ -19,9 +19,7 @@ inline float scale_value(uint16_t scale) {
   return value;
 }
 
-struct HalfCache {
-  using Code = uint16_t;
-  static constexpr bool kIsScaled = false;
+struct HalfCache : KvCodes<KvFormat::f16> {
   static Vec load_codes(const Code* p) { return load_f16(p); }
   static uint16_t store_codes(Code* p, Vec v) {
     store_f16(p, v);
@@ -29,9 +27,7 @@ struct HalfCache {
   }
 };
 
-struct FloatCache {
-  using Code = float;
-  static constexpr bool kIsScaled = false;
+struct FloatCache : KvCodes<KvFormat::f32> {
   static Vec load_codes(const Code* p) { return load(p); }
   static uint16_t store_codes(Code* p, Vec v) {
     store(p, v);
@@ -41,9 +37,7 @@ struct FloatCache {
 
 // value = code * scale, |code| <= 127. The scale is a bf16, whose range is that of f32, rounded up
 // so that the largest value still has a code. Its 8 bits and the code's 7 make an exact product.
-struct ByteCache {
-  using Code = int8_t;
-  static constexpr bool kIsScaled = true;
+struct ByteCache : KvCodes<KvFormat::q8> {
   static Vec load_codes(const Code* p) { return to_float(load_i8(p)); }
   static uint16_t store_codes(Code* p, Vec v) {
     const float smallest = reduce_max(abs(v)) / 127.0f;

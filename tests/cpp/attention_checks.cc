@@ -102,29 +102,37 @@ class HeadCase {
   Guarded<float> keys_, values_, queries_, bias_;
 };
 
-// What the cache makes of rows [positions][head_dim]: scale = largest / 127 rounded up to a bf16
-// for each 16 values of q8.
+// Each 16 values of a row of head_dim: whole multiples of largest / 127, rounded up to a bf16.
+void round_to_bytes(double* row, int64_t head_dim) {
+  for (int64_t begin = 0; begin < head_dim; begin += 16) {
+    double* group = row + begin;
+    const int64_t n = std::min<int64_t>(16, head_dim - begin);
+    float largest = 0;
+    for (int64_t i = 0; i < n; ++i) largest = std::fmax(largest, std::fabs(group[i]));
+    const uint32_t bits = float_bits(largest / 127);
+    const double scale = float_from_bfloat(static_cast<uint16_t>((bits + 0xffff) >> 16));
+    for (int64_t i = 0; i < n; ++i) {
+      group[i] = scale == 0 ? 0 : std::nearbyint(static_cast<float>(group[i] / scale)) * scale;
+    }
+  }
+}
+
+// What the cache makes of rows [positions][head_dim].
 std::vector<double> HeadCase::cached(const Guarded<float>& rows) const {
   std::vector<double> result(rows.data(), rows.end());
-  if (format_ == KvFormat::f32) return result;
-  if (format_ == KvFormat::f16) {
-    for (double& value : result) {
-      value = float_from_half(half_from_float(static_cast<float>(value)));
-    }
-    return result;
-  }
-  for (int64_t position = 0; position < positions_; ++position) {
-    for (int64_t begin = 0; begin < shape_.head_dim; begin += 16) {
-      double* group = result.data() + position * shape_.head_dim + begin;
-      const int64_t n = std::min<int64_t>(16, shape_.head_dim - begin);
-      float largest = 0;
-      for (int64_t i = 0; i < n; ++i) largest = std::fmax(largest, std::fabs(group[i]));
-      const uint32_t bits = float_bits(largest / 127);
-      const double scale = float_from_bfloat(static_cast<uint16_t>((bits + 0xffff) >> 16));
-      for (int64_t i = 0; i < n; ++i) {
-        group[i] = scale == 0 ? 0 : std::nearbyint(static_cast<float>(group[i] / scale)) * scale;
+  switch (format_) {
+    case KvFormat::f32:
+      break;
+    case KvFormat::f16:
+      for (double& value : result) {
+        value = float_from_half(half_from_float(static_cast<float>(value)));
       }
-    }
+      break;
+    case KvFormat::q8:
+      for (int64_t position = 0; position < positions_; ++position) {
+        round_to_bytes(result.data() + position * shape_.head_dim, shape_.head_dim);
+      }
+      break;
   }
   return result;
 }

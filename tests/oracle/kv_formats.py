@@ -13,6 +13,7 @@ Doubles = NDArray[np.float64]
 
 GROUP = 16  # dimensions of a head that share a scale
 DTYPES = {"f16": np.float16, "f32": np.float32, "q8": np.int8}
+LARGEST = {"q8": 127}  # code of the formats that have scales
 
 
 def bfloat_up(x: Floats) -> Floats:
@@ -20,21 +21,21 @@ def bfloat_up(x: Floats) -> Floats:
     return ((x.view(np.uint32) + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def quantise(rows: Floats) -> tuple[Floats, Floats]:
+def quantise(form: str, rows: Floats) -> tuple[Floats, Floats]:
     """Return codes [n, groups, 16] and scales [n, groups] of rows [n, head_dim]."""
     padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % GROUP)))
     groups = padded.reshape(len(rows), -1, GROUP)
-    scales = bfloat_up(np.abs(groups).max(axis=2) / np.float32(127))
+    scales = bfloat_up(np.abs(groups).max(axis=2) / np.float32(LARGEST[form]))
     codes = np.rint(groups / np.where(scales == 0, np.float32(1), scales)[..., None])
     return codes, scales
 
 
 def stored(form: str, rows: Floats) -> Doubles:
     """Return what a cache makes of keys or values [n, head_dim]."""
-    if form != "q8":
+    if form not in LARGEST:
         with np.errstate(over="ignore"):  # to infinity, in f16
             return rows.astype(DTYPES[form]).astype(np.float64)
-    codes, scales = quantise(rows)
+    codes, scales = quantise(form, rows)
     values = codes.astype(np.float64) * scales[..., None]
     return values.reshape(len(rows), -1)[:, : rows.shape[1]]
 
@@ -46,7 +47,7 @@ def read(form: str, parts: Sequence[Bytes], head_dim: int, n: int) -> tuple[Doub
     values = parts[1].view(DTYPES[form]).reshape(-1, n_groups * GROUP)
     found = [keys.transpose(0, 2, 1).reshape(-1, head_dim)[:n], values[:n, :head_dim]]
     doubles = [array.astype(np.float64) for array in found]
-    if form == "q8":
+    if form in LARGEST:
         for array, part in zip(doubles, parts[2:], strict=True):
             bits = part.view(np.uint16).reshape(-1, n_groups, 16).transpose(0, 2, 1)
             scales = (bits.astype(np.uint32) << 16).view(np.float32).reshape(-1, n_groups)[:n]

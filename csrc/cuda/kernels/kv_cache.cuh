@@ -14,10 +14,7 @@ constexpr int kv_groups(int head_dim) { return (head_dim + kKvGroup - 1) / kKvGr
 
 // `decode` makes floats of 2 or 4 codes side by side, aligned to all of them; `encode` a code of a
 // value and its group's scale, which is 1 where the format has none.
-struct HalfCache {
-  using Code = uint16_t;
-  static constexpr bool kIsScaled = false;
-
+struct HalfCache : KvCodes<KvFormat::f16> {
   static __device__ __forceinline__ float decode(Code code) { return half_to_float(code); }
   static __device__ __forceinline__ void decode(const Code* codes, float (&out)[2]) {
     const auto word = *reinterpret_cast<const unsigned*>(codes);
@@ -36,10 +33,7 @@ struct HalfCache {
   }
 };
 
-struct FloatCache {
-  using Code = float;
-  static constexpr bool kIsScaled = false;
-
+struct FloatCache : KvCodes<KvFormat::f32> {
   static __device__ __forceinline__ float decode(Code code) { return code; }
   static __device__ __forceinline__ void decode(const Code* codes, float (&out)[2]) {
     const auto values = *reinterpret_cast<const float2*>(codes);
@@ -56,10 +50,7 @@ struct FloatCache {
   static __device__ __forceinline__ Code encode(float value, float /*scale*/) { return value; }
 };
 
-struct ByteCache {
-  using Code = int8_t;
-  static constexpr bool kIsScaled = true;
-
+struct ByteCache : KvCodes<KvFormat::q8> {
   // Code `i` of four whose sign bits were flipped, so that they are 128 larger and not negative:
   // as the last bits of 2^23 they make a float faster than a conversion would.
   static __device__ __forceinline__ float byte_of(unsigned flipped, unsigned i) {
@@ -76,6 +67,10 @@ struct ByteCache {
     const unsigned flipped = *reinterpret_cast<const unsigned*>(codes) ^ 0x80808080u;
 #pragma unroll
     for (unsigned i = 0; i < 4; ++i) out[i] = byte_of(flipped, i);
+  }
+  // The scale of a group, a bf16, from the largest of its magnitudes.
+  static __device__ __forceinline__ uint16_t scale_for(float largest) {
+    return static_cast<uint16_t>((__float_as_uint(largest / 127.0f) + 0xffffu) >> 16);
   }
   static __device__ __forceinline__ Code encode(float value, float scale) {
     return static_cast<Code>(__float2int_rn(value / (scale == 0.0f ? 1.0f : scale)));
@@ -116,10 +111,5 @@ struct HeadPages {
     return {keys, values, scales, scales + kPositions * groups};
   }
 };
-
-// The scale of a group of 16 values, a bf16, from the largest of their magnitudes.
-__device__ __forceinline__ uint16_t scale_for(float largest) {
-  return static_cast<uint16_t>((__float_as_uint(largest / 127.0f) + 0xffffu) >> 16);
-}
 
 }  // namespace pythia_rt::cuda

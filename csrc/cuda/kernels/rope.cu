@@ -43,7 +43,7 @@ __device__ __forceinline__ void rotate(float* head, int64_t half, const float* c
 template <typename Cache>
 __device__ __forceinline__ float scale_group(float value, bool stores, uint16_t* place) {
   if constexpr (Cache::kIsScaled) {
-    const uint16_t scale = scale_for(reduce_max(fabsf(value)));
+    const uint16_t scale = Cache::scale_for(reduce_max(fabsf(value)));
     if (stores && threadIdx.x % kLanes == 0) *place = scale;
     return bfloat_to_float(scale);
   }
