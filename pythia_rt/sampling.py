@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from pythia_rt import _core
 from pythia_rt.convert.errors import Sentence
 from pythia_rt.options import Options, integer, option, real, replaced
 
@@ -85,8 +86,13 @@ def _read_new_tokens(name: str, value: Any) -> int:
 
 _TOKEN_ID = integer(lambda n: n >= 0, "a token id")
 _SEED = integer(lambda n: 0 <= n < 2**64, "a whole number from 0 to 2**64 - 1")
-_SHARE = real(lambda x: 0 < x <= 1, "a number above 0 and at most 1 (1 switches it off)")
-_PENALTY = real(lambda x: -100 <= x <= 100, "a number from -100 to 100 (0 switches it off)")
+NUMBERS = {each.name: each for each in _core.sampling_options()}  # options of a core's sampler
+
+
+def _read_number(name: str, value: Any) -> float:
+    bounds = NUMBERS[name]
+    check = integer if isinstance(bounds.least, int) else real
+    return check(lambda x: bounds.least <= x <= bounds.most, bounds.range)(name, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,40 +114,44 @@ class Sampling(Options):
     )
     temperature: float = option(
         0.8,
-        real(lambda x: 0 <= x < math.inf, "a finite number of at least 0 (0 is greedy)"),
+        _read_number,
         "Divide the logits by this; 0 always takes the likeliest token.",
     )
     top_k: int = option(
         0,
-        integer(lambda n: n >= 0, "a whole number of at least 0 (0 switches it off)"),
+        _read_number,
         "Choose among the k likeliest tokens only; 0 switches it off.",
     )
     top_p: float = option(
         0.95,
-        _SHARE,
+        _read_number,
         "Choose among the likeliest tokens that reach this probability; 1 switches it off.",
     )
     min_p: float = option(
         0.0,
-        real(lambda x: 0 <= x <= 1, "a number from 0 to 1 (0 switches it off)"),
+        _read_number,
         "Drop tokens less likely than this share of the likeliest one; 0 switches it off.",
     )
     typical_p: float = option(
         1.0,
-        _SHARE,
+        _read_number,
         "Keep the tokens nearest to the expected surprise up to this probability; "
         "1 switches it off.",
     )
     repetition_penalty: float = option(
         1.0,
-        real(lambda x: 0.001 <= x <= 1000, "a number from 0.001 to 1000 (1 switches it off)"),
+        _read_number,
         "Make tokens of the prompt and the text less likely by this factor; 1 switches it off.",
     )
     presence_penalty: float = option(
-        0.0, _PENALTY, "Take this from the logit of every token already written; 0 switches it off."
+        0.0,
+        _read_number,
+        "Take this from the logit of every token already written; 0 switches it off.",
     )
     frequency_penalty: float = option(
-        0.0, _PENALTY, "Take this from a token's logit each time it was written; 0 switches it off."
+        0.0,
+        _read_number,
+        "Take this from a token's logit each time it was written; 0 switches it off.",
     )
     logit_bias: Mapping[int, float] = option(
         {}, _read_bias, "Add VALUE to the logit of token ID (-inf forbids it); may be repeated."

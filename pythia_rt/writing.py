@@ -12,7 +12,7 @@ from pythia_rt import _core
 from pythia_rt.convert.flatfile.spec import Spec
 from pythia_rt.detokenizer import Detokenizer
 from pythia_rt.generation import FinishReason, Generation, Timing
-from pythia_rt.sampling import Sampling
+from pythia_rt.sampling import NUMBERS, Sampling
 from pythia_rt.stops import StopMatcher
 from pythia_rt.tokenizer import Tokenizer
 
@@ -21,14 +21,7 @@ def make_sampler(sampling: Sampling, n_tokens: int, seed: int) -> _core.Sampler:
     """A sampler of the core with these options, for ids below `n_tokens`."""
     return _core.Sampler(
         n_tokens=n_tokens,
-        temperature=sampling.temperature,
-        top_k=min(sampling.top_k, n_tokens),
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        typical_p=sampling.typical_p,
-        repetition_penalty=sampling.repetition_penalty,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
+        **{name: getattr(sampling, name) for name in NUMBERS},
         logit_bias={token: bias for token, bias in sampling.logit_bias.items() if token < n_tokens},
         seed=seed,
     )

@@ -19,7 +19,7 @@ from oracle.sampling import (
 )
 from oracle.sampling import Sampler as Oracle
 
-from pythia_rt._core import Sampler
+from pythia_rt._core import Sampler, SamplingOption, sampling_options
 
 INF = math.inf
 OFF = dataclasses.asdict(Options())
@@ -120,6 +120,7 @@ def situations(draw: st.DrawFn) -> tuple[int, dict[str, Any], list[int], list[li
         row = draw(st.lists(LOGITS, min_size=n_tokens, max_size=n_tokens))
         row[draw(ids)] = draw(st.floats(-30, 30, width=32))  # something is allowed
         rows.append(row + [60.0] * draw(st.integers(0, 3)))
+    assert options.keys() == OFF.keys()
     return n_tokens, options, draw(st.lists(ids, max_size=8)), rows
 
 
@@ -317,13 +318,25 @@ def test_extreme_temperatures(temperature: float) -> None:
     assert found == ({0, 1, 2} if temperature > 1e100 else {0, 2})
 
 
+def beyond(option: SamplingOption) -> list[float]:
+    """Numbers that the option may not be."""
+    if isinstance(option.least, int):
+        return [option.least - 1]
+    ends = [math.nextafter(option.least, -INF), math.nextafter(option.most, INF)]
+    return [*ends, -INF, INF, math.nan]
+
+
+def test_every_option_is_tested_alone() -> None:
+    options = {"logit_bias", *(option.name for option in sampling_options())}
+    assert (
+        {name for kwargs in ALONE.values() for name in kwargs} == options == OFF.keys() - {"seed"}
+    )
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
-    [(o, v) for o in ("temperature", "min_p") for v in (-0.1, math.nan, INF, -INF)]
-    + [(o, v) for o in ("top_p", "typical_p") for v in (0.0, -0.1, 1.0001, math.nan, INF)]
-    + [("repetition_penalty", v) for v in (0.0, -1.0, 1e-4, 1001.0, math.nan, INF)]
-    + [(o, v) for o in ("presence_penalty", "frequency_penalty") for v in (-101.0, math.nan, INF)]
-    + [("min_p", 1.1), ("top_k", -1), ("n_tokens", 0), ("n_tokens", -5)]
+    [(o.name, v) for o in sampling_options() for v in beyond(o)]
+    + [("n_tokens", 0), ("n_tokens", -5)]
     + [("logit_bias", {v: 1.0}) for v in (-1, 7)]
     + [("logit_bias", {0: v}) for v in (math.nan, INF)],
 )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pythia_rt.sampling import Sampling, SamplingOptions, merged
+from pythia_rt import _core
+from pythia_rt.sampling import NUMBERS, Sampling, SamplingOptions, merged
 
 NAN, INF = math.nan, math.inf
 
@@ -78,6 +80,18 @@ def test_none_is_the_default(name: str) -> None:
     assert Sampling(**{name: None}) == Sampling()
     other = Sampling(**{name: next(value for value in GOOD[name] if value is not None)})
     assert merged(other, **{name: None}) == Sampling()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_core_says_what_a_number_may_be(name: str) -> None:
+    bounds = NUMBERS[name]
+    for value in (bounds.least, bounds.most):
+        assert getattr(Sampling(**{name: value}), name) == value
+    with pytest.raises(ValueError, match=f"^{name} must be {re.escape(bounds.range)}, not nan$"):
+        Sampling(**{name: NAN})
+    core = bounds.range if isinstance(bounds.least, float) else "incompatible"
+    with pytest.raises((ValueError, TypeError), match=re.escape(core)):
+        _core.Sampler(n_tokens=9, **{name: NAN})
 
 
 def test_no_new_tokens_leads_to_what_judges_a_text() -> None:

@@ -12,13 +12,14 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, cast
 
+from pythia_rt import _core
+
 from .spec import MAX_TOKENS, is_number
 
 MAX_BYTES = 4 << 20  # of the JSON; real ones have a few kB, most of them chat templates
 MAX_AFFIX = 64  # tokens put before or after a text; real tokenizers put one
-SAMPLING = (  # the names of pythia_rt.Sampling, which are those of generation_config.json
-    "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty",
-)  # fmt: skip
+# Of pythia_rt.Sampling, whose names are those of generation_config.json.
+SAMPLING = ("max_new_tokens", *(each.name for each in _core.sampling_options()))
 SECTIONS = ("normalizer", "pre_tokenizer", "decoder", "model")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 

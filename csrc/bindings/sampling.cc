@@ -1,6 +1,9 @@
 #include <pybind11/stl.h>
 
+#include <cfloat>
 #include <map>
+#include <variant>
+#include <vector>
 
 #include "bindings/arrays.h"
 #include "bindings/gil.h"
@@ -8,7 +11,36 @@
 
 namespace pythia_rt {
 
+namespace {
+
+using Number = std::variant<int64_t, double>;
+
+struct SamplingOption {
+  const char* name;
+  Number least, most;
+  const char* range;
+};
+
+std::vector<SamplingOption> sampling_options() {
+  return {
+#define PYTHIA_RT_SAMPLING_OPTION(type, name, off, least, most, range) \
+  SamplingOption{#name, static_cast<type>(least), static_cast<type>(most), range},
+#include "sampling/options.inc"
+#undef PYTHIA_RT_SAMPLING_OPTION
+  };
+}
+
+}  // namespace
+
 void bind_sampling(py::module_& module) {
+  py::class_<SamplingOption>(module, "SamplingOption", py::module_local(),
+                             "What an option of a Sampler that is a number may be.")
+      .def_readonly("name", &SamplingOption::name, "Its keyword.")
+      .def_readonly("least", &SamplingOption::least, "An int where only whole numbers may be.")
+      .def_readonly("most", &SamplingOption::most, "It and `least` are allowed.")
+      .def_readonly("range", &SamplingOption::range, "Both in words, after \"must be\".");
+  module.def("sampling_options", &sampling_options,
+             "The options of a Sampler that are numbers, but for the seed.");
   // Local: in a process that tests several builds of the core, each has its own.
   py::class_<GuardedSampler>(module, "Sampler", py::module_local(),
                              "Chooses tokens from logits; the same seed gives the same tokens.")
