@@ -290,8 +290,13 @@ class Calibrator:
     def _norm(self, name: str, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         spec = self._plan.spec
         (norm,) = (norm for norm in norms(spec) if norm.name == name)
-        if spec["norm"] == "layer":
-            hidden = hidden - hidden.mean(axis=1, keepdims=True)
+        match spec["norm"]:
+            case "layer":
+                hidden = hidden - hidden.mean(axis=1, keepdims=True)
+            case "rms":
+                pass
+            case other:
+                raise ValueError(f"nobody has said what a norm {other!r} is")
         mean_square = np.square(hidden).mean(axis=1, keepdims=True)
         normed = hidden / np.sqrt(mean_square + np.float32(spec["norm_eps"]))
         result: NDArray[np.float32] = normed * self._weights.vector(f"{name}.weight")[: norm.size]

@@ -63,20 +63,24 @@ def _read_by(
     """The gain and the shift of what `qkv` multiplies: a norm's, or those of the stream."""
     width = spec["hidden_size"]
     named = {norm.name: norm for norm in norms(spec)}
-    before: list[str] = []
-    if qkv.reads:
-        before = [qkv.reads]
-    elif spec["block"] == "output":
-        layers = range(qkv.layer)
-        before = [f"layers.{i}.{role}" for i in layers for role in ("attn_norm", "mlp_norm")]
-    elif qkv.layer > 0:
-        before = [f"layers.{qkv.layer - 1}.mlp_norm"]
+    before, adds_embedding = [qkv.reads], False
+    if not qkv.reads:  # the stream itself
+        match spec["block"]:
+            case "post":
+                before = [f"layers.{qkv.layer - 1}.mlp_norm"] if qkv.layer > 0 else []
+                adds_embedding = qkv.layer == 0
+            case "output":
+                roles = ("attn_norm", "mlp_norm")
+                before = [f"layers.{i}.{role}" for i in range(qkv.layer) for role in roles]
+                adds_embedding = True
+            case block:
+                raise ValueError(f"nobody has said what the stream is in a block {block!r}")
     gains = [weights.vector(f"{name}.weight")[:width] for name in before]
     shift = np.zeros(width, np.float32)
     for name in before:
         if named[name].bias:
             shift += weights.vector(f"{name}.bias")[:width]
-    if not qkv.reads and (qkv.layer == 0 or spec["block"] == "output"):
+    if adds_embedding:
         if spec["embed_norm"]:
             gains.append(weights.vector("embed_norm.weight")[:width])
             shift += weights.vector("embed_norm.bias")[:width] if named["embed_norm"].bias else 0
@@ -93,7 +97,7 @@ def _normed_keys(spec: Spec, layer: int, weights: BalancedWeights) -> float:
     heads = {"head": 1, "row": spec["n_kv_heads"]}[spec["qk_norm"]]
     name = f"layers.{layer}.k_norm"
     largest = np.abs(weights.vector(f"{name}.weight")) * math.sqrt(heads * spec["head_dim"])
-    if spec["norm"] == "layer":
+    if next(norm for norm in norms(spec) if norm.name == name).bias:
         largest = largest + np.abs(weights.vector(f"{name}.bias"))
     return float(largest.max())
 

@@ -34,7 +34,7 @@ class Activations {
   static size_t bytes(const Spec& spec) {
     const int64_t widths = 3 * stride_of(spec.hidden_size) + stride_of(spec.qkv_size()) +
                            stride_of(spec.query_size()) + stride_of(spec.mlp_size) +
-                           (spec.mlp == MlpKind::gated ? stride_of(spec.mlp_up_size()) : 0);
+                           (spec.has_gate() ? stride_of(spec.mlp_up_size()) : 0);
     const int64_t of_logits = stride_of(spec.hidden_size) + stride_of(spec.vocab_size);
     return static_cast<size_t>(kMaxRows * widths + kMaxLogitRows * of_logits) * sizeof(float);
   }

@@ -56,7 +56,7 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Workspace& w
   // Of what is the block's to say.
   const auto project = [&](Rows in) { return Product{&weights.qkv, in, qkv, Epilogue::store}; };
   const Product attn_out{&weights.attn_out, attended, x, Epilogue::add};
-  const bool gated = spec.mlp == MlpKind::gated;
+  const bool gated = spec.has_gate();
   // Where the MLP's inside is seen before the activation, both halves of a gated one are there.
   const Rows mlp_pre = gated && activates_later ? workspace.activations.halves().first(count) : mlp;
   const auto mlp_up = [&](Rows in) {

@@ -73,17 +73,18 @@ void visit_first(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
 struct BlockNorms {
   const char* attn;
   const char* mlp;
+  bool two;  // whether a layer has both, wherever they stand
 };
 inline BlockNorms norms_read(Block block) {
   switch (block) {
     case Block::sequential:
     case Block::parallel:
-      return {"attn_norm", "mlp_norm"};
+      return {"attn_norm", "mlp_norm", true};
     case Block::parallel_shared:
-      return {"attn_norm", "attn_norm"};
+      return {"attn_norm", "attn_norm", false};
     case Block::post:
     case Block::output:
-      return {"", ""};
+      return {"", "", true};
   }
   throw std::invalid_argument("there is no such block");
 }
@@ -93,7 +94,7 @@ void visit_layer(const Spec& spec, AnyWeights& layer, Visitor&& visitor) {
   const int64_t hidden = spec.hidden_size;
   const BlockNorms read = norms_read(spec.block);
   visitor.norm("attn_norm", layer.attn_norm, norm_shape(spec, hidden));
-  if (spec.block != Block::parallel_shared) {
+  if (read.two) {
     visitor.norm("mlp_norm", layer.mlp_norm, norm_shape(spec, hidden));
   }
   if (spec.qk_norm != QkNorm::none) {

@@ -72,7 +72,7 @@ void check_relations(const Spec& spec) {
     throw_invalid("windows has ", spec.windows.size(), " entries, and there are ", spec.n_layers,
                   " layers");
   }
-  if (spec.mlp == MlpKind::gated && spec.mlp_size % kRowBlock != 0) {
+  if (spec.has_gate() && spec.mlp_size % kRowBlock != 0) {
     throw_invalid("mlp_size ", spec.mlp_size, " is no multiple of ", kRowBlock,
                   ", and the mlp is gated");
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -27,7 +28,17 @@ struct Spec {
   int64_t query_size() const { return n_heads * head_dim; }
   int64_t key_value_size() const { return n_kv_heads * head_dim; }
   int64_t qkv_size() const { return query_size() + 2 * key_value_size(); }
-  int64_t mlp_up_size() const { return mlp == MlpKind::gated ? 2 * mlp_size : mlp_size; }
+  // Whether half of what goes into the MLP is a gate for the other half.
+  bool has_gate() const {
+    switch (mlp) {
+      case MlpKind::plain:
+        return false;
+      case MlpKind::gated:
+        return true;
+    }
+    throw std::invalid_argument("there is no such mlp");
+  }
+  int64_t mlp_up_size() const { return has_gate() ? 2 * mlp_size : mlp_size; }
   // 0: a token of the layer sees all before it.
   int64_t window(int64_t layer) const {
     return windows.empty() ? 0 : windows[static_cast<size_t>(layer)];

@@ -46,7 +46,7 @@ class Inside:
     """The channels between the two matrices of an MLP, each the column of the second."""
 
     def __init__(self, spec: Spec) -> None:
-        self._gated = spec["mlp"] == "gated"
+        self._gated = {"plain": False, "gated": True}[spec["mlp"]]
         self._activation = spec["activation"]
 
     @property

@@ -73,7 +73,7 @@ std::pair<size_t, size_t> activation_bytes(const py::dict& given) {
   const std::unique_ptr<Backend> backend = make_traced_cpu(1);
   take_trace();
   const Activations activations(*backend, spec);
-  if (spec.mlp == MlpKind::gated) activations.halves();
+  if (spec.has_gate()) activations.halves();
   return {Activations::bytes(spec), take_trace().allocated};
 }
 
