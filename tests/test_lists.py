@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -20,6 +22,8 @@ from oracle import kv_formats as kv_oracle
 from pythia_rt import _core
 from pythia_rt.convert.flatfile.layout import is_quantised, linears, norms, tables
 from pythia_rt.convert.flatfile.spec import CHOICES, FIELDS, Spec, validate_spec
+
+ROOT = Path(__file__).resolve().parent.parent
 
 WHOLE, NUMBERS, FLAGS, TEXTS = (
     [name for name, field in FIELDS.items() if field.type == kind and not field.choices]
@@ -224,3 +228,15 @@ def test_the_oracle_knows_every_item() -> None:
 def test_a_spec_of_a_file_is_read_in_its_own_order() -> None:
     spec = dict(reversed(make_spec().items()))
     assert json.dumps(validate_spec(spec)) == json.dumps(spec)
+
+
+def test_every_operation_of_a_backend_is_compared() -> None:
+    """Those that a device does in a pass: tests/native calls them for tests that compare."""
+    header = (ROOT / "csrc" / "backend" / "backend.h").read_text(encoding="utf-8")
+    bindings = (ROOT / "tests/native/testing/backends.cc").read_text(encoding="utf-8")
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    operations = re.findall(r"virtual void (\w+)\(", header.partition("virtual void pass(")[2])
+    assert len(operations) > 10
+    methods = re.findall(r"\.def\(\"(\w+)\",\s+&TestBackend::", bindings)
+    assert [name for name in operations if f"backend_->{name}(" not in bindings] == []
+    assert [name for name in methods if f".{name}(" not in tests] == []

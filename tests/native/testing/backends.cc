@@ -154,7 +154,11 @@ class TestBackend {
   Floats gather(const Floats& values, const std::vector<int64_t>& wanted) {
     const Rows in = rows_of(values), out = rows(static_cast<int64_t>(wanted.size()), in.width);
     backend_->gather(in, wanted.data(), out);
-    return array_of(out);
+    Floats array({out.count, out.width});
+    std::vector<float*> places;
+    for (int64_t i = 0; i < out.count; ++i) places.push_back(array.mutable_data(i, 0));
+    backend_->read_rows(out, places.data());
+    return array;
   }
 
   // `values` with the columns from `first` on replaced by `columns`.
