@@ -35,8 +35,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def balance_only(monkeypatch: pytest.MonkeyPatch, formats: set[str]) -> None:
     """Have conversion balance the matrices in these formats, whatever they are."""
-    parts = importlib.import_module("pythia_rt.convert.quantise.balancing.parts")
-    monkeypatch.setattr(parts, "is_quantised", formats.__contains__)
+    module = importlib.import_module("pythia_rt.convert.quantise.balancing.rewrites")
+    monkeypatch.setattr(module, "is_quantised", formats.__contains__)
 
 
 def flat(source: Path, monkeypatch: pytest.MonkeyPatch, *, balanced: bool) -> FlatFile:

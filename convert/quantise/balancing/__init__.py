@@ -5,7 +5,7 @@ rounding: outlier channels that are undone in the next matrix cost nothing.
 """
 
 from .balance import Balance
-from .parts import rewrites
+from .rewrites import rewrites
 from .solver import solve
 from .source import Source
 

@@ -1,4 +1,4 @@
-"""Which parts of a model are balanced: those whose matrices lose something by their format."""
+"""Which rewrites a model gets: those whose matrices lose something by their format."""
 
 from __future__ import annotations
 

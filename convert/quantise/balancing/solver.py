@@ -13,7 +13,7 @@ from .balance import Balance
 from .gains import channel_weight, share_evenly, share_gain
 from .heads import Heads
 from .inside import Inside
-from .parts import mlp_of, scores_of, values_of
+from .rewrites import mlp_of, scores_of, values_of
 from .source import Source
 from .sums import Doubles, Sums, add_up
 
