@@ -39,6 +39,15 @@ def decode_text(content: bytes, where: str, *, complete: bool = True) -> str:
     return text.removeprefix(_BYTE_ORDER_MARK).replace("\r\n", "\n")
 
 
+def decode_utf8(content: bytes, where: str, error: type[ValueError]) -> str:
+    """The text in `content`, a file of a checkpoint, as it stands; raises `error` where it is
+    none."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise error(f"{where} is not UTF-8: fetch it again") from None
+
+
 def decode_prompt(content: bytes, where: str) -> str:
     """The prompt in `content`: as `decode_text`, without the newline at its end if there is one.
 

@@ -11,6 +11,7 @@ from ..errors import CheckpointError
 from ..files.json_object import parse_json
 from ..files.lfs import refuse_pointer
 from ..files.positional import PositionalFile
+from ..files.text import decode_utf8
 from ..flatfile.layout import (
     ADDED_TOKENS_FILE,
     CHAT_TEMPLATE_FILE,
@@ -58,7 +59,7 @@ def read_text_files(folder: Path) -> dict[str, bytes]:
                     warnings.warn(f"{reason}; until then it is left out", stacklevel=3)
                     continue
             elif name.endswith(".jinja"):
-                _decode(content, str(path))
+                decode_utf8(content, str(path), CheckpointError)
             elif name in TOKENIZER_SOURCES:
                 refuse_pointer(content, str(path), CheckpointError)
             else:
@@ -147,11 +148,11 @@ def _sampling(config: Mapping[str, Any]) -> dict[str, float]:
 
 def _chat_templates(config: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, str]:
     """Files of their own come before what tokenizer_config.json says, as in transformers."""
-    own = {
-        "default" if name == CHAT_TEMPLATE_FILE else Path(name).stem: _decode(content, name)
-        for name, content in files.items()
-        if name.endswith(".jinja")
-    }
+    own = {}
+    for name, content in files.items():
+        if name.endswith(".jinja"):
+            key = "default" if name == CHAT_TEMPLATE_FILE else Path(name).stem
+            own[key] = decode_utf8(content, name, CheckpointError)
     if own:
         return own
     given = config.get("chat_template")
@@ -166,10 +167,3 @@ def _chat_templates(config: Mapping[str, Any], files: Mapping[str, bytes]) -> di
     if not all(isinstance(name, str) and isinstance(text, str) for name, text in named):
         raise CheckpointError(f"{TOKENIZER_CONFIG_FILE} has no valid chat_template: fetch it again")
     return {str(name): str(text) for name, text in named}
-
-
-def _decode(content: bytes, where: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise CheckpointError(f"{where} is not UTF-8: fetch it again") from None

@@ -18,6 +18,7 @@ from tokenizers import AddedToken
 
 from ..errors import CheckpointError, quote
 from ..files.json_object import parse_json
+from ..files.text import decode_utf8
 from ..flatfile.layout import MERGES_FILE, SENTENCEPIECE_FILE, TOKENIZER_FILE, VOCABULARY_FILE
 from .sentencepiece_model import Algorithm, Kind, SentencePieceModel, read_sentencepiece
 from .tokenizer_classes import SPACE, TokenizerClass, byte_level_class, class_name, llama_class
@@ -87,12 +88,8 @@ def _byte_level(
 
 def _parse_merges(content: bytes) -> list[list[str]]:
     """Return the pairs of tokens in a merges.txt, one a line."""
-    try:
-        lines = content.decode("utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise CheckpointError(f"{MERGES_FILE} is not UTF-8: fetch it again") from None
     merges = []
-    for i, line in enumerate(lines):
+    for i, line in enumerate(decode_utf8(content, MERGES_FILE, CheckpointError).split("\n")):
         pair = line.removesuffix("\r").split(" ")
         if line.startswith("#version") or pair == [""]:
             continue
