@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pythia_rt.options import integer
+
+_WHOLE = integer(lambda _: True, "a whole number of tokens")
 DEFAULT_WINDOW = 512  # tokens; shorter where the context is
 
 
@@ -52,7 +55,7 @@ def choose(window: int | None, stride: int | None, max_positions: int) -> tuple[
     """The window and the stride to use in models of so many positions; raises ValueError."""
     if window is None:
         window = min(max_positions, DEFAULT_WINDOW)
-    _check_whole("window", window)
+    window = _WHOLE("window", window)
     if not 2 <= window <= max_positions:
         raise ValueError(
             f"window must be from 2 to the context of {max_positions} tokens, not {window}: "
@@ -60,7 +63,7 @@ def choose(window: int | None, stride: int | None, max_positions: int) -> tuple[
         )
     if stride is None:
         stride = window
-    _check_whole("stride", stride)
+    stride = _WHOLE("stride", stride)
     if not 1 <= stride <= window:
         raise ValueError(
             f"stride must be from 1 to the window of {window} tokens, not {stride}: "
@@ -73,11 +76,5 @@ def check_max_tokens(max_tokens: int | None) -> None:
     """Raise ValueError unless `max_tokens` is None or a whole number of at least 2."""
     if max_tokens is None:
         return
-    _check_whole("max_tokens", max_tokens)
-    if max_tokens < 2:
+    if _WHOLE("max_tokens", max_tokens) < 2:
         raise ValueError(f"max_tokens must be at least 2, not {max_tokens}: one predicts nothing")
-
-
-def _check_whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} must be a whole number of tokens, not {value!r}")
