@@ -9,8 +9,8 @@
 
 namespace pythia_rt {
 
-PagePool::PagePool(Stages stages, int64_t n_kv_heads, int64_t head_dim)
-    : stages_(std::move(stages)),
+PagePool::PagePool(const Stages& stages, int64_t n_kv_heads, int64_t head_dim)
+    : stages_(stages),
       n_kv_heads_(n_kv_heads),
       head_dim_(head_dim),
       idle_(std::make_unique<Idle>()) {
@@ -149,12 +149,6 @@ void PagePool::write(const std::byte* bytes, Page& page) {
     const auto size = static_cast<size_t>(layout(page.format, i).bytes());
     stages_[i].backend->upload(bytes, size, page.data[i]);
     bytes += size;
-  }
-}
-
-void PagePool::replace(const Backend* lost, Backend* fresh) {
-  for (Stage& stage : stages_) {
-    if (stage.backend == lost) stage.backend = fresh;
   }
 }
 

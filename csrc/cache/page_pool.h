@@ -32,7 +32,8 @@ constexpr int64_t kIdleBytes = int64_t{64} << 20;
 // itself.
 class PagePool {
  public:
-  PagePool(Stages stages, int64_t n_kv_heads, int64_t head_dim);
+  // The stages are the caller's, and live longer.
+  PagePool(const Stages& stages, int64_t n_kv_heads, int64_t head_dim);
   PagePool(const PagePool&) = delete;
 
   size_t n_stages() const { return stages_.size(); }
@@ -59,9 +60,6 @@ class PagePool {
   int64_t n_taken() const { return n_taken_; }
   int64_t bytes_taken() const { return bytes_taken_; }
 
-  // `fresh` does from now on what `lost` did.
-  void replace(const Backend* lost, Backend* fresh);
-
  private:
   using Idle = std::vector<std::unique_ptr<Page>>;
 
@@ -72,7 +70,7 @@ class PagePool {
   std::unique_ptr<Page> make(KvFormat format);
   std::vector<std::unique_ptr<Page>> make_together(KvFormat format, int64_t count);
 
-  Stages stages_;
+  const Stages& stages_;
   int64_t n_kv_heads_;
   int64_t head_dim_;
   std::array<int64_t, kKvFormatCount> page_bytes_{};

@@ -57,7 +57,6 @@ void Model::renew_scratch() {
   for (Stage& stage : stages_) {
     if (stage.backend == lost) stage.backend = cpu_.get();
   }
-  pool_->replace(lost, cpu_.get());
   decoder_ = std::make_unique<Decoder>(spec_, weights_, stages_);
 }
 
