@@ -8,7 +8,7 @@ from __future__ import annotations
 from .shared.alibi import alibi
 from .shared.config import Config
 from .shared.family import Described, Family
-from .shared.modules import grouped
+from .shared.modules import megatron
 from .shared.names import Names
 
 MAX_POSITIONS = 2048  # as it was trained; no key says so, and seq_length is there for people
@@ -54,10 +54,7 @@ FAMILY = Family(
         "final_norm": "ln_f",
         "attn_norm": "input_layernorm",
         "mlp_norm": "post_attention_layernorm",
-        "qkv": grouped("self_attention.query_key_value"),
-        "attn_out": "self_attention.dense",
-        "mlp_up": "mlp.dense_h_to_4h",
-        "mlp_down": "mlp.dense_4h_to_h",
+        **megatron("self_attention"),
     },
     layer="h",
     read=read,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from .shared.alibi import scaled_bfloat16_alibi
 from .shared.config import Config
 from .shared.family import Described, Family
-from .shared.modules import either, grouped
+from .shared.modules import either, megatron
 from .shared.names import Names
 from .shared.rope import make_rotation
 from .shared.rope_config import read_rope
@@ -64,10 +64,7 @@ FAMILY = Family(
         "final_norm": "ln_f",
         "attn_norm": either("input_layernorm", "ln_attn"),
         "mlp_norm": either("post_attention_layernorm", "ln_mlp"),
-        "qkv": grouped("self_attention.query_key_value"),
-        "attn_out": "self_attention.dense",
-        "mlp_up": "mlp.dense_h_to_4h",
-        "mlp_down": "mlp.dense_4h_to_h",
+        **megatron("self_attention"),
     },
     layer="h",
     read=read,

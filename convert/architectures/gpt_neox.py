@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .shared.config import GELUS, Config, config_error
 from .shared.family import Described, Family
-from .shared.modules import grouped
+from .shared.modules import megatron
 from .shared.names import Names
 from .shared.rope import make_rotation
 from .shared.rope_config import read_rope
@@ -62,10 +62,7 @@ FAMILY = Family(
         "final_norm": "final_layer_norm",
         "attn_norm": "input_layernorm",
         "mlp_norm": "post_attention_layernorm",
-        "qkv": grouped("attention.query_key_value"),
-        "attn_out": "attention.dense",
-        "mlp_up": "mlp.dense_h_to_4h",
-        "mlp_down": "mlp.dense_4h_to_h",
+        **megatron("attention"),
     },
     heads=("embed_out", "lm_head"),  # transformers 5 renamed the module, not the files
     read=read,

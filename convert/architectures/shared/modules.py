@@ -188,6 +188,16 @@ def grouped(module: str) -> Form:
     return pieces
 
 
+def megatron(attention: str) -> dict[str, str | Form]:
+    """A layer's matrices as Megatron-LM names and fuses them, as do families that began with it."""
+    return {
+        "qkv": grouped(f"{attention}.query_key_value"),
+        "attn_out": f"{attention}.dense",
+        "mlp_up": "mlp.dense_h_to_4h",
+        "mlp_down": "mlp.dense_4h_to_h",
+    }
+
+
 def either(first: str, second: str) -> Form:
     """The first module, or the second where there is no first."""
 
