@@ -6,18 +6,20 @@ command line makes its options from them.
 
 from __future__ import annotations
 
+import functools
 import math
-import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from pythia_rt import _core
 from pythia_rt.convert.errors import Sentence
 from pythia_rt.options import Options, integer, option, real, replaced
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from pythia_rt import _core
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -64,7 +66,7 @@ def _read_stop(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _read_stop_ids(name: str, value: Any) -> tuple[int, ...]:
-    if isinstance(value, numbers.Integral):
+    if isinstance(value, Integral):
         value = (value,)
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ValueError(f"{name} must be a token id or several of them, not {value!r}")
@@ -72,7 +74,7 @@ def _read_stop_ids(name: str, value: Any) -> tuple[int, ...]:
 
 
 def _read_new_tokens(name: str, value: Any) -> int:
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and value == 0:
+    if isinstance(value, Integral) and not isinstance(value, bool) and value == 0:
         raise ValueError(
             Sentence(
                 f"{name} must be at least 1, not 0: to judge a text that is there, use Model.score "
@@ -86,11 +88,18 @@ def _read_new_tokens(name: str, value: Any) -> int:
 
 _TOKEN_ID = integer(lambda n: n >= 0, "a token id")
 _SEED = integer(lambda n: 0 <= n < 2**64, "a whole number from 0 to 2**64 - 1")
-NUMBERS = {each.name: each for each in _core.sampling_options()}  # options of a core's sampler
+
+
+@functools.cache
+def numbers() -> Mapping[str, _core.SamplingOption]:
+    """The options that the core's sampler has too, with what they may be."""
+    from pythia_rt import _core  # not for a command's help
+
+    return {each.name: each for each in _core.sampling_options()}
 
 
 def _read_number(name: str, value: Any) -> float:
-    bounds = NUMBERS[name]
+    bounds = numbers()[name]
     check = integer if isinstance(bounds.least, int) else real
     return check(lambda x: bounds.least <= x <= bounds.most, bounds.range)(name, value)
 

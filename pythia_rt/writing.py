@@ -12,7 +12,7 @@ from pythia_rt import _core
 from pythia_rt.convert.flatfile.spec import Spec
 from pythia_rt.detokenizer import Detokenizer
 from pythia_rt.generation import FinishReason, Generation, Timing
-from pythia_rt.sampling import NUMBERS, Sampling
+from pythia_rt.sampling import Sampling, numbers
 from pythia_rt.stops import StopMatcher
 from pythia_rt.tokenizer import Tokenizer
 
@@ -21,7 +21,7 @@ def make_sampler(sampling: Sampling, n_tokens: int, seed: int) -> _core.Sampler:
     """A sampler of the core with these options, for ids below `n_tokens`."""
     return _core.Sampler(
         n_tokens=n_tokens,
-        **{name: getattr(sampling, name) for name in NUMBERS},
+        **{name: getattr(sampling, name) for name in numbers()},
         logit_bias={token: bias for token, bias in sampling.logit_bias.items() if token < n_tokens},
         seed=seed,
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pythia_rt import _core
-from pythia_rt.sampling import NUMBERS, Sampling, SamplingOptions, merged
+from pythia_rt.sampling import Sampling, SamplingOptions, merged, numbers
 
 NAN, INF = math.nan, math.inf
 
@@ -82,9 +82,9 @@ def test_none_is_the_default(name: str) -> None:
     assert merged(other, **{name: None}) == Sampling()  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("name", numbers())
 def test_the_core_says_what_a_number_may_be(name: str) -> None:
-    bounds = NUMBERS[name]
+    bounds = numbers()[name]
     for value in (bounds.least, bounds.most):
         assert getattr(Sampling(**{name: value}), name) == value
     with pytest.raises(ValueError, match=f"^{name} must be {re.escape(bounds.range)}, not nan$"):
