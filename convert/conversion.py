@@ -86,7 +86,7 @@ def convert(
 
     `source` is a folder in Hugging Face layout, a GGUF file (the first part of a split one), or a
     hub id, which is downloaded at `revision` into `cache_dir`.
-    `format` (f32, f16, bf16, q8, q6, q5 or q4) is a name of quantise.recipe;
+    `format` is a recipe: one of quantise.recipe, or a format for all matrices;
     `embed`, `head`, `attention` and `mlp` override what it says about these. `activation` ("gelu",
     "gelu_tanh") overrides the config's. `threads` (default: one per core) pack. An existing
     destination is replaced only with `force`, and only a regular file ever is; a link stays one,

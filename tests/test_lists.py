@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -22,6 +23,7 @@ from oracle import kv_formats as kv_oracle
 from pythia_rt import _core
 from pythia_rt.convert.flatfile.layout import is_quantised, linears, norms, tables
 from pythia_rt.convert.flatfile.spec import CHOICES, FIELDS, Spec, validate_spec
+from pythia_rt.loading import Loading
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -240,3 +242,12 @@ def test_every_operation_of_a_backend_is_compared() -> None:
     methods = re.findall(r"\.def\(\"(\w+)\",\s+&TestBackend::", bindings)
     assert [name for name in operations if f"backend_->{name}(" not in bindings] == []
     assert [name for name in methods if f".{name}(" not in tests] == []
+
+
+def test_the_documents_name_every_item() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    isas = re.findall(r'"(\w+)\|', (ROOT / "cmake" / "isas.cmake").read_text(encoding="utf-8"))
+    names = [*_core.format_names(), *_core.kv_format_names(), *isas]
+    assert [name for name in names if f"`{name}`" not in readme] == []
+    (doc,) = (each.metadata["doc"] for each in fields(Loading) if each.name == "kv_format")
+    assert doc == f"Of the KV cache: {', '.join(_core.kv_format_names())}."
