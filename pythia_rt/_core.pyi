@@ -17,6 +17,7 @@ __all__: list[str] = [
     "Norm",
     "PAGE_POSITIONS",
     "Sampler",
+    "SamplingOption",
     "Session",
     "SpecField",
     "Table",
@@ -38,6 +39,7 @@ __all__: list[str] = [
     "pack_codes",
     "packed_layout",
     "run_probed",
+    "sampling_options",
     "score",
     "selected_isa",
     "spec_fields",
@@ -197,6 +199,31 @@ class Table:
         """
         Whether every layer reads it; such a
         table follows from the config alone.
+        """
+
+class SamplingOption:
+    """
+    What an option of a Sampler that is a number may be.
+    """
+    @property
+    def least(self) -> int | float:
+        """
+        An int where only whole numbers may be.
+        """
+    @property
+    def most(self) -> int | float:
+        """
+        It and `least` are allowed.
+        """
+    @property
+    def name(self) -> str:
+        """
+        Its keyword.
+        """
+    @property
+    def range(self) -> str:
+        """
+        Both in words, after "must be".
         """
 
 class Sampler:
@@ -589,6 +616,11 @@ def run_probed(
     A place is a point's name (Model.points) and its layer, -1 for a point in none. `replace`
     lists (name, layer, numbers of tokens, values [numbers, width]): what the pass goes on with
     there, and what is captured. Raises ValueError before anything is appended.
+    """
+
+def sampling_options() -> list[SamplingOption]:
+    """
+    The options of a Sampler that are numbers, but for the seed.
     """
 
 def score(
