@@ -90,7 +90,7 @@ def shares(steps: int, minutes: float | None) -> Iterator[float]:
 def batches(windows: torch.Tensor, batch: int) -> Iterator[torch.Tensor]:
     """Yield `batch` windows after the other: all, in a new order, before any comes again."""
     while True:
-        yield from windows[torch.randperm(len(windows))].split(batch)
+        yield from torch.split(windows[torch.randperm(len(windows))], batch)
 
 
 def train(
@@ -104,7 +104,7 @@ def train(
     """Train `model` in place while `progress` lasts; the rate rises, then falls along a cosine."""
     matrices = [weights for weights in model.parameters() if weights.ndim > 1]
     vectors = [weights for weights in model.parameters() if weights.ndim == 1]
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, rate, (0.9, 0.95), weight_decay=0.1, fused=True)
     mean = math.nan
     for share, tokens in (bar := tqdm(zip(progress, batches(windows, batch), strict=False))):
