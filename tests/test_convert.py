@@ -258,6 +258,26 @@ def test_a_tied_head_is_stored_once(tmp_path: Path, head: str) -> None:
     assert "head.weight" not in file.tensors
 
 
+@pytest.mark.parametrize("recipe", ["f16", "bf16", "q8", "q6", "q5", "q4"])
+def test_a_tied_head_has_8_bits_at_least(tmp_path: Path, recipe: str) -> None:
+    """Unless others are asked for; the head of its own that a model has is as it was."""
+    tensors = make_tensors()
+    own = write_checkpoint(tmp_path / "own", tensors)
+    del tensors["embed_out.weight"]
+    tied = write_checkpoint(
+        tmp_path / "tied", tensors, config=make_config(tie_word_embeddings=True)
+    )
+    formats = FlatFile(convert(tied, tmp_path / "1", format=recipe)).formats
+    expected = FlatFile(convert(own, tmp_path / "2", format=recipe)).formats
+    assert formats.pop("embed") == ("q8" if recipe in ("q4", "q5", "q6") else recipe)
+    ends = ("q8", "q6") if recipe == "q4" else (recipe, recipe)
+    assert (expected.pop("embed"), expected.pop("head")) == ends
+    assert formats == expected
+    small = FlatFile(convert(tied, tmp_path / "3", format=recipe, embed="q5"))
+    assert small.formats["embed"] == "q5"
+    assert small.metadata["recipe"] == f"{recipe} embed=q5"
+
+
 def test_attention_may_have_no_bias(tmp_path: Path) -> None:
     tensors = {
         name: tensor

@@ -7,7 +7,7 @@ oracle/decoder.py.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from oracle import decoder as oracle
 
 from pythia_rt import _core
-from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, Linear, linears, norms
+from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, Linear, Norm, linears, norms
 from pythia_rt.convert.flatfile.spec import CHOICES, FIELDS, Spec
 from pythia_rt.convert.quantise.balancing import rewrites, solve
 from pythia_rt.convert.quantise.calibrator import Calibrator
@@ -282,7 +282,13 @@ def test_balancing_keeps_the_function(spec: Spec) -> None:
 
 
 class WholeWeights(Weights):
-    """As calibration reads them."""
+    """As calibration reads them, and changes norms with their readers."""
+
+    def rescale(self, norm: Norm, readers: Iterable[Linear], scales: Floats) -> None:
+        changed = {f"{norm.name}.{part}": scales for part in ("weight", "bias")}
+        changed |= {matrix.name: 1 / scales for matrix in readers}
+        for name in changed.keys() & self._weights.keys():
+            self._weights[name] = self._weights[name] * changed[name]
 
     def vector(self, name: str) -> Floats:
         values = self._weights[name]
@@ -313,7 +319,8 @@ def test_calibration_helps(spec: Spec) -> None:
     }
     tokens = [some_tokens(spec), some_tokens(spec)[::-1].copy()]
     plan: Any = SimpleNamespace(spec=spec)
-    calibrator = Calibrator(plan, formats, cast(Any, WholeWeights(weights)), tokens, 1)
+    whole = WholeWeights(dict(weights))
+    calibrator = Calibrator(plan, formats, cast(Any, whole), tokens, 1)
 
     def error(calibrated: bool) -> float:
         tensors = make_tensors(spec)
@@ -327,6 +334,10 @@ def test_calibration_helps(spec: Spec) -> None:
             layout = _core.packed_layout(form, *size)
             for (part, _, _), data in zip(layout, parts, strict=True):
                 tensors[f"{matrix.name}.{part}"] = data
+        for norm in norms(spec) if calibrated else ():
+            tensors[f"{norm.name}.weight"] = whole.vector(f"{norm.name}.weight")
+            if norm.bias:
+                tensors[f"{norm.name}.bias"] = whole.vector(f"{norm.name}.bias")
         model = _core.Model(dict(spec), formats, tensors)
         truth = oracle.forward(spec, weights, tokens[0])
         found = _core.Session(model, kv_format="f32").logits(tokens[0])

@@ -17,6 +17,9 @@ from ..errors import Sentence
 RECIPES = {
     "q4": {"embed": "q8", "attention": "q5", "mlp": "q4", "head": "q6"},
 }
+# The embedding of a model that has it as its head too, unless another is asked for. It has two
+# errors, and nothing can be balanced against it: below 8 bits it costs more than all the layers.
+TIED = {"q4": "q8", "q5": "q8", "q6": "q8"}
 
 
 def check_formats(recipe: str, **components: str | None) -> None:
@@ -33,18 +36,20 @@ def choose_formats(
 ) -> dict[str, str]:
     """Return {linear name: format} for the matrices of a model.
 
-    `recipe` is a name of RECIPES, or a format for all matrices; `components` (embed,
-    attention, mlp, head) override what it says about these. Raises ValueError for a name that is no
-    format, and for `head` of a tied model.
+    `recipe` is a name of RECIPES, or a format for all matrices but what TIED says; `components`
+    (embed, attention, mlp, head) override what it says about these. Raises ValueError for a name
+    that is no format, and for `head` of a tied model.
     """
     check_formats(recipe, **components)
-    if components.get("head") is not None and not any(
-        matrix.component == "head" for matrix in linears
-    ):
+    tied = not any(matrix.component == "head" for matrix in linears)
+    if tied and components.get("head") is not None:
         useless = "head has no effect on this model, its head is the embedding"
         raise ValueError(Sentence(f"{useless}: set embed", f"{useless}: use --embed"))
     given = {component: name for component, name in components.items() if name is not None}
-    chosen = RECIPES.get(recipe, {}) | given
+    chosen = dict(RECIPES.get(recipe, {}))
+    if tied and recipe in TIED:
+        chosen["embed"] = TIED[recipe]
+    chosen |= given
     return {matrix.name: chosen.get(matrix.component, recipe) for matrix in linears}
 
 
