@@ -108,13 +108,12 @@ AARCH64 = Target(
 )
 TARGETS = {target.name: target for target in (X86_64, AARCH64)}
 
-# The functions of which hot loops are shown. What the compiler has put into its caller is found
-# there: scoring in attend.
+# The functions of which hot loops are shown.
 _ROWS = {"avx512": "1|8|12", "amx": "1|8|12"}  # of multiply_stored
 # Tiles of kHalves and kHalfRows, and of few rows: there a tile takes two registers.
 _HALVES = {"avx2": "1, 8|2, 3|2, 4", "avxvnni": "2, 6"}
 _PANEL_ROWS = {"neon": 4, "i8mm": 6}  # Panel::kRows
-_ATTENTION = re.compile(r"(?:attend|mix_run)<\w+, 4(?:, \d)?>")
+_ATTENTION = re.compile(r"(?:score_tiles|mix_columns)<\w+, [48], \d>")
 
 
 def _hot(isa: str) -> re.Pattern[str]:

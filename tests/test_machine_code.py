@@ -54,13 +54,13 @@ Disassembly of section .text._ZN9pythia_rt4avx28add_halfE:
   40:	jmp    4 <void pythia_rt::avx2::add_halves<pythia_rt::avx2::NarrowHalf<4>, 1, 8>(int)+0x4>
   44:	ret
 
-Disassembly of section .text._ZN9pythia_rt4avx27mix_runE:
+Disassembly of section .text._ZN9pythia_rt4avx27mix_columnsE:
 
-0000000000000000 <void pythia_rt::avx2::mix_run<pythia_rt::avx2::ByteCache, 4, 1>(long)>:
+0000000000000000 <void pythia_rt::avx2::mix_columns<pythia_rt::avx2::ByteCache, 4, 1>(long)>:
    0:	vfmadd231ps (%rsp),%ymm1,%ymm2
    6:	vmovaps %ymm2,-0x40(%rbp)
-   c:	js     20 <void pythia_rt::avx2::mix_run<pythia_rt::avx2::ByteCache, 4, 1>(long)+0x20>
-  10:	jne    0 <void pythia_rt::avx2::mix_run<pythia_rt::avx2::ByteCache, 4, 1>(long)>
+   c:	js     20 <void pythia_rt::avx2::mix_columns<pythia_rt::avx2::ByteCache, 4, 1>(long)+0x20>
+  10:	jne    0 <void pythia_rt::avx2::mix_columns<pythia_rt::avx2::ByteCache, 4, 1>(long)>
   20:	ret
 
 0000000000000040 <pythia_rt::avx2::Entry<&pythia_rt::avx2::rotate>::call(long)>:
@@ -95,10 +95,10 @@ isa_i8mm.cc.o:     file format elf64-littleaarch64
   44:	cbnz	x3, 4 <void pythia_rt::i8mm::add_panel<pythia_rt::i8mm::HalfScales, 6>(long)+0x4>
   48:	ret
 
-0000000000000000 <void pythia_rt::i8mm::mix_run<pythia_rt::i8mm::ByteCache, 4, 1>(long)>:
+0000000000000000 <void pythia_rt::i8mm::mix_columns<pythia_rt::i8mm::ByteCache, 4, 1>(long)>:
    0:	ldr	q0, [x0], #16
    4:	fmla	v1.4s, v0.4s, v2.s[0]
-   8:	tbz	w3, #0, 0 <void pythia_rt::i8mm::mix_run<pythia_rt::i8mm::ByteCache, 4, 1>(long)>
+   8:	tbz	w3, #0, 0 <void pythia_rt::i8mm::mix_columns<pythia_rt::i8mm::ByteCache, 4, 1>(long)>
 """
 
 
@@ -191,7 +191,7 @@ def test_a_listing_of_aarch64_is_read() -> None:
     assert list(machine_code.read_loops(LISTING_AARCH64, "i8mm", AARCH64)) == [
         # 192 products for a group; 6 here for 2 columns, as the pointer says.
         Loop("i8mm", "add_panel<HalfScales, 6>", 15, products=6, spills=2, columns=2),
-        Loop("i8mm", "mix_run<ByteCache, 4, 1>", 3, products=1, spills=0, columns=0),
+        Loop("i8mm", "mix_columns<ByteCache, 4, 1>", 3, products=1, spills=0, columns=0),
     ]
 
 
@@ -200,7 +200,7 @@ def test_a_listing_is_read() -> None:
         # 128 products for a group; 4 here for 2 columns, as the pointer says.
         Loop("avx2", "add_halves<NarrowHalf<4>, 1, 8>", 13, products=4, spills=2, columns=2),
         # Without a frame pointer %rbp is any other.
-        Loop("avx2", "mix_run<ByteCache, 4, 1>", 4, products=1, spills=1, columns=0),
+        Loop("avx2", "mix_columns<ByteCache, 4, 1>", 4, products=1, spills=1, columns=0),
     ]
 
 

@@ -16,6 +16,9 @@ namespace {
 // Outputs of a gated product that are there at once: they do not leave the second-level cache.
 constexpr int64_t kGatedValues = 16 * 1024;
 
+// Queries of attention that still share loads of keys and values.
+constexpr int64_t kFewQueries = 4;
+
 // A matrix unit reads whole tiles of 16 rows (kernels/table.h).
 constexpr int64_t kRowPadding = 16;
 
@@ -120,7 +123,6 @@ class CpuBackend : public HostBackend {
                  Rows out) override {
     tasks_.clear();
     const int64_t together = queries_together(heads);
-    int64_t longest = 0;
     for (const SequenceRows& sequence : batch_->sequences) {
       const int64_t queries = sequence.count * heads.group();
       const bool appends = sequence.count == 1 && queries <= together;
@@ -132,18 +134,16 @@ class CpuBackend : public HostBackend {
           tasks_.push_back({&sequence, kv_head, cache, first, end, appends});
         }
       }
-      longest = std::max(longest, sequence.first_position + sequence.count);
     }
-    const int64_t scores_stride = round_up(longest, 16);
     pool_.share({{static_cast<int64_t>(tasks_.size()), 1}}, 1, [&](const Piece& piece, int worker) {
-      float* scores = scratch(worker).scores.get<float>(kQueryTile * scores_stride);
+      float* attention = scratch(worker).attention.get<float>(attention_scratch(heads.head_dim));
       ask_for_place(heads, tasks_[static_cast<size_t>(piece.begin)]);
       for (int64_t i = piece.begin; i < piece.end; ++i) {
         const AttentionTask& task = tasks_[static_cast<size_t>(i)];
         const AttentionTask* next = &task == &tasks_.back() ? nullptr : &task + 1;
         if (next != nullptr) ask_for_place(heads, *next);
         if (task.appends) rotate_and_append(heads, qkv, task, 0);
-        attend(heads, scoring, qkv, out, task, next, scores, scores_stride);
+        attend(heads, scoring, qkv, out, task, next, attention);
       }
     });
   }
@@ -181,7 +181,7 @@ class CpuBackend : public HostBackend {
   // What one thread needs for itself.
   struct Worker {
     Scratch panel;
-    Scratch scores;
+    Scratch attention;
     Scratch logits;  // of one run of a softmax
     Scratch gated;   // gate and up of some blocks
   };
@@ -293,7 +293,7 @@ class CpuBackend : public HostBackend {
 
   // Queries of a task: fewer where threads would be left without one.
   int64_t queries_together(const HeadLayout& heads) const {
-    for (const int64_t together : {kQueriesPerTask, int64_t{kQueryTile}}) {
+    for (const int64_t together : {int64_t{kQueriesTogether}, kFewQueries}) {
       int64_t n_tasks = 0;
       for (const SequenceRows& sequence : batch_->sequences) {
         n_tasks += heads.n_kv_heads * divide_up(sequence.count * heads.group(), together);
@@ -356,8 +356,7 @@ class CpuBackend : public HostBackend {
   }
 
   void attend(const HeadLayout& heads, const Scoring& scoring, Rows qkv, Rows out,
-              const AttentionTask& task, const AttentionTask* next, float* scores,
-              int64_t scores_stride) {
+              const AttentionTask& task, const AttentionTask* next, float* scratch) {
     const SequenceRows& sequence = *task.sequence;
     const int64_t group = heads.group();
     const int64_t head = task.kv_head * group;
@@ -375,8 +374,7 @@ class CpuBackend : public HostBackend {
     arguments.bias =
         scoring.bias == nullptr ? nullptr : scoring.bias + head * scoring.bias_positions;
     arguments.bias_positions = scoring.bias_positions;
-    arguments.scores = scores;
-    arguments.scores_stride = scores_stride;
+    arguments.scratch = scratch;
     arguments.out = out.row(sequence.first_row) + head * heads.head_dim;
     arguments.out_stride = out.stride;
     arguments.next_keys = next == nullptr ? nullptr : first_keys(heads, scoring, *next);

@@ -7,20 +7,19 @@
 // before is scaled down to it (Milakov and Gimelshein 2018). So a device may work on all blocks of
 // a long context side by side, and nothing of a block depends on the others until the join.
 //
-// Up to four queries, of different heads or positions, share one pass over the keys and one over
-// the values. Each query's arithmetic depends on its own head and position alone: a score adds its
-// head_dim products in order, where the cache has scales within each group and then the groups, is
-// scaled, and gets the bias of the key's position; a block's weights are summed in 16 lanes by
-// position modulo 16; its values are added position by position. So neither the number of queries
-// in a pass nor how the prompt was cut can change a bit.
+// Up to 16 queries, of different heads or positions, share the reading of a block, and four or
+// eight of them each load of keys and values. Each query's arithmetic depends on its own head and
+// position alone: a score adds its head_dim products in order, where the cache has scales within
+// each group and then the groups, is scaled, and gets the bias of the key's position; a block's
+// weights are summed in 16 lanes by position modulo 16; its values are added position by position.
+// So neither the number of queries together nor how the prompt was cut can change a bit.
 //
 // Blocks that lie before a query's window are not read; in the one where it begins, the scores of
 // what lies before it are minus infinity, and its values are left out: one that is not finite would
 // not vanish with a weight of 0.
 #pragma once
 
-#include "kernels/attention_scores.inl"
-#include "kernels/in_caller.h"
+#include "kernels/attention_mixing.inl"
 #include "simd/math.h"
 
 namespace pythia_rt::PYTHIA_RT_ISA {
@@ -51,266 +50,134 @@ inline float soften(float* scores, int64_t n, float largest) {
   return reduce_add(sum);
 }
 
-// Blocks are softened and mixed in runs of as many as a vector has lanes.
-constexpr int kRunBlocks = 16;
-constexpr int64_t kRun = kRunBlocks * kAttentionBlock;  // positions
-
-// How a query joins blocks: total = mixed * fresh + total * kept, one rounding for the second
-// product and one for the rest.
-struct Joining {
-  float largest = -__builtin_inff();          // score of the blocks so far
-  float sum = 0.0f;                           // of their weights
-  float kept[kRunBlocks], fresh[kRunBlocks];  // of the present run
-};
-
-// The scores of what lies before the window, in the block where it begins.
-inline void mask_before(float* scores, int64_t first) {
-  for (int64_t i = block_of(first) * kAttentionBlock; i < first; ++i) scores[i] = -__builtin_inff();
+// Scales are too few in a block for the hardware to see them coming: those of its keys and values
+// are asked for as a whole.
+template <typename Cache>
+inline void ask_for_scales(const AttentionArguments& arguments, int64_t block) {
+  if constexpr (Cache::kIsScaled) {
+    const PagedHead& cache = arguments.cache;
+    const int64_t parts[] = {cache.key_scales, cache.value_scales};
+    for (const int64_t part : parts) {
+      const auto* scales = part_of<char>(cache, block, part);
+      const int64_t bytes = kAttentionBlock * kv_groups(arguments.head_dim) * sizeof(uint16_t);
+      for (int64_t i = 0; i < bytes; i += 64) ask_for(scales + i);
+    }
+  }
 }
 
-// Softens the blocks of a run of which the query sees the first n <= kRun positions, maybe none,
-// from the block on where `first` lies.
-inline void soften_run(float* scores, int64_t first, int64_t n, Joining& joining) {
-  const auto seen = [n](int64_t block) {
-    const int64_t rest = n - block * kAttentionBlock;
-    return rest < kAttentionBlock ? rest : kAttentionBlock;
-  };
-  float before[kRunBlocks] = {}, largest[kRunBlocks] = {}, after[kRunBlocks] = {};
-  const int64_t begin = first < 0 ? 0 : block_of(first);
-  int64_t count = begin;
-  for (; count * kAttentionBlock < n; ++count) {
-    const float top = largest_score(scores + count * kAttentionBlock, seen(count));
-    largest[count] = top;
-    before[count] = joining.largest;
-    joining.largest = joining.largest > top ? joining.largest : top;
-    after[count] = joining.largest;
+// How queries join a block, one in each lane: total = mixed * fresh + total * kept, one rounding
+// for the second product and one for the rest.
+struct Joining {
+  float largest[kQueriesTogether];                        // score of the blocks so far
+  float sum[kQueriesTogether];                            // of their weights
+  float kept[kQueriesTogether], fresh[kQueriesTogether];  // of the present block
+};
+static_assert(kQueriesTogether == 16);  // lanes
+
+// The scores of a block become weights, and with them each query's sum and how it joins the block.
+inline void soften_block(const Queries& queries, int count, int64_t block, float* scores,
+                         Joining& joining) {
+  const int64_t start = block * kAttentionBlock;
+  float before[kQueriesTogether] = {}, top[kQueriesTogether] = {}, after[kQueriesTogether] = {};
+  for (int q = 0; q < count; ++q) {
+    if (!queries.sees(q, block)) continue;
+    float* own = scores + q * kAttentionBlock;
+    // What lies before the window, in the block where it begins.
+    for (int64_t i = start; i < queries.first[q]; ++i) own[i - start] = -__builtin_inff();
+    top[q] = largest_score(own, in_block(queries.end[q], start));
+    before[q] = joining.largest[q];
+    after[q] = before[q] > top[q] ? before[q] : top[q];
+    joining.largest[q] = after[q];
   }
   store(joining.kept, exp(load(before) - load(after)));
-  store(joining.fresh, exp(load(largest) - load(after)));
-  for (int64_t block = begin; block < count; ++block) {
-    const float sum = soften(scores + block * kAttentionBlock, seen(block), largest[block]);
-    joining.sum = __builtin_fmaf(sum, joining.fresh[block], joining.sum * joining.kept[block]);
+  store(joining.fresh, exp(load(top) - load(after)));
+  for (int q = 0; q < count; ++q) {
+    if (!queries.sees(q, block)) continue;
+    const float sum = soften(scores + q * kAttentionBlock, in_block(queries.end[q], start), top[q]);
+    joining.sum[q] = __builtin_fmaf(sum, joining.fresh[q], joining.sum[q] * joining.kept[q]);
   }
 }
 
-// Of the block from `start` on, the position itself, its end or its beginning, counted from there.
-inline int64_t in_block(int64_t position, int64_t start) {
-  const int64_t index = position - start;
-  return index < 0 ? 0 : index < kAttentionBlock ? index : kAttentionBlock;
-}
-
-// The sums of weight * value over what query q sees of the block from `start` on, up to before its
-// position `end`. Not inline: it is rare, and the caller needs the registers.
-template <typename Cache, int kWidth, int kQueries>
-[[gnu::noinline]] void mix_alone(const AttentionArguments& arguments,
-                                 const Queries<kQueries>& queries, int q, int64_t column,
-                                 int64_t start, int64_t end, float* sums) {
-  const int64_t dim = arguments.head_dim;
-  const int64_t stride = kv_groups(dim) * 16;
-  const int64_t block = block_of(start);
-  const PagedHead& cache = arguments.cache;
-  const auto* values = part_of<typename Cache::Code>(cache, block, cache.values) + column;
-  const uint16_t* scales = part_of<uint16_t>(cache, block, cache.value_scales);
-  const float* weights = arguments.scores + q * arguments.scores_stride + start;
-  const int64_t seen = in_block(queries.end[q], start);
-  for (int w = 0; w < kWidth; ++w) {
-    Vec sum = zero();
-    for (int64_t i = in_block(queries.first[q], start); i < end && i < seen; ++i) {
-      float weight = weights[i];
-      if constexpr (Cache::kIsScaled) {
-        const int64_t index = scale_index(i / 16, column / kKvGroup + w, dim) + i % 16;
-        weight = weight * scale_value(scales[index]);
-      }
-      sum = fma(broadcast(weight), Cache::load_codes(values + i * stride + 16 * w), sum);
-    }
-    store(sums + 16 * w, sum);
+// Calls work(first, number) for the tiles of `count` queries, and for a last one alone.
+template <typename Work>
+inline void each_tile(int count, const Work& work) {
+  int first = 0;
+  if constexpr (kWideTile > kQueryTile) {
+    for (; first + kQueryTile + 1 < count; first += kWideTile) work(first, Number<kWideTile>{});
   }
+  for (; first + 1 < count; first += kQueryTile) {
+    work(first, Number<kQueryTile>{});
+  }
+  if (first < count) work(first, Number<1>{});
 }
 
-// mixed[q] += weight * value over what query q sees of the block from `start` on, in order: one by
-// one before and after those positions that all of them see. There a value's scale goes into the
-// weight, 16 positions at once.
-template <typename Cache, int kQueries, int kWidth>
-PYTHIA_RT_IN_CALLER inline void mix_block(const AttentionArguments& arguments,
-                                          const Queries<kQueries>& queries, int64_t column,
-                                          int64_t start, Vec (&mixed)[kQueries][kWidth]) {
-  const int64_t dim = arguments.head_dim;
-  const int64_t stride = kv_groups(dim) * 16;
-  const int64_t first_group = column / kKvGroup;
+// The queries of rows [row, row_end), at most kQueriesTogether: block by block, so that memory is
+// read once for all of them, and while it is read there is something to compute.
+template <typename Cache>
+inline void attend(const AttentionArguments& arguments, int64_t row, int64_t row_end) {
   using Code = typename Cache::Code;
   const PagedHead& cache = arguments.cache;
-  const int64_t block = block_of(start);
-  const Code* values = part_of<Code>(cache, block, cache.values) + column;
-  const uint16_t* scales = part_of<uint16_t>(cache, block, cache.value_scales);
-  const float* weights = arguments.scores + start;
-  // Positions are counted from the block's first one.
-  const int64_t seen = queries.end[0] - start;
-  const int64_t all_end = in_block(queries.end[0], start);
-  const int64_t first = (in_block(queries.first[kQueries - 1], start) + 15) / 16 * 16;
-  const int64_t common = all_end < first ? first : all_end;  // they see [first, common)
-  const int64_t step = Cache::kIsScaled ? 16 : kAttentionBlock;
-  const int64_t distance = codes_ahead<Code>(kAttentionBlock * stride);
-  const Code* values_end = values + common * stride;
-  const Code* next = static_cast<const Code*>(arguments.next_keys);
-  if (seen > kAttentionBlock) {
-    next = part_of<Code>(cache, block + 1, cache.values) + column;
-    if (kQueries == 1 && column == 0)
-      ask_for_scales<Cache>(arguments, block + 1, cache.value_scales);
-  } else if (next == nullptr) {
-    next = part_of<Code>(cache, block_of(queries.first[0]), cache.keys);
-  }
-  if (first > 0) {
-#pragma GCC unroll 4
-    for (int q = 0; q < kQueries; ++q) {
-      float sums[16 * kWidth];
-      mix_alone<Cache, kWidth>(arguments, queries, q, column, start, first, sums);
-#pragma GCC unroll 4
-      for (int w = 0; w < kWidth; ++w) mixed[q][w] = load(sums + 16 * w);
-    }
-  }
-  for (int64_t begin = first; begin < common; begin += step) {
-    [[maybe_unused]] float scaled[kQueries][kWidth][16];
-    if constexpr (Cache::kIsScaled) {
-      for (int w = 0; w < kWidth; ++w) {
-        const Vec scale = load_bf16(scales + scale_index(begin / 16, first_group + w, dim));
-        for (int q = 0; q < kQueries; ++q) {
-          store(scaled[q][w], load(weights + q * arguments.scores_stride + begin) * scale);
+  const int64_t dim = arguments.head_dim, width = kv_groups(dim) * 16;
+  const int count = static_cast<int>(row_end - row);
+  const Queries queries = queries_of(arguments, row, row_end);
+  float* scores = arguments.scratch;  // [kQueriesTogether][kAttentionBlock]
+  float* totals = scores + kQueriesTogether * kAttentionBlock;  // [kQueriesTogether][width]
+  float* mixed = totals + kQueriesTogether * width;             // [kWideTile][width]
+  Joining joining;
+  store(joining.largest, broadcast(-__builtin_inff()));
+  store(joining.sum, zero());
+  for (int64_t i = 0; i < count * width; i += 16) store(totals + i, zero());
+  const int64_t first_block = block_of(queries.first[0]);
+  const int64_t end_block = block_of(queries.end[count - 1] - 1) + 1;
+  const int64_t most = most_ahead<Code>(width);
+  for (int64_t block = first_block; block < end_block; ++block) {
+    const bool is_last = block + 1 == end_block;
+    if (!is_last) ask_for_scales<Cache>(arguments, block + 1);
+    // Up to the last tile in which a position is seen.
+    const int64_t seen = in_block(queries.end[count - 1], block * kAttentionBlock);
+    const int64_t positions = (seen + 15) / 16 * 16;
+    const auto* next = is_last ? static_cast<const Code*>(arguments.next_keys)
+                               : part_of<Code>(cache, block + 1, cache.keys);
+    if (next == nullptr) next = part_of<Code>(cache, first_block, cache.keys);
+    const auto* value_codes = part_of<Code>(cache, block, cache.values);
+    const Part<Code> keys{part_of<Code>(cache, block, cache.keys), positions, dim, value_codes,
+                          most};
+    const Part<Code> values{value_codes, positions, width, next, most};
+    each_tile(count, [&](int first, auto number) {
+      constexpr int kQueries = decltype(number)::value;
+      score_block<Cache, kQueries>(arguments, queries, first, block, keys,
+                                   scores + first * kAttentionBlock);
+    });
+    soften_block(queries, count, block, scores, joining);
+    each_tile(count, [&](int first, auto number) {
+      constexpr int kQueries = decltype(number)::value;
+      mix_block<Cache, kQueries>(arguments, queries, first, block, values,
+                                 scores + first * kAttentionBlock, mixed);
+      for (int q = first; q < first + kQueries && q < count; ++q) {
+        if (!queries.sees(q, block)) continue;
+        const Vec kept = broadcast(joining.kept[q]), fresh = broadcast(joining.fresh[q]);
+        const float* own = mixed + (q - first) * width;
+        for (int64_t i = 0; i < width; i += 16) {
+          float* total = totals + q * width + i;
+          store(total, fma(load(own + i), fresh, load(total) * kept));
         }
       }
-    }
-    const int64_t end = begin + step < common ? begin + step : common;
-    for (int64_t position = begin; position < end; ++position) {
-      const Code* place = values + position * stride;
-      if constexpr (kQueries == 1) {
-        const Code* ahead = ahead_of(place, distance, values_end, next);
-        for (int w = 0; w < kWidth; w += 4 / sizeof(Code)) ask_for(ahead + 16 * w);  // by lines
-      }
-      for (int w = 0; w < kWidth; ++w, place += 16) {
-        const Vec value = Cache::load_codes(place);
-        for (int q = 0; q < kQueries; ++q) {
-          const float weight = Cache::kIsScaled ? scaled[q][w][position - begin]
-                                                : weights[q * arguments.scores_stride + position];
-          mixed[q][w] = fma(broadcast(weight), value, mixed[q][w]);
-        }
-      }
-    }
+    });
   }
-  for (int q = 1; q < kQueries; ++q) {
-    const int64_t end = in_block(queries.end[q], start);
-    for (int64_t position = common; position < end; ++position) {
-      for (int w = 0; w < kWidth; ++w) {
-        float weight = weights[q * arguments.scores_stride + position];
-        if constexpr (Cache::kIsScaled) {
-          const int64_t index = scale_index(position / 16, first_group + w, dim) + position % 16;
-          weight = weight * scale_value(scales[index]);
-        }
-        const Vec value = Cache::load_codes(values + position * stride + 16 * w);
-        mixed[q][w] = fma(broadcast(weight), value, mixed[q][w]);
-      }
-    }
-  }
-}
-
-// Mixes the values of a run's blocks and joins them to the totals, which wait in out between runs,
-// for kWidth vectors of the head. Not inline: the accumulators need the registers.
-template <typename Cache, int kQueries, int kWidth>
-void mix_run(const AttentionArguments& arguments, const Queries<kQueries>& queries, int64_t column,
-             int64_t run, const Joining* joinings) {
-  const int64_t width = arguments.head_dim - column;
-  const int64_t first = block_of(queries.first[0]) * kAttentionBlock;
-  const int64_t longest = queries.end[kQueries - 1];
-  const int64_t end = run + kRun < longest ? run + kRun : longest;
-  Vec total[kQueries][kWidth];
-  for (int q = 0; q < kQueries; ++q) {
-    for (int w = 0; w < kWidth; ++w) {
-      const float* place = queries.out[q] + column + 16 * w;
-      total[q][w] = run <= first ? zero() : load_first(place, width - 16 * w);
-    }
-  }
-  for (int64_t start = run < first ? first : run; start < end; start += kAttentionBlock) {
-    Vec mixed[kQueries][kWidth];
-    for (auto& vectors : mixed) {
-      for (Vec& lanes : vectors) lanes = zero();
-    }
-    mix_block<Cache>(arguments, queries, column, start, mixed);
-    const int64_t block = (start - run) / kAttentionBlock;
-    for (int q = 0; q < kQueries; ++q) {
-      // The block begins after this query, or ends before its window.
-      if (queries.end[q] <= start || queries.first[q] >= start + kAttentionBlock) continue;
-      const Vec kept = broadcast(joinings[q].kept[block]);
-      const Vec fresh = broadcast(joinings[q].fresh[block]);
-      for (int w = 0; w < kWidth; ++w) {
-        total[q][w] = fma(mixed[q][w], fresh, total[q][w] * kept);
-      }
-    }
-  }
-  for (int q = 0; q < kQueries; ++q) {
-    const Vec sum = broadcast(end == longest ? joinings[q].sum : 1.0f);
-    for (int w = 0; w < kWidth; ++w) {
-      store_first(queries.out[q] + column + 16 * w, total[q][w] / sum, width - 16 * w);
-    }
-  }
-}
-
-// Not inline: its loops are watched under its name (bench/machine_code.py).
-template <typename Cache, int kQueries>
-[[gnu::noinline]] void attend(const AttentionArguments& arguments,
-                              const Queries<kQueries>& queries) {
-  const int64_t first = block_of(queries.first[0]);
-  const int64_t longest = queries.end[kQueries - 1];
-  const int64_t tiles = (longest + 15) / 16;
-  constexpr int kTiles = kQueries > 1 && kRowTile == 1 ? 1 : 2;
-  for (int64_t index = first; index * kBlockTiles < tiles; ++index) {
-    const auto block = key_block<Cache>(arguments, index, first, tiles);
-    if constexpr (kQueries == 1) {
-      const bool is_last = tiles <= (index + 1) * kBlockTiles;
-      is_last ? ask_for_scales<Cache>(arguments, first, arguments.cache.value_scales)
-              : ask_for_scales<Cache>(arguments, index + 1, arguments.cache.key_scales);
-    }
-    int64_t tile = 0;
-    for (; tile + kTiles <= block.tiles; tile += kTiles) {
-      score_tiles<Cache, kQueries, kTiles>(arguments, queries, block, tile);
-    }
-    for (; tile < block.tiles; ++tile) {
-      score_tiles<Cache, kQueries, 1>(arguments, queries, block, tile);
-    }
-  }
-  // A row of values is read in one piece where there are registers for it.
-  constexpr int kWidth = kQueries == 1 ? (kRowTile > 1 ? 8 : 4) : (kRowTile > 1 ? 4 : 1);
-  const int64_t width = kv_groups(arguments.head_dim) * 16;
-  Joining joinings[kQueries];
-  for (int q = 0; q < kQueries; ++q) {
-    mask_before(arguments.scores + q * arguments.scores_stride, queries.first[q]);
-  }
-  for (int64_t run = queries.first[0] / kRun * kRun; run < longest; run += kRun) {
-    for (int q = 0; q < kQueries; ++q) {
-      const int64_t rest = queries.end[q] - run;
-      float* scores = arguments.scores + q * arguments.scores_stride + run;
-      soften_run(scores, queries.first[q] - run, rest < kRun ? rest : kRun, joinings[q]);
-    }
-    int64_t column = 0;
-    for (; column + 16 * kWidth <= width; column += 16 * kWidth) {
-      mix_run<Cache, kQueries, kWidth>(arguments, queries, column, run, joinings);
-    }
-    if constexpr (kWidth > 4) {
-      for (; column + 16 * 4 <= width; column += 16 * 4) {
-        mix_run<Cache, kQueries, 4>(arguments, queries, column, run, joinings);
-      }
-    }
-    for (; column < width; column += 16) {
-      mix_run<Cache, kQueries, 1>(arguments, queries, column, run, joinings);
+  for (int q = 0; q < count; ++q) {
+    const Vec sum = broadcast(joining.sum[q]);
+    for (int64_t i = 0; i < width; i += 16) {
+      store_first(queries.out[q] + i, load(totals + q * width + i) / sum, dim - i);
     }
   }
 }
 
 template <typename Cache>
 inline void attention(const AttentionArguments& arguments) {
-  int64_t row = arguments.row_begin;
-  const int64_t end = arguments.row_end;
-  for (; row + 1 < end; row += kQueryTile) {
-    attend<Cache>(arguments, queries_of<kQueryTile>(arguments, row, end));
+  for (int64_t row = arguments.row_begin; row < arguments.row_end; row += kQueriesTogether) {
+    const int64_t end = row + kQueriesTogether;
+    attend<Cache>(arguments, row, end < arguments.row_end ? end : arguments.row_end);
   }
-  if (row < end) attend<Cache>(arguments, queries_of<1>(arguments, row, end));
 }
 
 }  // namespace pythia_rt::PYTHIA_RT_ISA

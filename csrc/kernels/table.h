@@ -107,14 +107,19 @@ struct AttentionArguments {
   float scale;
   const float* bias;       // [group][bias_positions], added to the scores of keys there; or null
   int64_t bias_positions;  // no row is beyond them
-  float* scores;           // scratch [4][positions padded to 16], this thread's own
-  int64_t scores_stride;
-  float* out;  // [positions][out_stride], like the queries
+  float* scratch;          // attention_scratch(head_dim) values, this thread's own
+  float* out;              // [positions][out_stride], like the queries
   int64_t out_stride;
   const void* next_keys = nullptr;  // of the cache that the next call will read, if known
 };
 
-constexpr int kQueryTile = 4;  // rows that one pass over the cache serves
+constexpr int kQueriesTogether = 16;  // rows that one reading of the cache serves
+
+// Of so many rows the scores of a block, and what is mixed so far and of the block. Always inline
+// for the objects of several ISAs.
+[[gnu::always_inline]] constexpr int64_t attention_scratch(int64_t head_dim) {
+  return kQueriesTogether * (kAttentionBlock + 2 * ((head_dim + 15) / 16 * 16));
+}
 
 struct KernelTable {
   const char* isa;

@@ -9,9 +9,6 @@
 
 namespace pythia_rt {
 
-// Queries that share a head of keys and values in one task of attention, at most.
-constexpr int64_t kQueriesPerTask = 16;
-
 // Blocks of a matrix that one thread multiplies at a time, at least.
 constexpr int64_t kBlocksTogether = 4;
 

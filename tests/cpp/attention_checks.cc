@@ -65,8 +65,8 @@ class HeadCase {
                             head_in_page(cache, position / kPagePositions), shape_.head_dim,
                             position % kPagePositions});
     }
-    const int64_t stride = round_up(positions_, 16);
-    const Guarded<float> scores(kQueryTile * stride), out(shape_.rows() * shape_.head_dim);
+    const Guarded<float> scratch(attention_scratch(shape_.head_dim)),
+        out(shape_.rows() * shape_.head_dim);
     for (int64_t row = 0; row < shape_.rows(); row += together) {
       AttentionArguments arguments{};
       arguments.queries = queries_.data();
@@ -81,8 +81,7 @@ class HeadCase {
       arguments.scale = scale();
       arguments.bias = shape_.slope == 0 ? nullptr : bias_.data();
       arguments.bias_positions = positions_;
-      arguments.scores = scores.data();
-      arguments.scores_stride = stride;
+      arguments.scratch = scratch.data();
       arguments.out = out.data();
       arguments.out_stride = shape_.group * shape_.head_dim;
       table.attention[format](arguments);

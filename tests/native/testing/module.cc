@@ -312,7 +312,7 @@ FloatArray attention(const std::string& isa, const std::string& kv_format, const
         "a bias of another shape");
   head_of(parts, format, dim, capacity);  // checks their sizes
   const PagedCopy cache(parts, format, dim, capacity);
-  std::vector<float> scores(static_cast<size_t>(kQueryTile * capacity));
+  std::vector<float> scratch(static_cast<size_t>(attention_scratch(dim)));
   FloatArray out({rows, group, dim});
   AttentionArguments arguments{};
   arguments.queries = queries.data();
@@ -325,8 +325,7 @@ FloatArray attention(const std::string& isa, const std::string& kv_format, const
   arguments.scale = scale;
   arguments.bias = bias ? bias->data() : nullptr;
   arguments.bias_positions = bias ? bias->shape(1) : 0;
-  arguments.scores = scores.data();
-  arguments.scores_stride = capacity;
+  arguments.scratch = scratch.data();
   arguments.out = out.mutable_data();
   arguments.out_stride = group * dim;
   for (int64_t row = 0; row < rows * group; row += together) {

@@ -14,11 +14,9 @@ namespace pythia_rt {
 
 namespace {
 
-int64_t scores_stride(const AttentionShape& shape) { return round_up(shape.positions, 16); }
-
 // What the positions take of their pages.
 double cache_bytes(KvFormat format, const AttentionShape& shape) {
-  const KvSizes sizes = kv_sizes(format, shape.head_dim, scores_stride(shape));
+  const KvSizes sizes = kv_sizes(format, shape.head_dim, round_up(shape.positions, 16));
   return static_cast<double>(shape.heads * sizes.total());
 }
 
@@ -63,14 +61,14 @@ class Attention : public Workload {
  protected:
   void pass(ThreadPool& pool, int64_t index) override {
     const KvPages cache{pages_.data() + index % n_caches_ * n_pages_, layout_};
-    const auto scores = static_cast<size_t>(kQueryTile * scores_stride(shape_)) * sizeof(float);
-    scores_.resize(static_cast<size_t>(pool.n_threads()));
-    for (AlignedBuffer& buffer : scores_) {
-      if (buffer.size() < scores) buffer = AlignedBuffer(scores);
+    const auto scratch = static_cast<size_t>(attention_scratch(shape_.head_dim)) * sizeof(float);
+    scratch_.resize(static_cast<size_t>(pool.n_threads()));
+    for (AlignedBuffer& buffer : scratch_) {
+      if (buffer.size() < scratch) buffer = AlignedBuffer(scratch);
     }
     pool.run(
-        divide_up(shape_.tokens, kQueriesPerTask) * shape_.heads, [&](int64_t task, int worker) {
-          const int64_t head = task % shape_.heads, row = task / shape_.heads * kQueriesPerTask;
+        divide_up(shape_.tokens, kQueriesTogether) * shape_.heads, [&](int64_t task, int worker) {
+          const int64_t head = task % shape_.heads, row = task / shape_.heads * kQueriesTogether;
           AttentionArguments arguments{};
           arguments.queries = queries_.data() + head * shape_.head_dim;
           arguments.query_stride = queries_.stride();
@@ -79,10 +77,9 @@ class Attention : public Workload {
           arguments.group = 1;
           arguments.first_position = shape_.positions - shape_.tokens;
           arguments.row_begin = row;
-          arguments.row_end = std::min(shape_.tokens, row + kQueriesPerTask);
+          arguments.row_end = std::min(shape_.tokens, row + kQueriesTogether);
           arguments.scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim));
-          arguments.scores = scores_[static_cast<size_t>(worker)].as<float>();
-          arguments.scores_stride = scores_stride(shape_);
+          arguments.scratch = scratch_[static_cast<size_t>(worker)].as<float>();
           arguments.out = out_.data() + head * shape_.head_dim;
           arguments.out_stride = out_.stride();
           kernel_(arguments);
@@ -95,8 +92,8 @@ class Attention : public Workload {
   ActivationRows queries_, out_;
   PageLayout layout_;
   int64_t n_pages_, n_caches_;
-  std::vector<std::byte*> pages_;      // of all caches
-  std::vector<AlignedBuffer> scores_;  // one per thread
+  std::vector<std::byte*> pages_;       // of all caches
+  std::vector<AlignedBuffer> scratch_;  // one per thread
 };
 
 }  // namespace
