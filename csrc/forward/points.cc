@@ -1,6 +1,7 @@
 #include "forward/points.h"
 
 #include "base/error.h"
+#include "model/layout.h"
 
 namespace pythia_rt {
 

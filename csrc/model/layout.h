@@ -69,22 +69,27 @@ void visit_first(const Spec& spec, AnyWeights& weights, Visitor&& visitor) {
   }
 }
 
-// The norms that queries, keys and values read, and the MLP.
-struct BlockNorms {
-  const char* attn;
-  const char* mlp;
-  bool two;  // whether a layer has both, wherever they stand
+// What a kind of block reads and has.
+struct BlockShape {
+  const char* attn_reads;  // the norm that queries, keys and values read, or "" for the stream
+  const char* mlp_reads;
+  bool two_norms;  // wherever they stand
+  bool in_turn;    // whether one of attention and MLP sees what the other has added
+
+  bool reads_attn_norm() const { return *attn_reads != '\0'; }
+  bool reads_mlp_norm() const { return two_norms && *mlp_reads != '\0'; }
 };
-inline BlockNorms norms_read(Block block) {
+inline BlockShape shape_of(Block block) {
   switch (block) {
     case Block::sequential:
+      return {"attn_norm", "mlp_norm", true, true};
     case Block::parallel:
-      return {"attn_norm", "mlp_norm", true};
+      return {"attn_norm", "mlp_norm", true, false};
     case Block::parallel_shared:
-      return {"attn_norm", "attn_norm", false};
+      return {"attn_norm", "attn_norm", false, false};
     case Block::post:
     case Block::output:
-      return {"", "", true};
+      return {"", "", true, true};
   }
   throw std::invalid_argument("there is no such block");
 }
@@ -92,21 +97,22 @@ inline BlockNorms norms_read(Block block) {
 template <typename AnyWeights, typename Visitor>
 void visit_layer(const Spec& spec, AnyWeights& layer, Visitor&& visitor) {
   const int64_t hidden = spec.hidden_size;
-  const BlockNorms read = norms_read(spec.block);
+  const BlockShape block = shape_of(spec.block);
   visitor.norm("attn_norm", layer.attn_norm, norm_shape(spec, hidden));
-  if (read.two) {
+  if (block.two_norms) {
     visitor.norm("mlp_norm", layer.mlp_norm, norm_shape(spec, hidden));
   }
   if (spec.qk_norm != QkNorm::none) {
     visitor.norm("q_norm", layer.q_norm, norm_shape(spec, spec.query_size()));
     visitor.norm("k_norm", layer.k_norm, norm_shape(spec, spec.key_value_size()));
   }
-  visitor.matrix("qkv", layer.qkv,
-                 MatrixShape{"attention", spec.qkv_size(), hidden, spec.qkv_bias, read.attn});
+  visitor.matrix(
+      "qkv", layer.qkv,
+      MatrixShape{"attention", spec.qkv_size(), hidden, spec.qkv_bias, block.attn_reads});
   visitor.matrix("attn_out", layer.attn_out,
                  MatrixShape{"attention", hidden, spec.query_size(), spec.attn_out_bias, "qkv"});
   visitor.matrix("mlp_up", layer.mlp_up,
-                 MatrixShape{"mlp", spec.mlp_up_size(), hidden, spec.mlp_bias, read.mlp});
+                 MatrixShape{"mlp", spec.mlp_up_size(), hidden, spec.mlp_bias, block.mlp_reads});
   visitor.matrix("mlp_down", layer.mlp_down,
                  MatrixShape{"mlp", hidden, spec.mlp_size, spec.mlp_bias, "mlp_up"});
 }
