@@ -12,7 +12,7 @@ template <const uint8_t (&kLevels)[16]>
 struct TableGrid {
   static constexpr int kBits = 4;
   static constexpr int kOffset = GroupLayout<kBits>::kOffset;
-  static constexpr const uint8_t (&kTable)[16] = kLevels;
+  static constexpr const uint8_t* kTable = kLevels;
 
   static constexpr int level(int code) { return kTable[code] - kOffset; }
 

@@ -13,7 +13,7 @@ constexpr int kThreads = 256;
 
 // Eight levels of a table format in one number, the first in its lowest byte: device code may not
 // read an array of the host, but what was computed from it.
-constexpr uint64_t levels_of(const uint8_t (&table)[16], int first) {
+constexpr uint64_t levels_of(const uint8_t* table, int first) {
   uint64_t levels = 0;
   for (int i = 7; i >= 0; --i) levels = levels << 8 | table[first + i];
   return levels;
