@@ -252,6 +252,11 @@ class Sampler:
         """
         Adds prompt tokens [n] to what the repetition penalty has seen.
         """
+    def allow(self, mask: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32]) -> None:
+        """
+        Has the next call of sample, whether it fails or not, draw only ids whose bit is set:
+        bit i % 32 of word i // 32 of the mask [ceil(n_tokens / 32)] for the id i.
+        """
     def sample(self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> int:
         """
         Draws a token from logits [vocab_size] and remembers it.

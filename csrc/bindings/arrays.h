@@ -14,6 +14,7 @@ namespace pythia_rt {
 namespace py = pybind11;
 
 using TokenArray = py::array_t<int32_t, py::array::c_style>;
+using MaskArray = py::array_t<uint32_t, py::array::c_style>;
 using FloatArray = py::array_t<float, py::array::c_style>;
 
 // The bytes of a contiguous buffer; the view keeps it alive.

@@ -73,6 +73,20 @@ void bind_sampling(py::module_& module) {
           },
           py::arg("tokens"), "Adds prompt tokens [n] to what the repetition penalty has seen.")
       .def(
+          "allow",
+          [](GuardedSampler& self, const MaskArray& mask) {
+            const auto lock = self.lock();
+            const auto n = static_cast<py::ssize_t>(self.sampler.n_mask_words());
+            if (mask.ndim() != 1 || mask.size() != n) {
+              throw_invalid("a mask must be a one-dimensional array of ", n, " uint32, not of ",
+                            mask.size(), " in ", mask.ndim(), " dimensions");
+            }
+            self.sampler.allow(mask.data());
+          },
+          py::arg("mask"),
+          "Has the next call of sample, whether it fails or not, draw only ids whose bit is set:\n"
+          "bit i % 32 of word i // 32 of the mask [ceil(n_tokens / 32)] for the id i.")
+      .def(
           "sample",
           [](GuardedSampler& self, const FloatArray& logits) {
             if (logits.ndim() != 1) throw_invalid("logits must be a one-dimensional array");

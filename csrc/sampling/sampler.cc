@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "base/error.h"
 #include "sampling/portable_math.h"
@@ -59,12 +60,13 @@ Sampler::Sampler(std::int32_t n_tokens, const SamplingOptions& options)
   check_options(options_, n_tokens_);
   const auto n = static_cast<std::size_t>(n_tokens_);
   steps_ = active_steps(options_);
-  is_plain_greedy_ = options_.temperature == 0.0 && steps_.size() == 1;
+  is_plain_greedy_ = options_.temperature == 0.0 && steps_.size() == 2;  // allow, greedy
   history_.seen.reserve(n);
   history_.is_seen.assign(n, false);
   history_.generated.assign(n, 0);
   candidates_.entries.resize(n);
   candidates_.weights.resize(n);
+  candidates_.mask.resize((n + 31) / 32);
 }
 
 void Sampler::accept_prompt(const std::int32_t* tokens, std::size_t n) {
@@ -77,11 +79,17 @@ void Sampler::accept_prompt(const std::int32_t* tokens, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) see(static_cast<std::size_t>(tokens[i]));
 }
 
+void Sampler::allow(const std::uint32_t* mask) {
+  std::copy_n(mask, n_mask_words(), candidates_.mask.begin());
+  is_masked_ = true;
+}
+
 std::int32_t Sampler::sample(const float* logits, std::size_t n_logits) {
+  candidates_.is_masked = std::exchange(is_masked_, false);
   if (n_logits < static_cast<std::size_t>(n_tokens_)) {
     throw_invalid("sampling needs a logit for each of the ", n_tokens_, " tokens, not ", n_logits);
   }
-  if (is_plain_greedy_) return take_likeliest(logits);
+  if (is_plain_greedy_ && !candidates_.is_masked) return take_likeliest(logits);
   load(logits);
   for (Step step : steps_) step(options_, history_, candidates_);
   return accept(candidates_.entries[draw()].id);

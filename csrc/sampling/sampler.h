@@ -23,6 +23,11 @@ class Sampler {
   // Throws std::invalid_argument, before it adds any, for an id that is not in 0 .. n_tokens - 1.
   void accept_prompt(const std::int32_t* tokens, std::size_t n);
 
+  // Of what the next call of sample() draws from, whether it fails or not, keeps the ids whose bit
+  // is set: i of word i / 32 for the id i, in the n_mask_words() at `mask`, which are copied.
+  void allow(const std::uint32_t* mask);
+  std::size_t n_mask_words() const { return candidates_.mask.size(); }
+
   // Draws the next token from logits [n_logits] and records it as generated. n_logits may be larger
   // than n_tokens: the rest are padding rows of the vocabulary and never drawn.
   // Throws std::invalid_argument for fewer logits than tokens; std::runtime_error, recording and
@@ -39,7 +44,8 @@ class Sampler {
   std::int32_t n_tokens_;
   SamplingOptions options_;
   std::vector<Step> steps_;
-  bool is_plain_greedy_;  // no step but `greedy`
+  bool is_plain_greedy_;    // no step but `allow` and `greedy`
+  bool is_masked_ = false;  // the next sample() is
   History history_;
   Candidates candidates_;
   std::mt19937_64 generator_;

@@ -68,6 +68,18 @@ void logit_bias(const SamplingOptions& options, const History&, Candidates& cand
   }
 }
 
+// What Sampler::allow was told: a logit of -infinity for all others.
+void allow(const SamplingOptions&, const History&, Candidates& candidates) {
+  if (!candidates.is_masked) return;
+  for (std::size_t i = 0; i < candidates.size; ++i) {
+    const bool is_allowed = candidates.mask[i / 32] >> (i % 32) & 1;
+    candidates.entries[i].logit = is_allowed ? candidates.entries[i].logit : -kInfinity;
+  }
+  if (largest_logit(candidates) == -kInfinity) {
+    throw_failed("the mask allows no token that the model allows, so no token is left");
+  }
+}
+
 // Temperature 0: the likeliest candidate alone; of equals the first, which has the lowest id.
 void greedy(const SamplingOptions&, const History&, Candidates& candidates) {
   const double largest = largest_logit(candidates);

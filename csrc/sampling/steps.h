@@ -22,6 +22,8 @@ struct Candidates {
   std::vector<Candidate> entries;  // [n_tokens], of which the first `size` count
   std::vector<double> weights;     // [n_tokens], filled by weigh()
   std::size_t size = 0;
+  std::vector<std::uint32_t> mask;  // [ceil(n_tokens / 32)]: bit i of word i / 32 allows the id i
+  bool is_masked = false;           // else every id may come
 
   // Room for keep_mass(), taken when it is first called.
   std::vector<std::uint64_t> places, half_sorted;

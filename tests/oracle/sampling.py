@@ -132,6 +132,11 @@ class Sampler:
         self.prompt: list[int] = []
         self.generated: list[int] = []
         self.generator = MersenneTwister64(options.seed)
+        self.mask: Sequence[int] | None = None
+
+    def allow(self, mask: Sequence[int]) -> None:
+        """Let the next call of `sample` draw only ids whose bit is set in words of 32."""
+        self.mask = mask
 
     def accept_prompt(self, tokens: Sequence[int]) -> None:
         """Add `tokens` to what the repetition penalty has seen."""
@@ -150,6 +155,9 @@ class Sampler:
             scores[token] -= o.frequency_penalty * self.generated.count(token)
         for token, bias in o.logit_bias.items():
             scores[token] += bias
+        if self.mask is not None:
+            bits = "".join(f"{word:032b}"[::-1] for word in self.mask)
+            scores = [s if bit == "1" else -math.inf for s, bit in zip(scores, bits, strict=False)]
         left: Candidates = list(enumerate(scores))
         if o.temperature == 0:
             left = by_likelihood(left)[:1]
@@ -176,6 +184,7 @@ class Sampler:
     def sample(self, logits: Sequence[float]) -> int:
         """Draw a token and record it."""
         left = self.candidates(logits)
+        self.mask = None
         weights = weights_of(left)
         target = (self.generator() >> 11) / 2**53 * added_up(weights)
         reached = 0.0
