@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import checkpoint, kinds, limits, measure
-from bench.peers import devices, registry, torch_device
+from bench.peers import devices, registry, torch_device, torch_process
 from bench.peers.isolated import Isolated, Subject, reason
 from bench.peers.ours import PythiaRt
 from bench.peers.protocol import Runner, Source
@@ -123,10 +123,17 @@ def _peers(
 
 def _on_device(device: devices.Device, config: checkpoint.Config) -> OnDevice:
     found: Mapping[str, Callable[[], float]] = {}
-    if missing := torch_device.unavailable():
+    try:
+        missing = torch_process.call(torch_device.unavailable)
+        if not missing:
+            found = {
+                name: functools.partial(torch_process.call, torch_device.measure, name)
+                for name in torch_process.call(torch_device.limit_names)
+            }
+    except RuntimeError as error:
+        missing = reason(error)
+    if missing:
         print(f"the device's limits are not measured: {missing}")
-    else:
-        found = torch_device.limits(torch_device.require())
     return OnDevice(device.name, found, checkpoint.layer_weights(config))
 
 

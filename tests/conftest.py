@@ -21,7 +21,6 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 sys.path.append(str(ROOT))
 
 import drawn  # noqa: E402
-from convert_sources import write_checkpoint  # noqa: E402
 
 from pythia_rt import Model, _core  # noqa: E402
 from pythia_rt.convert import convert  # noqa: E402
@@ -117,6 +116,10 @@ def neox_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A small checkpoint to convert."""
+    from convert_sources import (
+        write_checkpoint,
+    )  # with torch, which the tests of a device do without
+
     return write_checkpoint(tmp_path / "source")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from conftest import ROOT
 from bench import compare, kinds, measure
 from bench import report as bench_report
 from bench.checkpoint import layer_weights
-from bench.peers import devices, registry, torch_device
+from bench.peers import devices, registry, torch_device, torch_process
 from bench.peers.isolated import Local
 from bench.peers.ours import PythiaRt
 from bench.peers.protocol import Reads, Runner, Source, Tokens
@@ -29,6 +30,13 @@ from pythia_rt.convert import convert
 DEMO = ROOT / "pythia_rt" / "demo"
 WORK = kinds.Work(prefill=12, decode=3, context=20, sequences=2, texts=2, text_length=9)
 FAKE = devices.Device("Fake 9000", "sm_90", 80.0, "580.65.06", "13.0", "a sum")
+
+
+@pytest.fixture
+def torch_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asks torch, or its stand-in, in this process."""
+    monkeypatch.setattr(torch_process, "call", lambda function, *arguments: function(*arguments))
+    torch_device._limits.cache_clear()
 
 
 # The device and the command line.
@@ -51,6 +59,7 @@ def test_the_processor_is_no_device() -> None:
     assert devices.find("cpu") is None
 
 
+@pytest.mark.usefixtures("torch_here")
 def test_a_device_is_what_pythia_rt_and_torch_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_core, "cuda_unavailable", lambda: "")
     monkeypatch.setattr(_core, "cuda_device_name", lambda: "Fake 9000")
@@ -64,6 +73,28 @@ def test_a_device_is_what_pythia_rt_and_torch_say(monkeypatch: pytest.MonkeyPatc
     found = devices.find("cuda")
     assert found == dataclasses.replace(FAKE, bandwidth_by=torch_device.BANDWIDTH_BY)
     assert found.headline() == "Fake 9000, sm_90, 80.0 GB, driver 580.65.06, torch's CUDA 13.0"
+
+
+def test_torch_may_end_its_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = torch_process.call(os.getpid)
+    assert before not in (os.getpid(), os.getppid())
+    assert torch_process.call(os.getpid) == before
+    with pytest.raises(ValueError, match="invalid literal"):
+        torch_process.call(int, "four")
+    with pytest.raises(RuntimeError, match="torch ended its process"):
+        torch_process.call(os.abort)
+    assert torch_process.call(os.getpid) != before
+    monkeypatch.setattr(torch_device, "unavailable", os.abort)
+    monkeypatch.setattr(_core, "cuda_unavailable", lambda: "")
+    monkeypatch.setattr(_core, "cuda_device_name", lambda: "Fake 9000")
+    found = devices.find("cuda")
+    assert found is not None
+    assert (found.isa, found.torch_cuda) == ("cuda", None)
+    config = json.loads((DEMO / "config.json").read_text())
+    assert not compare._on_device(found, config).limits
+    assert "limits are not measured: torch ended its process\n" in capsys.readouterr().out
 
 
 def test_the_driver_is_read_from_the_system(tmp_path: Path) -> None:
@@ -250,7 +281,10 @@ def on_the_processor(source: Source, form: str, kv_format: str) -> Runner:
 
 @pytest.fixture
 def lines(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    torch_here: None,
 ) -> tuple[Path, str]:
     """What a run on the fake device writes and prints."""
     monkeypatch.setattr(devices, "find", lambda name: FAKE if name == "cuda" else None)

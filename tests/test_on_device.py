@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,13 +25,20 @@ TOOLS = (
 # Does nothing but note how it was called and write what the real programs would write.
 PYTHON = """#!/usr/bin/env bash
 echo "$*" >>"$STAND_IN_CALLS"
-stop() { case "$STAND_IN_STOP" in "$1 fails") exit 3 ;; "$1 hangs") exec sleep 60 ;; esac; }
+stop() {
+  case "$STAND_IN_STOP" in
+    "$1 fails") exit 3 ;;
+    "$1 hangs") exec sleep 60 ;;
+    "$1 crashes") kill -SEGV $$ ;;
+  esac
+}
 case "$1 $2" in
   "- "*) exec "$STAND_IN_PYTHON" "$@" ;;
   "-c "*find_spec*) for name in "${@:3}"; do
       case " $STAND_IN_LACKING " in *" $name "*) printf '%s ' "$name" ;; esac
     done ;;
   "-c "*testing_extension*) stop device ;;
+  "-m bench.device_check") stop "operation${4:-}" ;;
   "-m pip") stop build ;;
   "-m pytest") stop tests
     for argument in "$@"; do
@@ -47,6 +55,11 @@ esac
 NVIDIA_SMI = """#!/usr/bin/env bash
 echo "${STAND_IN_CARD-9.0, 580.1, NVIDIA Stand-In 80GB}"
 exit "${STAND_IN_CARD_STATUS-0}"
+"""
+GDB = """#!/usr/bin/env bash
+echo "$*"
+echo "#0 where it died"
+exit 1
 """
 NVCC = """#!/usr/bin/env bash
 echo "Cuda compilation tools, release 13.0, V13.0.88"
@@ -167,7 +180,8 @@ def test_everything(machine: Machine) -> None:
     assert len(facts["commit"]) >= 40 or facts["commit"] == "abc"
     assert set(machine.steps().values()) == {"passed"}
     assert list(machine.steps()) == [
-        "build for architecture 89", "the device answers", "gpu tests",
+        "build for architecture 89", "the device answers", "an operation",
+        "an operation beside torch", "gpu tests",
         *(f"{model}: {step}" for model in MODELS for step in ("make", "compare")),
     ]  # fmt: skip
     names = ["machine.json", "steps.json", "gpu-tests.xml", "log.txt", "notes"]
@@ -192,7 +206,7 @@ def test_a_rehearsal(machine: Machine) -> None:
     done = machine.run("--rehearse", "--seconds", "100", machine.out)
     assert done.returncode == 0, done.stdout
     assert json.loads((machine.out / "machine.json").read_text())["rehearsal"] is True
-    assert len(machine.steps()) == 9
+    assert len(machine.steps()) == 11
     assert all("--device cpu" in line for line in machine.calls("bench.compare"))
     assert [line.split()[2] for line in machine.calls("bench.make_checkpoint")] == [
         "14m", "31m", "70m",
@@ -203,9 +217,9 @@ def test_a_rehearsal(machine: Machine) -> None:
 def test_without_a_build_that_works(machine: Machine, what: str) -> None:
     done = machine.run("out", STAND_IN_STOP=f"{what} fails")
     assert done.returncode == 1
-    assert "failed after 0 s, with status 3" in done.stdout
+    assert re.search("failed after [0-9]+ s, with status 3", done.stdout)
     steps = list(machine.steps().values())
-    assert steps == ["passed"] * (what == "device") + ["failed"] + ["skipped"] * 4
+    assert steps == ["passed"] * (what == "device") + ["failed"] + ["skipped"] * 6
 
 
 @pytest.mark.parametrize("what", ["tests", "make 410m", "compare 1.4b"])
@@ -214,7 +228,7 @@ def test_a_step_that_fails_does_not_stop_the_others(machine: Machine, what: str)
     assert done.returncode == 1
     failed = [name for name, status in machine.steps().items() if status == "failed"]
     assert failed == [{"tests": "gpu tests"}.get(what, ": ".join(what.split()[::-1]))]
-    assert len(machine.steps()) == 9
+    assert len(machine.steps()) == 11
     assert machine.steps()["6.9b: compare"] == "passed"
     assert ("410m: compare", "skipped") not in machine.steps().items() or what == "make 410m"
     if what == "compare 1.4b":  # the lines that it had
@@ -222,11 +236,57 @@ def test_a_step_that_fails_does_not_stop_the_others(machine: Machine, what: str)
         assert not (machine.out / "1.4b.jsonl").exists()
 
 
+@pytest.mark.parametrize("what", ["operation--torch", "compare 1.4b"])
+@pytest.mark.parametrize("debugger", ["cuda-gdb", "gdb", ""])
+def test_a_crash_is_traced_and_stops_nothing(machine: Machine, what: str, debugger: str) -> None:
+    if debugger:
+        (machine.bin / debugger).write_text(GDB)
+        (machine.bin / debugger).chmod(0o755)
+    done = machine.run("out", STAND_IN_STOP=f"{what} crashes")
+    assert done.returncode == 1
+    [name] = [name for name, status in machine.steps().items() if status != "passed"]
+    assert name == {"operation--torch": "an operation beside torch"}.get(what, "1.4b: compare")
+    assert re.search(f"{name}: failed after [0-9]+ s, with status 139", done.stdout)
+    if not debugger:
+        assert "no cuda-gdb and no gdb: no backtrace" in done.stdout
+        assert "backtraces.txt" not in machine.results()
+        return
+    heading, command, place, *_ = (machine.out / "backtraces.txt").read_text().splitlines()
+    assert (heading, place) == (f"== {name}", "#0 where it died")
+    assert command.startswith("-batch -ex run -ex bt ")
+    module = "bench.device_check cuda --torch" if "torch" in what else "bench.compare"
+    assert f"--args python3 -m {module}" in command
+
+
 def test_packages_of_the_tests_alone(machine: Machine) -> None:
     done = machine.run("out", STAND_IN_LACKING="hypothesis")
     assert done.returncode == 1
     assert "gpu tests: skipped after 0 s, python3 lacks the packages hypothesis" in done.stdout
-    assert list(machine.steps().values()).count("passed") == 8
+    assert list(machine.steps().values()).count("passed") == 10
+
+
+def test_torch_may_be_missing(machine: Machine) -> None:
+    done = machine.run("out", STAND_IN_LACKING="torch")
+    assert "an operation beside torch: skipped after 0 s, python3 lacks the package torch" in (
+        done.stdout
+    )
+    assert machine.steps()["an operation"] == machine.steps()["gpu tests"] == "passed"
+
+
+@pytest.mark.skipif(
+    not os.environ.get("PYTHIA_RT_TESTING_DIR"), reason="they need the test extensions"
+)
+def test_the_tests_of_a_device_import_no_torch() -> None:
+    """Beside it a process has other libraries than by itself, and those alone may crash."""
+    marks = re.compile(r"SUBJECTS|mark\.gpu")  # as the script looks for them
+    found = sorted((ROOT / "tests").glob("test_*.py"))
+    files = [path.stem for path in found if marks.search(path.read_text())]
+    files.remove(Path(__file__).stem)
+    assert {"test_backends", "test_cuda_models"} <= set(files)
+    imports = f"import sys, conftest, {', '.join(files)}; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run([sys.executable, "-c", imports], env=environment, cwd="/")
+    assert done.returncode == 0
 
 
 def test_what_does_not_fit_is_said(machine: Machine) -> None:
@@ -256,7 +316,7 @@ def test_a_run_that_is_cut_off_keeps_what_came_before(
         if kill == signal.SIGKILL:  # what it had started ends by itself: here by us
             [hanging] = running(machine.folder)
             os.kill(hanging, signal.SIGKILL)
-    assert len(machine.steps()) == 6
+    assert len(machine.steps()) == 8
     assert (machine.out / "410m.jsonl").read_text().count("\n") == 2
     assert partial.read_text() == '{"number": 1}\n'
     assert "410m: compare: passed" in (machine.out / "log.txt").read_text()

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.peers import torch_device
+from bench.peers import torch_device, torch_process
 from pythia_rt import _core
 
 CPU, CUDA = "cpu", "cuda"
@@ -42,7 +42,7 @@ def find(name: str) -> Device | None:
         return None
     if reason := _core.cuda_unavailable():
         raise RuntimeError(reason)
-    known = None if torch_device.unavailable() else torch_device.facts()
+    known = _as_torch_knows_it()
     return Device(
         name=_core.cuda_device_name(),
         isa="cuda" if known is None else known.isa,
@@ -51,6 +51,14 @@ def find(name: str) -> Device | None:
         torch_cuda=None if known is None else known.cuda,
         bandwidth_by=None if known is None else torch_device.BANDWIDTH_BY,
     )
+
+
+def _as_torch_knows_it() -> torch_device.Facts | None:
+    try:
+        missing = torch_process.call(torch_device.unavailable)
+        return None if missing else torch_process.call(torch_device.facts)
+    except RuntimeError:  # whoever measures its limits tells why
+        return None
 
 
 def driver(version: Path = Path("/proc/driver/nvidia/version")) -> str | None:

@@ -7,6 +7,7 @@ tensor cores by a product of large int8 matrices, or of fp16 ones where torch ha
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -57,6 +58,21 @@ def facts() -> Facts:
     found = torch.cuda.get_device_properties(DEVICE)
     memory_gb = round(found.total_memory / 1e9, 1)
     return Facts(f"sm_{found.major}{found.minor}", memory_gb, str(torch.version.cuda))
+
+
+def limit_names() -> list[str]:
+    """Of `limits`, for whoever measures them in another process."""
+    return list(_limits())
+
+
+def measure(name: str) -> float:
+    """Measure a limit of `limit_names`; what that needs stays on the device."""
+    return _limits()[name]()
+
+
+@functools.cache
+def _limits() -> dict[str, Callable[[], float]]:
+    return limits(require())
 
 
 def limits(torch: Any) -> dict[str, Callable[[], float]]:
