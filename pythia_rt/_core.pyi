@@ -10,17 +10,23 @@ import typing
 import typing_extensions
 
 __all__: list[str] = [
+    "Draft",
+    "Judged",
     "Layer",
     "Linear",
     "MappedRange",
     "Model",
     "Norm",
     "PAGE_POSITIONS",
+    "Pace",
     "Sampler",
     "SamplingOption",
     "Session",
     "SpecField",
     "Table",
+    "Wake",
+    "Writer",
+    "Written",
     "bits_per_weight",
     "cuda_device_name",
     "cuda_unavailable",
@@ -34,6 +40,8 @@ __all__: list[str] = [
     "kv_format_names",
     "levels",
     "linears",
+    "lookup_draft",
+    "model_draft",
     "norms",
     "pack",
     "pack_codes",
@@ -48,6 +56,7 @@ __all__: list[str] = [
     "top",
     "unpack",
     "validate_spec",
+    "write",
 ]
 
 class MappedRange:
@@ -432,6 +441,119 @@ class Session:
         Tokens that wait for a pass.
         """
 
+class Draft:
+    """
+    Guesses what comes next in one text, which it never changes.
+    """
+
+class Judged:
+    """
+    Tokens [n] and how likely the model finds them, before any sampling step.
+    """
+    @property
+    def logprobs(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        float32 [n].
+        """
+    @property
+    def tokens(self) -> numpy.typing.NDArray[numpy.int32]: ...
+    @property
+    def top_ids(self) -> numpy.typing.NDArray[numpy.int32]:
+        """
+        The likeliest in each one's place, the likeliest first: int32 [n, top].
+        """
+    @property
+    def top_logprobs(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Theirs: float32 [n, top].
+        """
+
+class Written(Judged):
+    """
+    New tokens, and how many guesses led to them.
+    """
+    @property
+    def accepted(self) -> int:
+        """
+        Those of them that were right.
+        """
+    @property
+    def proposed(self) -> int:
+        """
+        Tokens that the draft proposed.
+        """
+
+class Pace:
+    """
+    What passes take here, as measured, and how many rows of prompts fit into one.
+    """
+    def __init__(self, seconds: float | None = None) -> None:
+        """
+        `seconds` between two tokens of a text while prompts are read; None: twice what a pass
+        without prompts takes. Infinity: prompts fill every pass.
+        """
+
+class Wake:
+    """
+    Ends write() after the pass at hand.
+    """
+    def __init__(self) -> None: ...
+    def set(self) -> None:
+        """
+        From any thread.
+        """
+
+class Writer:
+    """
+    A text that is being written: see write() of the module.
+    """
+    def __init__(
+        self,
+        session: typing.Any,
+        sampler: typing.Any,
+        *,
+        max_tokens: int,
+        end_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] = ...,
+        watch: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32] | None = None,
+        top: int = 0,
+        echo: bool = False,
+        draft: typing.Any = None,
+        hook: typing.Any = None,
+    ) -> None:
+        """
+        Continues what is in the session and waits there, with at most max_tokens tokens, 0 to
+        read only, up to one of end_ids.
+
+        `watch`, uint32 [vocab_size / 32], has a bit for each id after which write() is to
+        return. `top` likeliest tokens are named at each place; with `echo` also at those of
+        the tokens that wait. A hook has the flags `masks` and `changes`, which say whether
+        allowed() -> uint32 bits or None and change(logits) are called before each token, and
+        accept(token), called after it; what it raises ends this text alone.
+        """
+    def take(self) -> Written:
+        """
+        What was written since the last call.
+        """
+    def take_echo(self) -> Judged:
+        """
+        What was read since the last call, but for the first token.
+        """
+    @property
+    def error(self) -> typing.Any:
+        """
+        What made it fail, an exception; or None.
+        """
+    @property
+    def has_ended(self) -> bool:
+        """
+        It has all its tokens, has written one of end_ids, or has failed.
+        """
+    @property
+    def n_tokens(self) -> int:
+        """
+        Tokens that it has written.
+        """
+
 class Layer:
     """
     One layer of a model, to be run alone.
@@ -559,6 +681,27 @@ def levels(format: str) -> list[int]:
 def linears(spec: dict[str, typing.Any]) -> list[Linear]:
     """
     The weight matrices of a model, in the order of the flat file.
+    """
+
+def lookup_draft(
+    text: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+    predicted: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] = ...,
+) -> Draft:
+    """
+    A draft of what followed the last tokens where they stood before: in `text`, the ids of the
+    prompt, in what is written, and in `predicted`.
+    """
+
+def model_draft(
+    model: Model,
+    text: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+    *,
+    n_tokens: int,
+    kv_format: str = "f16",
+) -> Draft:
+    """
+    A draft of what another model finds likeliest after `text`, the ids of the prompt, among the
+    first n_tokens ids.
     """
 
 def norms(spec: dict[str, typing.Any]) -> list[Norm]:
@@ -693,6 +836,23 @@ def unpack(
 def validate_spec(spec: dict[str, typing.Any]) -> None:
     """
     Raises ValueError, with a few words, for a dictionary that is no valid spec.
+    """
+
+def write(
+    writers: collections.abc.Sequence[Writer],
+    *,
+    pace: Pace,
+    wake: Wake = None,
+    seconds: float = 0.02,
+    max_rows: int = 0,
+) -> list[int]:
+    """
+    Runs passes over all texts until one of them has ended or written a token that it watches
+    for, `seconds` have gone, or `wake` was set; returns the indices of such texts.
+
+    Texts that wait for one token come first, then prompts in order, in passes of at most
+    `max_rows` rows (0: as many as a pass takes). Raises MemoryError where the cache has no
+    room, and then the texts are as they were after the last pass.
     """
 
 PAGE_POSITIONS: int = 128

@@ -11,5 +11,6 @@ PYBIND11_MODULE(_core, module) {
   pythia_rt::bind_model(module);
   pythia_rt::bind_session(module);
   pythia_rt::bind_passes(module);
+  pythia_rt::bind_writing(module);
   pythia_rt::bind_calibration(module);
 }

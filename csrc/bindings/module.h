@@ -41,6 +41,9 @@ void bind_session(pybind11::module_& module);
 // Passes that sequences share.
 void bind_passes(pybind11::module_& module);
 
+// Texts that are written in such passes.
+void bind_writing(pybind11::module_& module);
+
 void bind_calibration(pybind11::module_& module);
 
 }  // namespace pythia_rt

@@ -3,7 +3,6 @@
 #include <exception>
 #include <mutex>
 #include <set>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -11,6 +10,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bound_session.h"
+#include "bindings/exceptions.h"
 #include "bindings/gil.h"
 #include "bindings/module.h"
 #include "engine/log_softmax.h"
@@ -167,23 +167,13 @@ std::pair<py::array_t<int32_t>, FloatArray> top_of(const FloatArray& logits, int
 using Steps = std::pair<std::vector<std::tuple<size_t, int32_t, float>>,
                         std::vector<std::pair<size_t, py::object>>>;
 
-py::object exception_of(const std::exception_ptr& error) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const std::invalid_argument& invalid) {
-    return py::handle(PyExc_ValueError)(invalid.what());
-  } catch (const std::exception& failed) {
-    return py::handle(PyExc_RuntimeError)(failed.what());
-  }
-}
-
 // Without the GIL.
 std::vector<Outcome> run_step(const std::vector<BoundSession*>& sessions,
                               const std::vector<GuardedSampler*>& samplers, int64_t max_rows) {
   const GilRelease release;
   const auto locks = claim_all(sessions);
   std::vector<std::unique_lock<ForkSafeMutex>> sampler_locks;
-  std::vector<Writer> writers;
+  std::vector<Stepped> writers;
   for (size_t i = 0; i < sessions.size(); ++i) {
     for (size_t j = 0; j < i; ++j) {
       if (samplers[i] == samplers[j]) throw_invalid("a batch names the same sampler twice");

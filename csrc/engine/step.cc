@@ -158,13 +158,13 @@ void append_and_run(const std::vector<Request>& requests, const std::vector<cons
   run_passes(requests, interrupt, probe);
 }
 
-std::vector<Outcome> step(const std::vector<Writer>& writers, int64_t max_rows,
+std::vector<Outcome> step(const std::vector<Stepped>& writers, int64_t max_rows,
                           FunctionRef<void()> interrupt) {
   if (max_rows < 1 || max_rows > kMaxRows) {
     throw_invalid("a pass has between 1 and ", kMaxRows, " rows, not ", max_rows);
   }
   std::vector<Request> requests;
-  for (const Writer& writer : writers) requests.push_back({writer.sequence});
+  for (const Stepped& writer : writers) requests.push_back({writer.sequence});
   check_sequences(requests);
   Pass pass(requests, max_rows);
   if (!pass.is_empty()) {
@@ -174,7 +174,7 @@ std::vector<Outcome> step(const std::vector<Writer>& writers, int64_t max_rows,
   std::vector<Outcome> outcomes;
   for (size_t i = 0; i < writers.size(); ++i) {
     if (!writers[i].sequence->is_ready()) continue;
-    Outcome outcome{i};
+    Outcome outcome{i, {}, nullptr};
     try {
       outcome.sampled = writers[i].sequence->sample(*writers[i].sampler);
     } catch (const std::exception&) {

@@ -36,7 +36,7 @@ void append_and_run(const std::vector<Request>& requests, const std::vector<cons
                     FunctionRef<void()> interrupt, Probe* probe = nullptr);
 
 // A sequence that is being written.
-struct Writer {
+struct Stepped {
   Sequence* sequence;
   Sampler* sampler;
 };
@@ -53,7 +53,7 @@ struct Outcome {
 // ready afterwards. Writers that wait for a single token take part first, then prompts, in the
 // order given, so a long prompt does not hold up those that write. Throws as run_to_end does; then
 // nothing was run, and what waits still does.
-std::vector<Outcome> step(const std::vector<Writer>& writers, int64_t max_rows,
+std::vector<Outcome> step(const std::vector<Stepped>& writers, int64_t max_rows,
                           FunctionRef<void()> interrupt);
 
 }  // namespace pythia_rt

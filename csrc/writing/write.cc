@@ -1,0 +1,138 @@
+#include "writing/write.h"
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+
+#include "base/error.h"
+
+namespace pythia_rt {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A pass with more texts has no row to spare for guesses.
+constexpr int64_t kMostRowsWithGuesses = 16;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+void check(const std::vector<Writer*>& writers, int64_t max_rows) {
+  if (max_rows < 1 || max_rows > kMaxRows) {
+    throw_invalid("a pass has between 1 and ", kMaxRows, " rows, not ", max_rows);
+  }
+  std::set<const Sequence*> seen;
+  for (const Writer* writer : writers) {
+    if (&writer->sequence().model() != &writers.front()->sequence().model()) {
+      throw_invalid("the sessions of a batch must share a model");
+    }
+    if (!seen.insert(&writer->sequence()).second) {
+      throw_invalid("a batch names the same session twice");
+    }
+  }
+}
+
+// What takes part in a pass.
+class Pass {
+ public:
+  Pass(const std::vector<Writer*>& writers, const Pace& pace, int64_t max_rows,
+       FunctionRef<void()> interrupt)
+      : room_(max_rows) {
+    std::vector<Writer*> texts, prompts;
+    for (Writer* writer : writers) {
+      if (writer->sequence().n_waiting() == 0) continue;
+      (writer->is_writing() ? texts : prompts).push_back(writer);
+    }
+    const auto n_texts = std::min(static_cast<int64_t>(texts.size()), room_);
+    texts.resize(static_cast<size_t>(n_texts));
+    try {
+      propose(texts, pace, interrupt);
+    } catch (...) {
+      withdraw(texts);
+      throw;
+    }
+    for (Writer* writer : texts) add(*writer, room_);
+    n_text_rows_ = n_rows_;
+    int64_t left = std::min(room_, prompts.empty() ? 0 : pace.prompt_rows(n_text_rows_));
+    for (Writer* writer : prompts) {
+      if (left == 0) break;
+      left -= add(*writer, left);
+    }
+  }
+
+  bool is_empty() const { return chunks_.empty(); }
+
+  void run(Pace& pace, FunctionRef<void()> interrupt) {
+    Model& model = writers_.front()->sequence().model();
+    const Clock::time_point begin = Clock::now();
+    try {
+      std::vector<RoomRequest> rooms;
+      for (const Chunk& chunk : chunks_) rooms.push_back({chunk.cache, chunk.count});
+      model.make_room(rooms);
+      model.run(chunks_, interrupt);
+    } catch (...) {
+      withdraw(writers_);
+      throw;
+    }
+    pace.note(n_text_rows_, n_rows_ - n_text_rows_, seconds_since(begin));
+    for (size_t i = 0; i < chunks_.size(); ++i) writers_[i]->settle(chunks_[i]);
+  }
+
+ private:
+  void propose(const std::vector<Writer*>& texts, const Pace& pace, FunctionRef<void()> interrupt) {
+    auto n_rows = static_cast<int64_t>(texts.size());
+    for (Writer* writer : texts) {
+      const int64_t most = std::min(room_, kMostRowsWithGuesses) - n_rows;
+      if (most < 1) return;
+      n_rows += writer->propose(pace, n_rows, most, interrupt);
+    }
+  }
+
+  int64_t add(Writer& writer, int64_t most) {
+    writers_.push_back(&writer);
+    chunks_.push_back(writer.chunk(most));
+    const int64_t count = chunks_.back().count;
+    n_rows_ += count;
+    room_ -= count;
+    return count;
+  }
+
+  static void withdraw(const std::vector<Writer*>& writers) {
+    for (Writer* writer : writers) writer->withdraw();
+  }
+
+  std::vector<Writer*> writers_;
+  std::vector<Chunk> chunks_;  // of the writers
+  int64_t room_;
+  int64_t n_rows_ = 0, n_text_rows_ = 0;
+};
+
+std::vector<size_t> attention(const std::vector<Writer*>& writers) {
+  std::vector<size_t> wanting;
+  for (size_t i = 0; i < writers.size(); ++i) {
+    if (writers[i]->wants_attention()) wanting.push_back(i);
+  }
+  return wanting;
+}
+
+}  // namespace
+
+std::vector<size_t> write(const std::vector<Writer*>& writers, Pace& pace,
+                          const WriteOptions& options, FunctionRef<void()> interrupt) {
+  check(writers, options.max_rows);
+  const Clock::time_point begin = Clock::now();
+  for (Writer* writer : writers) writer->begin();
+  for (;;) {
+    std::vector<size_t> wanting = attention(writers);
+    if (!wanting.empty()) return wanting;
+    Pass pass(writers, pace, options.max_rows, interrupt);
+    if (pass.is_empty()) return {};
+    pass.run(pace, interrupt);
+    const bool is_woken = options.wake != nullptr && options.wake->exchange(false);
+    if (is_woken || seconds_since(begin) >= options.seconds) return attention(writers);
+  }
+}
+
+}  // namespace pythia_rt
