@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import _thread
 import gc
-import subprocess
-import sys
 import threading
 import typing
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,22 +20,6 @@ from pythia_rt import Generation, Loading, Model, Sampling
 from pythia_rt.sampling import SamplingOptions
 
 # The package
-
-
-@pytest.mark.parametrize(
-    ("statement", "may"),
-    [
-        ("pythia_rt.__version__; dir(pythia_rt)", set()),
-        ("import pythia_rt.cli", {"click"}),  # --help and slips come at once
-    ],
-)
-def test_importing_the_package_is_cheap(tmp_path: Path, statement: str, may: set[str]) -> None:
-    heavy = {"numpy", "tokenizers", "click", "huggingface_hub", "difflib", "pythia_rt._core"}
-    script = f"import sys, pythia_rt; {statement};print(sorted({heavy - may} & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert done.stdout == "[]\n"
 
 
 def test_every_public_name_is_there() -> None:
