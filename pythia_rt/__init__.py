@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pythia_rt.model import Model
     from pythia_rt.sampling import Sampling
     from pythia_rt.saved_session import SessionFileError
-    from pythia_rt.scoring import Score
+    from pythia_rt.scoring import PairScore, Perplexity, Score
     from pythia_rt.session import Session
     from pythia_rt.stream import Stream
     from pythia_rt.tokenizer import Tokenizer
@@ -36,6 +36,8 @@ __all__ = [
     "Generation",
     "Loading",
     "Model",
+    "PairScore",
+    "Perplexity",
     "Sampling",
     "Score",
     "Session",
@@ -55,6 +57,8 @@ _HOMES = {
     "Generation": "pythia_rt.generation",
     "Loading": "pythia_rt.loading",
     "Model": "pythia_rt.model",
+    "PairScore": "pythia_rt.scoring",
+    "Perplexity": "pythia_rt.scoring",
     "Sampling": "pythia_rt.sampling",
     "Score": "pythia_rt.scoring",
     "Session": "pythia_rt.session",

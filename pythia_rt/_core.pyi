@@ -37,6 +37,7 @@ __all__: list[str] = [
     "format_names",
     "forward",
     "isa_names",
+    "judge",
     "kv_format_names",
     "levels",
     "linears",
@@ -668,6 +669,15 @@ def isa_names() -> list[str]:
     Names of the instruction sets that this processor runs, best first.
     """
 
+def judge(
+    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+) -> tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.bool]]:
+    """
+    What `score` says of tokens [n] that might each follow a row of logits [vocab_size]:
+    their log-probabilities [n] and whether no other is likelier, bool [n].
+    """
+
 def kv_format_names() -> list[str]:
     """
     Names of the formats of the KV cache.
@@ -774,13 +784,16 @@ def sampling_options() -> list[SamplingOption]:
 def score(
     sessions: collections.abc.Sequence[Session],
     tokens: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]],
+    *,
+    run_last: bool = True,
 ) -> list[tuple[numpy.typing.NDArray[numpy.float32], numpy.typing.NDArray[numpy.bool]]]:
     """
     Appends tokens [n_i] to each session in shared passes; returns the log-probability
     [n_i - 1] of each one's tokens but the first, under the model's raw distribution, and
     whether no other was likelier, bool [n_i - 1].
 
-    The logits are not kept. Raises ValueError before anything is appended.
+    Without `run_last` the last token is judged all the same, but not appended. The logits are
+    not kept. Raises ValueError before anything is appended.
     """
 
 def selected_isa() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -23,7 +23,7 @@ from pythia_rt.overflow import first_not_finite, why_not_finite
 from pythia_rt.prompt import Prompt, Prompts, list_of_prompts, no_tokenizer, token_ids
 from pythia_rt.sampling import Sampling, SamplingOptions, merged, one_for_each
 from pythia_rt.saved_session import SavedSession
-from pythia_rt.scoring import Score, score, with_top
+from pythia_rt.scoring.methods import Scoring
 from pythia_rt.session import Session
 from pythia_rt.stream import Stream
 from pythia_rt.suggested import suggested_sampling
@@ -39,7 +39,7 @@ _LARGEST_IN_F16 = 60000.0
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
 
-class Model(Chatting):
+class Model(Chatting, Scoring):
     """A model in memory. Made by `from_pretrained`, `load` or `demo`.
 
     May be used from several Python threads at once: every call has its own key-value cache, and
@@ -321,35 +321,6 @@ class Model(Chatting):
         if row is not None:
             raise self._not_finite(ids[: row + 1])
         return logits
-
-    def score(self, texts: Iterable[Prompt], *, top: int = 0) -> list[Score]:
-        """Judge texts (each a str, or token ids): the log-probabilities of their tokens.
-
-        They are ln of the probability of every token but the first, which has nothing before it,
-        given those before it, over all raw logits, as `Generation.logprobs` are. Short texts share
-        passes through the model, and the logits are not kept: faster than `logits`, in little
-        memory, and with the same result for a text whatever the others are. For the `top`
-        likeliest tokens at each place every text is read once more, by itself.
-        Raises ValueError as `generate` does, before any text is read, and RuntimeError as it does.
-        """
-        if isinstance(texts, (str, bytes, np.ndarray)) or not isinstance(texts, Iterable):
-            raise ValueError("score takes a list of texts: for a single one, a list of that one")
-        top = whole_number_from(0, self._vocab_size, "tokens")("top", top)
-        ids = [self._ids(text) for text in texts]
-        for text in ids:
-            self._check_length(len(text))
-        self._file.check_unchanged()
-        scores = score(self._core, ids, self._kv_format)
-        for text, found in zip(ids, scores, strict=True):
-            row = first_not_finite(found.log_probabilities)
-            if row is not None:
-                raise self._not_finite(text[: row + 1])
-        if top == 0:
-            return scores
-        return [
-            with_top(found, self.new_session(len(text)), text, top)
-            for text, found in zip(ids, scores, strict=True)
-        ]
 
     def _write(
         self,

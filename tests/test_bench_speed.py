@@ -361,3 +361,11 @@ def test_together_prints_both_speeds_and_the_paces(flat: Path) -> None:
     assert speeds.startswith("3 prompts of 2 to 9 tokens, 6 written: ")
     assert speeds.endswith(" times as fast, the same tokens")
     assert "while a prompt of 20 is read" in pace
+
+
+def test_pairs_are_measured_beside_whole_texts(flat: Path) -> None:
+    options = ("--context", 20, "--lengths", 1, 3, "--repetitions", 1, "--threads", 1)
+    _, *lines = run("pairs", flat, *options).splitlines()
+    assert [line.split(" ms")[0].rsplit(" ", 1)[0] for line in lines] == [
+        f"4 continuations of {length} tokens after 20: whole texts" for length in (1, 3)
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,9 +168,119 @@ def test_a_session_goes_on_after_scoring(demo_file: Callable[[str], Path]) -> No
     np.testing.assert_array_equal(session.logits(text[:1]), other.logits(text[:1]))
 
 
+@settings(max_examples=examples(15), deadline=None)
+@given(st.integers(2, 200), st.integers(1, 70), st.integers(1, 70))
+def test_windows_are_texts_of_their_own(
+    demo_file: Callable[[str], Path], n_tokens: int, window: int, stride: int
+) -> None:
+    """By the definition of lm-evaluation-harness, whose prefix is the first token."""
+    model = Model.load(demo_file("q8"))
+    stride = min(stride, window)
+    (text,) = texts_of([n_tokens])
+    (found,) = model.score([text], window=window, stride=stride, top=1)
+    expected: list[np.float32] = []
+    top: list[np.float32] = []
+    while len(expected) < n_tokens - 1:
+        new = min(stride if expected else window, n_tokens - 1 - len(expected))
+        end = len(expected) + 1 + new  # of what is predicted
+        part = text[max(end - 1 - window, 0) : end]
+        (alone,) = model.score([part], top=1)
+        assert alone.top_log_probabilities is not None
+        expected += alone.log_probabilities[-new:].tolist()
+        top += alone.top_log_probabilities[-new:, 0].tolist()
+    assert found.log_probabilities.tolist() == expected
+    assert found.top_log_probabilities is not None
+    assert found.top_log_probabilities[:, 0].tolist() == top
+
+
+def test_a_text_longer_than_the_context(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "short", make_config(max_position_embeddings=32))
+    model = Model.load(convert(folder, tmp_path / "short.q8", format="q8"))
+    full, long = (text % model.spec["vocab_size"] for text in texts_of([33, 90]))
+    # The last token is judged, and never read.
+    rows = model.logits(full[:-1])
+    expected = truth(np.concatenate([rows, rows[:1]]), full)
+    (found,) = model.score([full])
+    np.testing.assert_allclose(found.log_probabilities, expected, rtol=2e-6, atol=1e-5)
+    assert len(model.score([long])[0]) == 89
+    assert model.score([long, full])[1].total == found.total
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"window": 0}, "window must be from 1 to 2048 tokens, not 0"),
+        ({"window": 2049}, "window must be from 1 to 2048 tokens, not 2049"),
+        ({"window": 8, "stride": 9}, "stride must be from 1 to 8 tokens, not 9"),
+        ({"stride": 1.5}, "stride must be from 1 to 2048 tokens, not 1.5"),
+    ],
+)
+def test_windows_that_cannot_be(
+    demo_file: Callable[[str], Path], options: dict[str, Any], sentence: str
+) -> None:
+    model = Model.load(demo_file("q4"))
+    with pytest.raises(ValueError, match=sentence):
+        model.score(["a text"], **options)
+    with pytest.raises(ValueError, match=sentence):
+        model.perplexity("a text", **options)
+
+
+def test_perplexity(demo_file: Callable[[str], Path]) -> None:
+    model = Model.load(demo_file("q8"))
+    text = "The kernel is a program. \u00e9"
+    assert model.tokenizer is not None
+    ids = model.tokenizer.encode(text)
+    found = model.perplexity(text, window=4)
+    (score,) = model.score([[0, *ids]], window=4)  # 0 is its BOS token
+    assert (found.total, found.tokens, found.bytes) == (score.total, len(ids), len(text) + 1)
+    assert found.perplexity == pytest.approx(np.exp(-score.total / len(ids)))
+    assert found.bits_per_byte == pytest.approx(-score.total / np.log(2) / (len(text) + 1))
+    assert found.byte_perplexity == pytest.approx(2**found.bits_per_byte)
+    of_ids = model.perplexity([0, *ids], window=4)
+    assert (of_ids.total, of_ids.bytes, of_ids.bits_per_byte) == (score.total, None, None)
+    with pytest.raises(ValueError, match="needs at least two tokens"):
+        model.perplexity([5])
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        model.perplexity("")
+
+
+def test_a_last_token_that_is_not_run(demo_file: Callable[[str], Path]) -> None:
+    file = FlatFile(demo_file("q4"))
+    core = _core.Model(dict(file.spec), file.formats, file.tensors)
+    text = texts_of([300])[0]
+    ((expected, likeliest),) = _core.score([_core.Session(core)], [text])
+    for waiting in (0, 100, 297):
+        session = _core.Session(core, capacity=299)
+        if waiting:
+            session.append(text[:waiting])
+        ((found, found_likeliest),) = _core.score([session], [text[waiting:]], run_last=False)
+        np.testing.assert_array_equal(found, expected[waiting:])
+        np.testing.assert_array_equal(found_likeliest, likeliest[waiting:])
+        assert (session.position, session.is_ready) == (299, False)
+    with pytest.raises(ValueError, match="give at least one"):
+        _core.score([_core.Session(core)], [text[:1]], run_last=False)
+    with pytest.raises(ValueError, match=r"token 4096 \(at index 1\) is not in the vocabulary"):
+        _core.score([_core.Session(core)], [np.array([1, 4096], np.int32)], run_last=False)
+
+
+def test_what_might_follow_a_row(demo_file: Callable[[str], Path]) -> None:
+    model = Model.load(demo_file("q8"))
+    text = texts_of([20])[0]
+    logits = model.logits(text[:10])[-1]
+    found, likeliest = _core.judge(logits, [*range(4096)])
+    for token in [0, int(logits.argmax()), 4095]:
+        (score,) = model.score([[*text[:10], token]])
+        assert found[token] == score.log_probabilities[-1]
+        assert likeliest[token] == score.is_likeliest[-1]
+    for bad in (4096, -1):
+        with pytest.raises(ValueError, match="is not in the vocabulary of 4096"):
+            _core.judge(logits, [0, bad])
+    with pytest.raises(ValueError, match=r"logits must be an array \[vocab_size\]"):
+        _core.judge(logits[None], [0])
+
+
 def test_nothing_to_score(demo_file: Callable[[str], Path]) -> None:
     model = Model.load(demo_file("q4"))
-    assert model.score([]) == []
     assert [len(score) for score in model.score(["a", [3]], top=2)] == [0, 0]
     with pytest.raises(ValueError, match="top must be from 0 to 4096 tokens, not 4097"):
         model.score(["a b"], top=4097)
@@ -180,11 +291,12 @@ def test_nothing_to_score(demo_file: Callable[[str], Path]) -> None:
     [
         ("a text", "score takes a list of texts"),
         (np.arange(4), "score takes a list of texts"),
-        (["fine", ""], "the prompt is empty"),
-        ([[1, 4096]], "token id 4096 is not in the vocabulary"),
-        ([[1] * 2049], "2049 tokens do not fit into the context of 2048"),
+        ([], "there is nothing to score: give at least one text"),
+        (["fine", ""], "text 2 of 2: the prompt is empty"),
+        ([[1, 4096]], "text 1 of 1: token id 4096 is not in the vocabulary"),
+        ([3], "text 1 of 1: the prompt must be a str or a sequence of token ids, not int"),
     ],
-    ids=["a string", "an array", "an empty text", "an unknown id", "a long text"],
+    ids=["a string", "an array", "no text", "an empty text", "an unknown id", "a number"],
 )
 def test_what_cannot_be_scored(
     demo_file: Callable[[str], Path], texts: object, sentence: str

@@ -123,7 +123,10 @@ def in_pieces(module: Any, model: Any, cuts: Sequence[int]) -> Floats:
 
 
 def scores_of(module: Any, model: Any) -> Floats:
-    ((scores, _),) = module.score([module.Session(model)], [some_tokens(model.spec)])
+    tokens = [some_tokens(model.spec)]
+    ((scores, _),) = module.score([module.Session(model)], tokens)
+    ((same, _),) = module.score([module.Session(model)], tokens, run_last=False)
+    assert_same(same, scores)
     found: Floats = scores
     return found
 

@@ -14,7 +14,7 @@ from pythia_rt import _core
 from pythia_rt.convert import FlatFile
 from pythia_rt.devices import make_core_model
 from pythia_rt.loading import Loading
-from pythia_rt.scoring import score
+from pythia_rt.scoring.judge import Question, answer
 
 
 class PythiaRt:
@@ -54,7 +54,9 @@ class PythiaRt:
 
     def score(self, texts: Sequence[Tokens]) -> list[NDArray[np.float32]]:
         """See Scorer."""
-        return [text.log_probabilities for text in score(self.model, texts, self._kv_format)]
+        questions = [Question(text[:1], text[1:]) for text in texts]
+        answers = answer(lambda: _core.Session(self.model, kv_format=self._kv_format), questions)
+        return [each.log_probabilities for each in answers]
 
     def _sessions(self, count: int) -> list[_core.Session]:
         if count not in self._made:

@@ -18,6 +18,8 @@
 #include "engine/top_tokens.h"
 #include "forward/array_probe.h"
 #include "forward/points.h"
+#include "kernels/dispatch.h"
+#include "kernels/softmax.h"
 
 namespace pythia_rt {
 
@@ -35,14 +37,15 @@ std::vector<std::unique_lock<ForkSafeMutex>> claim_all(const std::vector<BoundSe
   return locks;
 }
 
-// Appends tokens and runs them; bind(request) makes the room for what is asked of a sequence.
+// Appends tokens and runs them; bind(request, tokens) makes the room for what is asked of a
+// sequence.
 template <typename Bind>
 auto run_batch(const std::vector<BoundSession*>& sessions, const std::vector<TokenArray>& tokens,
                const Bind& bind, Probe* probe = nullptr) {
   if (sessions.size() != tokens.size()) {
     throw_invalid("there are ", sessions.size(), " sessions for ", tokens.size(), " token arrays");
   }
-  std::vector<decltype(bind(std::declval<Request&>()))> results;
+  std::vector<decltype(bind(std::declval<Request&>(), tokens.front()))> results;
   std::vector<Request> requests;
   std::vector<const int32_t*> pointers;
   int64_t n_tokens = 0;
@@ -51,7 +54,7 @@ auto run_batch(const std::vector<BoundSession*>& sessions, const std::vector<Tok
     pointers.push_back(tokens[i].data());
     requests.back().first_number = n_tokens;
     n_tokens += requests.back().count;
-    results.push_back(bind(requests.back()));
+    results.push_back(bind(requests.back(), tokens[i]));
   }
   const GilRelease release;
   const auto locks = claim_all(sessions);
@@ -60,7 +63,7 @@ auto run_batch(const std::vector<BoundSession*>& sessions, const std::vector<Tok
   return results;
 }
 
-FloatArray bind_logits(Request& request) {
+FloatArray bind_logits(Request& request, const TokenArray& /*tokens*/) {
   FloatArray logits = logits_array(*request.sequence, request.count);
   request.logits = logits.mutable_data();
   return logits;
@@ -119,26 +122,49 @@ std::pair<std::vector<FloatArray>, std::vector<FloatArray>> run_probed(
 
 using Scores = std::pair<FloatArray, py::array_t<bool>>;
 
-std::vector<Scores> score_batch(const std::vector<BoundSession*>& sessions,
-                                const std::vector<TokenArray>& tokens) {
-  const auto answers = run_batch(sessions, tokens, [](Request& request) {
-    std::vector<SoftmaxTerm> terms(static_cast<size_t>(request.count));  // the last stays unused
-    request.terms = terms.data();
-    return terms;
-  });
-  std::vector<Scores> scores;
-  for (const std::vector<SoftmaxTerm>& terms : answers) {
-    const auto n = static_cast<py::ssize_t>(terms.size()) - 1;
-    scores.emplace_back(FloatArray(n), py::array_t<bool>(n));
-    float* log_probabilities = scores.back().first.mutable_data();
-    bool* is_likeliest = scores.back().second.mutable_data();
-    for (py::ssize_t i = 0; i < n; ++i) {
-      const SoftmaxTerm& term = terms[static_cast<size_t>(i)];
-      log_probabilities[i] = log_softmax(term);
-      is_likeliest[i] = term.logit >= term.largest;
-    }
+// Of `n` terms: their log-probabilities, and whether no other token was likelier.
+Scores scores_of(const SoftmaxTerm* terms, size_t n) {
+  const auto length = static_cast<py::ssize_t>(n);
+  Scores scores{FloatArray(length), py::array_t<bool>(length)};
+  float* log_probabilities = scores.first.mutable_data();
+  bool* is_likeliest = scores.second.mutable_data();
+  for (size_t i = 0; i < n; ++i) {
+    log_probabilities[i] = log_softmax(terms[i]);
+    is_likeliest[i] = terms[i].logit >= terms[i].largest;
   }
   return scores;
+}
+
+std::vector<Scores> score_batch(const std::vector<BoundSession*>& sessions,
+                                const std::vector<TokenArray>& tokens, bool run_last) {
+  const auto bind = [run_last](Request& request, const TokenArray& given) {
+    std::vector<SoftmaxTerm> terms(static_cast<size_t>(request.count));
+    if (!run_last && request.count > 0) request.next = given.data()[--request.count];
+    request.terms = terms.data();
+    return terms;
+  };
+  std::vector<Scores> scores;
+  for (const std::vector<SoftmaxTerm>& terms : run_batch(sessions, tokens, bind)) {
+    scores.push_back(scores_of(terms.data(), terms.size() - 1));  // nothing is before the first
+  }
+  return scores;
+}
+
+// The same of tokens that might follow a row of logits.
+Scores judge(const FloatArray& logits, const TokenArray& tokens) {
+  if (logits.ndim() != 1) throw_invalid("logits must be an array [vocab_size]");
+  const int64_t vocab_size = logits.shape(0);
+  std::vector<SoftmaxTerm> terms(static_cast<size_t>(count_tokens(tokens)));
+  for (size_t i = 0; i < terms.size(); ++i) {
+    const int32_t token = tokens.data()[i];
+    if (token < 0 || token >= vocab_size) {
+      throw_invalid("token ", token, " (at index ", i, ") is not in the vocabulary of ",
+                    vocab_size);
+    }
+    terms[i] = i == 0 ? softmax(selected_kernels(), logits.data(), vocab_size, token) : terms[0];
+    terms[i].logit = logits.data()[token];
+  }
+  return scores_of(terms.data(), terms.size());
 }
 
 // The `count` likeliest ids of each row and their log-probabilities [n, count].
@@ -223,11 +249,18 @@ void bind_passes(py::module_& module) {
       "there, and what is captured. Raises ValueError before anything is appended.");
 
   module.def(
-      "score", &score_batch, py::arg("sessions"), py::arg("tokens"),
+      "score", &score_batch, py::arg("sessions"), py::arg("tokens"), py::kw_only(),
+      py::arg("run_last") = true,
       "Appends tokens [n_i] to each session in shared passes; returns the log-probability\n"
       "[n_i - 1] of each one's tokens but the first, under the model's raw distribution, and\n"
       "whether no other was likelier, bool [n_i - 1].\n\n"
-      "The logits are not kept. Raises ValueError before anything is appended.");
+      "Without `run_last` the last token is judged all the same, but not appended. The logits are\n"
+      "not kept. Raises ValueError before anything is appended.");
+
+  module.def(
+      "judge", &judge, py::arg("logits"), py::arg("tokens"),
+      "What `score` says of tokens [n] that might each follow a row of logits [vocab_size]:\n"
+      "their log-probabilities [n] and whether no other is likelier, bool [n].");
 
   module.def("top", &top_of, py::arg("logits"), py::arg("count"),
              "The `count` likeliest ids of every row of logits [n, vocab_size], int32 [n, count],\n"

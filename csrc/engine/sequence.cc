@@ -21,16 +21,6 @@ int64_t checked_capacity(const Model& model, int64_t capacity) {
   return capacity == 0 ? most : capacity;
 }
 
-void check_tokens(const Spec& spec, const int32_t* tokens, int64_t count) {
-  if (count < 1) throw_invalid("there are no tokens to run: give at least one");
-  for (int64_t i = 0; i < count; ++i) {
-    if (tokens[i] < 0 || tokens[i] >= spec.vocab_size) {
-      throw_invalid("token ", tokens[i], " (at index ", i, ") is not in the vocabulary of ",
-                    spec.vocab_size);
-    }
-  }
-}
-
 }  // namespace
 
 Sequence::Sequence(std::shared_ptr<Model> model, int64_t capacity, KvFormat kv_format)
@@ -39,11 +29,22 @@ Sequence::Sequence(std::shared_ptr<Model> model, int64_t capacity, KvFormat kv_f
       cache_(model_->pool(), kv_format) {}
 
 void Sequence::check(const int32_t* tokens, int64_t count) const {
-  check_tokens(model_->spec(), tokens, count);
+  if (count < 1) throw_invalid("there are no tokens to run: give at least one");
+  check_known(tokens, count);
   const int64_t room = capacity_ - position();
   if (count > room) {
     throw_invalid("the session has room for ", room, " more tokens of ", capacity_, ", not for ",
                   count);
+  }
+}
+
+void Sequence::check_known(const int32_t* tokens, int64_t count, int64_t first_index) const {
+  const int64_t vocab_size = model_->spec().vocab_size;
+  for (int64_t i = 0; i < count; ++i) {
+    if (tokens[i] < 0 || tokens[i] >= vocab_size) {
+      throw_invalid("token ", tokens[i], " (at index ", first_index + i,
+                    ") is not in the vocabulary of ", vocab_size);
+    }
   }
 }
 

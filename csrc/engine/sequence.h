@@ -38,6 +38,10 @@ class Sequence {
   // room for.
   void check(const int32_t* tokens, int64_t count) const;
 
+  // Throws std::invalid_argument for tokens out of the vocabulary, which it counts from
+  // `first_index` on.
+  void check_known(const int32_t* tokens, int64_t count, int64_t first_index = 0) const;
+
   // Appends tokens, which wait. Throws as check() does, before anything is appended.
   void append(const int32_t* tokens, int64_t count);
 

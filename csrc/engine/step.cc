@@ -61,7 +61,9 @@ class Pass {
     const int64_t n_asked = std::max<int64_t>(count - chunk.first_wanted, 0);
     if (request.terms != nullptr) {
       chunk.terms = request.terms + n_answered(request);
-      chunk.n_terms = std::max<int64_t>(n_asked - (is_last ? 1 : 0), 0);
+      const bool ends = is_last && !request.next;
+      chunk.n_terms = std::max<int64_t>(n_asked - (ends ? 1 : 0), 0);
+      if (!ends) chunk.next = is_last ? *request.next : sequence.waiting()[count];
     } else if (request.logits != nullptr) {
       const int64_t vocab_size = sequence.model().spec().vocab_size;
       if (n_asked > 0) chunk.logits = request.logits + n_answered(request) * vocab_size;
@@ -150,8 +152,11 @@ void run_to_end(const std::vector<Request>& requests, FunctionRef<void()> interr
 void append_and_run(const std::vector<Request>& requests, const std::vector<const int32_t*>& tokens,
                     FunctionRef<void()> interrupt, Probe* probe) {
   check_sequences(requests);
-  for (size_t i = 0; i < requests.size(); ++i)
-    requests[i].sequence->check(tokens[i], requests[i].count);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const Request& request = requests[i];
+    request.sequence->check(tokens[i], request.count);
+    if (request.next) request.sequence->check_known(&*request.next, 1, request.count);
+  }
   take_pages(requests, true);
   for (size_t i = 0; i < requests.size(); ++i)
     requests[i].sequence->append(tokens[i], requests[i].count);

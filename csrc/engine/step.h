@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <optional>
 #include <vector>
 
 #include "base/function_ref.h"
@@ -18,6 +19,7 @@ struct Request {
   int64_t count = 0;
   float* logits = nullptr;       // after each of them: [count][vocab_size], or null
   SoftmaxTerm* terms = nullptr;  // or of all but the first of them: [count - 1]
+  std::optional<int32_t> next;   // and of this token after them, which is not run: [count]
   int64_t first_number = 0;      // for a probe: of the first of them among those of all requests
 };
 
@@ -31,7 +33,8 @@ void run_to_end(const std::vector<Request>& requests, FunctionRef<void()> interr
                 Probe* probe = nullptr);
 
 // Appends tokens[i], the `count` of requests[i], to each sequence, and runs to the end. Throws as
-// Sequence::check and run_to_end do before anything is appended.
+// Sequence::check and run_to_end do, and for a `next` out of the vocabulary, before anything is
+// appended.
 void append_and_run(const std::vector<Request>& requests, const std::vector<const int32_t*>& tokens,
                     FunctionRef<void()> interrupt, Probe* probe = nullptr);
 

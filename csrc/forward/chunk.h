@@ -17,7 +17,8 @@ struct Chunk {
   int64_t first_wanted = 0;
   float* logits = nullptr;       // after each: [count - first_wanted][vocab_size]; null for none
   SoftmaxTerm* terms = nullptr;  // after each, of the next token: [n_terms]
-  int64_t n_terms = 0;           // at most count - first_wanted; their next tokens must be there
+  int64_t n_terms = 0;           // at most count - first_wanted
+  int32_t next = 0;              // the token after the last one, where there is a term of it
 };
 
 }  // namespace pythia_rt

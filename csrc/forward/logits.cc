@@ -78,7 +78,7 @@ void Logits::compute_terms(const Workspace& last, const std::vector<Chunk>& chun
   for (const Chunk& chunk : chunks) {
     for (int64_t i = chunk.first_wanted; i < chunk.first_wanted + chunk.n_terms; ++i) {
       wanted_rows_.push_back(first_row + i);
-      targets_.push_back(chunk.tokens[i + 1]);
+      targets_.push_back(i + 1 < chunk.count ? chunk.tokens[i + 1] : chunk.next);
     }
     first_row += chunk.count;
   }
