@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from .flatfile.layout import (
     TEXT_FILES,
     TOKENIZER_FILE,
     Linear,
+    balances_final_norm,
     is_quantised,
     linears,
     stored_tensors,
@@ -26,6 +28,7 @@ from .flatfile.layout import (
     vectors,
 )
 from .flatfile.metadata import (
+    FINAL_NORM,
     KV_BOUND,
     NO_TOKENIZER,
     QUANTISED,
@@ -164,6 +167,8 @@ def convert(
             "producer": PRODUCER,
             KV_BOUND: _number(0.0),
         }
+        if balances_final_norm(plan.spec, formats):
+            values[FINAL_NORM] = _final_norm(opened, plan)
         if opened.quantised:
             values[QUANTISED] = ", ".join(opened.quantised)
         if vocabulary is None:
@@ -282,6 +287,14 @@ def _write_weights(
     for name in weights.rescaled:  # since they were written
         writer.rewrite(name, weights.vector(name).view(np.uint8).data)
     return bound_keys_and_values(plan.spec, weights)
+
+
+def _final_norm(source: TensorSource, plan: Plan) -> str:
+    """The source's final norm as metadata has it."""
+    reader = WeightReader(source)
+    names = (name for name in plan.vectors if name.startswith("final_norm."))
+    values = [reader.vector(plan.vectors[name], 1) for name in names]
+    return base64.b64encode(np.concatenate(values).astype("<f4").tobytes()).decode()
 
 
 def _number(value: float) -> str:

@@ -36,6 +36,7 @@ __all__: list[str] = [
     "fit_scales",
     "format_names",
     "forward",
+    "hidden",
     "isa_names",
     "judge",
     "kv_format_names",
@@ -662,6 +663,18 @@ def forward(
     """
     Appends tokens [n_i] to each session in shared passes; returns each one's logits
     [n_i, vocab_size]. Raises ValueError before anything is appended.
+    """
+
+def hidden(
+    sessions: collections.abc.Sequence[Session],
+    tokens: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]],
+) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Appends tokens [n_i] to each session in shared passes that do not run the head;
+    returns what the head would get, float32 [tokens of all sessions, hidden_size]:
+    after the final norm, or after the last layer where the model has none.
+
+    No logits are kept. Raises ValueError before anything is appended.
     """
 
 def isa_names() -> list[str]:

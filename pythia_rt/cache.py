@@ -26,7 +26,7 @@ from pythia_rt.convert.flatfile.layout import (
     TOKENIZER_FILE,
     TOKENIZER_SOURCES,
 )
-from pythia_rt.convert.flatfile.metadata import VERSION
+from pythia_rt.convert.flatfile.metadata import FINAL_NORM, VERSION
 from pythia_rt.convert.quantise.recipe import check_formats
 from pythia_rt.convert.source.checkpoint import CONFIG_FILE
 from pythia_rt.convert.source.hub import identify
@@ -91,6 +91,7 @@ def _name(folder: Path, format: str) -> str:
     key = {
         "producer": pythia_rt.__version__,
         "version": VERSION,
+        "says": FINAL_NORM,  # what files of this version did not always say
         "format": format,
         "folder": str(folder),
         "files": [

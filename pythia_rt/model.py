@@ -16,6 +16,7 @@ from pythia_rt import _core
 from pythia_rt.chat.methods import Chatting
 from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.devices import check_available, make_core_model
+from pythia_rt.embedding import Embedding
 from pythia_rt.generation import Generation
 from pythia_rt.loading import Loading, LoadingOptions
 from pythia_rt.options import replaced, whole_number_from
@@ -39,7 +40,7 @@ _LARGEST_IN_F16 = 60000.0
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
 
-class Model(Chatting, Scoring):
+class Model(Chatting, Embedding, Scoring):
     """A model in memory. Made by `from_pretrained`, `load` or `demo`.
 
     May be used from several Python threads at once: every call has its own key-value cache, and

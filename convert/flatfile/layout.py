@@ -97,6 +97,12 @@ def stored_tensors(
     return stored
 
 
+def balances_final_norm(spec: Spec, formats: Mapping[str, str]) -> bool:
+    """Whether the final norm may be balanced with a matrix that is quantised, a head of its own."""
+    readers = [matrix.name for matrix in linears(spec) if matrix.reads == "final_norm"]
+    return any(is_quantised(formats[name]) for name in readers)
+
+
 def is_quantised(form: str) -> bool:
     """Whether the format has codes and scales, which can be chosen."""
     return len(_core.packed_layout(form, 1, 1)) > 1

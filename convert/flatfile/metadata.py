@@ -29,6 +29,9 @@ REPORT = "report"  # JSON: how the file was measured against its source; most fi
 MAX_REPORT_BYTES = 1 << 20
 # A number that no entry of a key or value exceeds (quantise.kv_range); not in old files.
 KV_BOUND = "kv_bound"
+# The final norm of the source, where the file's own is balanced with the head: base64 of
+# little-endian float32, gain and then bias; not in old files.
+FINAL_NORM = "final_norm"
 # The formats in which values were quantised before they were converted, for people; of GGUF files.
 QUANTISED = "quantised_before"
 # Why there is no tokenizer, for people; of files without one.
@@ -38,7 +41,8 @@ PREFIX = "pythia_rt."
 
 def metadata_entries(values: Mapping[str, str]) -> dict[str, str]:
     """Return `values`, all KEYS and maybe others of this file, as a flat file's metadata."""
-    keys = [*KEYS, *(key for key in (KV_BOUND, QUANTISED, NO_TOKENIZER, REPORT) if key in values)]
+    others = (KV_BOUND, FINAL_NORM, QUANTISED, NO_TOKENIZER, REPORT)
+    keys = [*KEYS, *(key for key in others if key in values)]
     return {PREFIX + key: values[key] for key in keys}
 
 

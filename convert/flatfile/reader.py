@@ -6,6 +6,7 @@ Whatever differs is refused here, so that the core never sees a contradiction.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,18 @@ from ..files.gguf import is_gguf
 from ..files.json_object import parse_json
 from ..files.positional import PositionalFile
 from ..files.safetensors_header import Header, TensorEntry, read_header
-from .layout import TEXT_FILES, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, linears, stored_tensors
+from .layout import (
+    TEXT_FILES,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    linears,
+    norms,
+    stored_tensors,
+)
 from .memory import MappedFile, copy_file
 from .metadata import (
     ALIGNMENT,
+    FINAL_NORM,
     KEYS,
     KV_BOUND,
     MAX_REPORT_BYTES,
@@ -50,8 +59,9 @@ class FlatFile:
     `tokenizer_config` are two of them, or None. `metadata` has the keys of KEYS, `entries` dtype
     and shape of every tensor. `report` is the JSON object in which its conversion recorded how good
     it is, or None. `kv_bound` is what no entry of a key or value exceeds, None where that is not
-    known. `quantised_before` lists the formats that values had lost precision to in the source;
-    `no_tokenizer` says why there is none, where that is known, or is empty.
+    known. `final_norm` is the source's, gain and bias [hidden_size], where the file's own may be
+    another, else None. `quantised_before` lists the formats that values had lost precision to in
+    the source; `no_tokenizer` says why there is none, where that is known, or is empty.
     The mapping, or the copy, lives as long as any of the arrays does. Nobody may write into a
     mapped file meanwhile: `check_unchanged` finds out.
     """
@@ -84,6 +94,7 @@ class FlatFile:
             self.spec, self.formats = self._read_model()
             self.text = self._read_text()
             self.entries = self._check_tensors(header)
+            self.final_norm = self._read_final_norm(header)
             data = copy_file(file) if copy else self._map(file)
         finally:
             if self._mapped is None:
@@ -174,6 +185,25 @@ class FlatFile:
                 f"{self._where(KV_BOUND)} is no size: convert its source again"
             ) from None
         return bound
+
+    def _read_final_norm(self, header: Header) -> list[NDArray[np.float32]] | None:
+        text = header.metadata.get(PREFIX + FINAL_NORM)
+        norm = next((norm for norm in norms(self.spec) if norm.name == "final_norm"), None)
+        if text is None or norm is None:
+            return None
+        n_vectors = 2 if norm.bias else 1
+        try:
+            # The length is compared first: it bounds what is decoded.
+            if len(text) != (4 * n_vectors * norm.size + 2) // 3 * 4:
+                raise ValueError(text)
+            values = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
+            if not np.isfinite(values).all():
+                raise ValueError(text)
+        except ValueError:
+            raise FlatFileError(
+                f"{self._where(FINAL_NORM)} is no norm of this model: convert its source again"
+            ) from None
+        return list(values.reshape(n_vectors, norm.size))
 
     def _read_model(self) -> tuple[Spec, dict[str, str]]:
         spec = self._validated("spec", validate_spec)

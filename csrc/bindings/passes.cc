@@ -120,6 +120,27 @@ std::pair<std::vector<FloatArray>, std::vector<FloatArray>> run_probed(
   return {std::move(logits), std::move(captured)};
 }
 
+// Rows of all sessions in one array, as the head gets them: normed where the model has a norm
+// there.
+FloatArray run_without_head(const std::vector<BoundSession*>& sessions,
+                            const std::vector<TokenArray>& tokens) {
+  if (sessions.empty()) throw_invalid("there is no session to run");
+  const Spec& spec = sessions.front()->sequence().model().spec();
+  int64_t n_tokens = 0;
+  for (const TokenArray& array : tokens) n_tokens += count_tokens(array);
+  FloatArray hidden({n_tokens, spec.hidden_size});
+  ArrayProbe probe(n_tokens);
+  const Place last =
+      spec.final_norm ? Place{Point::final_norm} : Place{Point::resid_post, spec.n_layers - 1};
+  probe.capture(last, hidden.mutable_data());
+  const auto bind = [](Request& request, const TokenArray& /*tokens*/) {
+    request.only_probed = true;
+    return 0;
+  };
+  run_batch(sessions, tokens, bind, &probe);
+  return hidden;
+}
+
 using Scores = std::pair<FloatArray, py::array_t<bool>>;
 
 // Of `n` terms: their log-probabilities, and whether no other token was likelier.
@@ -247,6 +268,12 @@ void bind_passes(py::module_& module) {
       "lists (name, layer, numbers of tokens, values [numbers, width]): what the pass goes on "
       "with\n"
       "there, and what is captured. Raises ValueError before anything is appended.");
+
+  module.def("hidden", &run_without_head, py::arg("sessions"), py::arg("tokens"),
+             "Appends tokens [n_i] to each session in shared passes that do not run the head;\n"
+             "returns what the head would get, float32 [tokens of all sessions, hidden_size]:\n"
+             "after the final norm, or after the last layer where the model has none.\n\n"
+             "No logits are kept. Raises ValueError before anything is appended.");
 
   module.def(
       "score", &score_batch, py::arg("sessions"), py::arg("tokens"), py::kw_only(),

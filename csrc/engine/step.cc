@@ -67,7 +67,7 @@ class Pass {
     } else if (request.logits != nullptr) {
       const int64_t vocab_size = sequence.model().spec().vocab_size;
       if (n_asked > 0) chunk.logits = request.logits + n_answered(request) * vocab_size;
-    } else if (is_last) {
+    } else if (is_last && !request.only_probed) {
       chunk.first_wanted = count - 1;
       chunk.logits = sequence.room_for_logits();
     }
@@ -92,7 +92,7 @@ class Pass {
   static void settle(const Request& request, int64_t count) {
     Sequence& sequence = *request.sequence;
     sequence.take(count);
-    if (request.terms != nullptr || sequence.n_waiting() > 0) return;
+    if (request.terms != nullptr || request.only_probed || sequence.n_waiting() > 0) return;
     if (request.logits != nullptr) {
       const int64_t vocab_size = sequence.model().spec().vocab_size;
       std::copy_n(request.logits + (request.count - 1) * vocab_size, vocab_size,

@@ -21,11 +21,12 @@ struct Request {
   SoftmaxTerm* terms = nullptr;  // or of all but the first of them: [count - 1]
   std::optional<int32_t> next;   // and of this token after them, which is not run: [count]
   int64_t first_number = 0;      // for a probe: of the first of them among those of all requests
+  bool only_probed = false;      // the head does not run; no logits are kept
 };
 
 // Runs passes until nothing waits. Afterwards every sequence has kept logits, but for those that
-// were asked for terms. `interrupt` is called often during long work and may throw to
-// stop it: what was run until then stays, what waits is dropped. Throws std::invalid_argument,
+// were asked for terms or only probed. `interrupt` is called often during long work and may throw
+// to stop it: what was run until then stays, what waits is dropped. Throws std::invalid_argument,
 // before anything is run, for sequences of different models or one that is named twice, and NoRoom
 // where the caches' pages do not suffice: then what waits still does. `probe`, if there is one,
 // looks into the passes.

@@ -1,0 +1,121 @@
+"""What a `Model` does with texts as wholes: the hidden states before its head, pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pythia_rt import _core
+from pythia_rt.convert.errors import FlatFileError
+from pythia_rt.convert.flatfile import FlatFile
+from pythia_rt.convert.flatfile.layout import balances_final_norm
+from pythia_rt.options import one_of
+
+if TYPE_CHECKING:
+    from pythia_rt.prompt import Prompt
+
+Floats = NDArray[np.float32]
+POOLINGS = ("mean", "last")
+# Tokens of the texts that are read together: enough that few passes are half empty, few enough for
+# the key-value caches of all of them to stay small.
+_TOGETHER = 1024
+
+
+class Embedding:
+    """Methods of `Model`."""
+
+    if TYPE_CHECKING:
+        _core: _core.Model
+        _kv_format: str
+
+        @property
+        def file(self) -> FlatFile: ...
+
+        def _ids(self, prompt: Prompt) -> NDArray[np.int32]: ...
+
+        def _check_length(self, n_tokens: int) -> None: ...
+
+        def _not_finite(self, tokens: NDArray[np.int32]) -> RuntimeError: ...
+
+    def embed(
+        self, texts: Iterable[Prompt], *, pooling: str = "mean", normalise: bool = False
+    ) -> Floats:
+        """What the model makes of texts (each a str, or token ids): float32 [texts, hidden_size].
+
+        The hidden states after the final norm, transformers' `last_hidden_state`, are pooled over
+        the tokens of a text: their mean, or the "last" one, which alone has seen them all. With
+        `normalise` each row has the length 1. Short texts share passes through the model, and its
+        head does not run; a text's row is the same to the bit whatever the others are.
+
+        Raises ValueError, before any text is read, for a bad argument, an empty text, ids outside
+        the vocabulary and a text that does not fit into the context; RuntimeError where numbers
+        leave the range of a format; FlatFileError for a quantised file that was written before
+        files said what this takes.
+        """
+        if isinstance(texts, (str, bytes, np.ndarray)) or not isinstance(texts, Iterable):
+            raise ValueError("embed takes a list of texts: for a single one, a list of that one")
+        one_of(POOLINGS)("pooling", pooling)
+        ids = [self._ids(text) for text in texts]
+        for text in ids:
+            self._check_length(len(text))
+        self.file.check_unchanged()
+        restored = _Restored(self.file)
+        rows = []
+        for text, hidden in zip(ids, _hidden(self._core, ids, self._kv_format), strict=True):
+            if not np.isfinite(hidden).all():
+                raise self._not_finite(text[: 1 + int(np.isfinite(hidden).all(axis=1).argmin())])
+            pooled = hidden[-1] if pooling == "last" else hidden.mean(axis=0, dtype=np.float64)
+            rows.append(restored(pooled))
+        found = np.stack(rows) if rows else np.zeros((0, self.file.spec["hidden_size"]))
+        if normalise:
+            lengths = np.sqrt(np.square(found).sum(axis=1, keepdims=True))
+            found = np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 0)
+        return found.astype(np.float32)
+
+
+def _hidden(model: _core.Model, texts: list[NDArray[np.int32]], kv_format: str) -> Iterable[Floats]:
+    """Yield what the head would get of each text [tokens, hidden_size]."""
+    first = 0
+    while first < len(texts):
+        last, n_tokens = first + 1, len(texts[first])
+        while last < len(texts) and (n_tokens := n_tokens + len(texts[last])) <= _TOGETHER:
+            last += 1
+        group = texts[first:last]
+        sessions = [_core.Session(model, capacity=len(t), kv_format=kv_format) for t in group]
+        rows = _core.hidden(sessions, group)
+        yield from np.split(rows, np.cumsum([len(text) for text in group])[:-1])
+        first = last
+
+
+class _Restored:
+    """Undoes what balancing did to the final norm, which pooling leaves as it is: channel by
+    channel a gain and a bias.
+
+    A channel that the head does not read at all is 0 or its bias.
+    """
+
+    def __init__(self, file: FlatFile) -> None:
+        """Raises FlatFileError where the file should say what the source's norm was."""
+        self._gain, self._bias = np.ones(1), np.zeros(1)
+        if not balances_final_norm(file.spec, file.formats):
+            return
+        if file.final_norm is None:
+            raise FlatFileError(
+                f"{file.path} was written by an older pythia_rt and does not say what its hidden "
+                "states are scaled by: convert its source again"
+            )
+        size = file.spec["hidden_size"]
+        gain, *bias = (
+            file.tensors[f"final_norm.{part}"].view(np.float32)[:size].astype(np.float64)
+            for part in ("weight", "bias")[: len(file.final_norm)]
+        )
+        self._gain = np.divide(file.final_norm[0], gain, out=np.zeros(size), where=gain != 0)
+        if bias:
+            self._bias = file.final_norm[1] - bias[0] * self._gain
+
+    def __call__(self, pooled: NDArray[Any]) -> NDArray[np.float64]:
+        restored: NDArray[np.float64] = pooled * self._gain + self._bias
+        return restored
