@@ -72,6 +72,11 @@ class Tokenizer:
         """The ids that `encode` puts after a text."""
         return list(self._facts["suffix_ids"])
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of special tokens: those that stand for no text, such as BOS and end tokens."""
+        return frozenset(t["id"] for t in self._facts["added_tokens"] if t["special"])
+
     def encode(
         self, text: str, add_special_tokens: bool = True, *, continues: bool = False
     ) -> list[int]:
