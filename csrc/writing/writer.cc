@@ -158,6 +158,7 @@ Chunk Writer::echo_chunk(int64_t most) {
     terms_.resize(static_cast<size_t>(chunk.count));
     chunk.terms = terms_.data();
     chunk.n_terms = chunk.count;
+    chunk.next = chunk.tokens[chunk.count];
   } else {
     chunk.count = std::min(chunk.count, kEchoRows);
     row_logits_.resize(static_cast<size_t>(chunk.count * sequence_.model().spec().vocab_size));
