@@ -333,7 +333,7 @@ def test_a_mask_of_another_shape_ends_its_text(model: _core.Model) -> None:
     hook.allowed = lambda: np.ones(1, np.uint32)  # type: ignore[method-assign]
     writer = begin(model, [1, 2, 3], max_tokens=30, hook=hook)[1]
     assert finish(writer) == [[]]
-    assert "a bit for each of the 83 ids" in str(writer.error)
+    assert "of 3 uint32, a bit for each id" in str(writer.error)
 
 
 def test_a_budget_that_does_not_suffice_loses_nothing() -> None:

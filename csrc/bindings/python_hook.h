@@ -31,9 +31,10 @@ class GilAcquire {
 // Made and destroyed with the lock, called without it.
 class PythonHook : public Hook {
  public:
-  PythonHook(py::object object, int64_t vocab_size)
+  // `n_words` are those of the sampler's masks.
+  PythonHook(py::object object, size_t n_words)
       : object_(std::move(object)),
-        vocab_size_(vocab_size),
+        n_words_(static_cast<py::ssize_t>(n_words)),
         masks_(object_.attr("masks").cast<bool>()),
         changes_(object_.attr("changes").cast<bool>()) {}
 
@@ -45,9 +46,9 @@ class PythonHook : public Hook {
     const py::object mask = object_.attr("allowed")();
     if (mask.is_none()) return nullptr;
     mask_ = mask.cast<Mask>();
-    if (mask_.ndim() != 1 || mask_.size() * 32 < vocab_size_) {
-      throw_invalid("a mask must be an array of uint32 with a bit for each of the ", vocab_size_,
-                    " ids");
+    if (mask_.ndim() != 1 || mask_.size() < n_words_) {
+      throw_invalid("a mask must be a one-dimensional array of ", n_words_,
+                    " uint32, a bit for each id");
     }
     return mask_.data();
   }
@@ -69,7 +70,7 @@ class PythonHook : public Hook {
   using Mask = py::array_t<uint32_t, py::array::c_style | py::array::forcecast>;
 
   py::object object_;
-  int64_t vocab_size_;
+  py::ssize_t n_words_;
   bool masks_, changes_;
   Mask mask_;
 };

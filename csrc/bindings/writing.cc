@@ -64,7 +64,8 @@ class BoundWriter {
         sampler_(std::move(sampler)),
         draft_(std::move(draft)),
         hook_(hook.is_none() ? nullptr
-                             : std::make_unique<PythonHook>(std::move(hook), vocab_size())),
+                             : std::make_unique<PythonHook>(
+                                   std::move(hook), this->sampler().sampler.n_mask_words())),
         writer_(sequence(), sampler_.cast<GuardedSampler&>().sampler, std::move(options),
                 taken(draft_), hook_.get()) {}
 
@@ -82,7 +83,6 @@ class BoundWriter {
 
  private:
   Sequence& sequence() const { return session().sequence(); }
-  int64_t vocab_size() const { return sequence().model().spec().vocab_size; }
 
   static Draft* taken(const py::object& draft) {
     if (draft.is_none()) return nullptr;
