@@ -19,6 +19,7 @@ __all__: list[str] = [
     "Norm",
     "PAGE_POSITIONS",
     "Pace",
+    "Prefixes",
     "Sampler",
     "SamplingOption",
     "Session",
@@ -554,6 +555,59 @@ class Writer:
     def n_tokens(self) -> int:
         """
         Tokens that it has written.
+        """
+
+class Prefixes:
+    """
+    Pages of what sessions have read, by its tokens. Sessions whose tokens begin alike
+    share them. Many threads may use one.
+    """
+    def __init__(self, model: Model, kv_format: str, budget_bytes: int) -> None:
+        """
+        For caches in one of kv_format_names(). Holds pages of so many bytes, each counted once;
+        beyond that the least recently used are dropped.
+        """
+    def adopt(
+        self,
+        session: Session,
+        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        namespace: bytes = b"",
+    ) -> int:
+        """
+        An empty session becomes as long as the longest known beginning of the tokens [n], n - 1
+        at most: what is after it is to be appended. Returns how long.
+
+        Pages are shared until the session writes into them; the bits are those of reading the
+        tokens. Raises ValueError for a session that is not empty, or of another model.
+        """
+    def clear(self) -> None:
+        """
+        Drops all.
+        """
+    def drop(self, bytes: int) -> int:
+        """
+        Drops pages of so many bytes, first those that no session holds, the least recently used
+        first. Returns the bytes that it no longer holds: 0 if it had none.
+        """
+    def keep(
+        self,
+        session: Session,
+        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        namespace: bytes = b"",
+    ) -> None:
+        """
+        Remembers the session's pages of its first tokens [n], or of those of them that its
+        cache has, which must be the session's.
+        """
+    @property
+    def bytes(self) -> int:
+        """
+        Bytes of these pages.
+        """
+    @property
+    def n_pages(self) -> int:
+        """
+        Pages that it holds.
         """
 
 class Layer:

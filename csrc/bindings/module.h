@@ -44,6 +44,9 @@ void bind_passes(pybind11::module_& module);
 // Texts that are written in such passes.
 void bind_writing(pybind11::module_& module);
 
+// What sequences have read, for others.
+void bind_prefixes(pybind11::module_& module);
+
 void bind_calibration(pybind11::module_& module);
 
 }  // namespace pythia_rt

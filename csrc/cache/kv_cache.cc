@@ -70,6 +70,15 @@ void KvCache::add(PageRef page) {
   pages_.push_back(std::move(page));
 }
 
+std::vector<PageRef> KvCache::share(int64_t length) const {
+  return {pages_.begin(), pages_.begin() + divide_up(length, kPagePositions)};
+}
+
+void KvCache::adopt(std::vector<PageRef> pages, int64_t length) {
+  for (PageRef& page : pages) add(std::move(page));
+  length_ = length;
+}
+
 KvPages KvCache::pages(size_t stage) const {
   return {memory_[stage].data(), pool_->layout(format_, stage)};
 }

@@ -30,6 +30,11 @@ class KvCache {
   // Gives back the pages behind the last position.
   void trim();
 
+  // The pages of the first `length` positions.
+  std::vector<PageRef> share(int64_t length) const;
+  // Becomes, empty, so long by the pages that another cache of the pool and format has shared.
+  void adopt(std::vector<PageRef> pages, int64_t length);
+
   // What the device of a stage reads and writes, the first being number 0; holds until the next
   // call that takes or gives back pages.
   KvPages pages(size_t stage) const;

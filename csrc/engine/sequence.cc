@@ -100,6 +100,21 @@ void Sequence::append_page(const std::byte* bytes, int64_t count) {
   has_logits_ = false;
 }
 
+int64_t Sequence::adopt(PrefixIndex& index, const std::string& name_space, const int32_t* tokens,
+                        int64_t count) {
+  if (position() > 0) throw_invalid("a session of ", position(), " tokens cannot adopt others");
+  PrefixIndex::Beginning known =
+      index.find(name_space, tokens, std::clamp<int64_t>(count - 1, 0, capacity_));
+  cache_.adopt(std::move(known.pages), known.length);
+  return known.length;
+}
+
+void Sequence::keep_in(PrefixIndex& index, const std::string& name_space, const int32_t* tokens,
+                       int64_t count) const {
+  const int64_t length = std::min(count, cache_.length());
+  index.keep(name_space, tokens, {cache_.share(length), length});
+}
+
 const std::vector<float>& Sequence::last_logits() const {
   if (!has_logits_) {
     throw_invalid("the session has no logits to continue from: run at least one token first");

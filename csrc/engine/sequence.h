@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "cache/kv_cache.h"
+#include "cache/prefix_index.h"
 #include "engine/model.h"
 #include "sampling/sampler.h"
 
@@ -62,6 +64,15 @@ class Sequence {
   // the capacity, where something waits or the last page is not full; NoRoom, and nothing has
   // changed.
   void append_page(const std::byte* bytes, int64_t count);
+
+  // For reuse of what was read before. The longest beginning of the tokens that the index knows, at
+  // most `count` - 1 positions and the capacity: an empty sequence becomes so long. Returns how
+  // long. Throws std::invalid_argument for one that is not empty.
+  int64_t adopt(PrefixIndex& index, const std::string& name_space, const int32_t* tokens,
+                int64_t count);
+  // Has the index remember the pages that its cache has for the first `count` of its tokens.
+  void keep_in(PrefixIndex& index, const std::string& name_space, const int32_t* tokens,
+               int64_t count) const;
 
   // Whether the next token can be sampled.
   bool is_ready() const { return n_waiting() == 0 && has_logits_; }

@@ -34,6 +34,7 @@ PYBIND11_MODULE(_emulated, module) {
   bind_session(module);
   bind_passes(module);
   bind_writing(module);
+  bind_prefixes(module);
   bind_calibration(module);
   bind_backends(module);
   module.def(
