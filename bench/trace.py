@@ -6,9 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, cast
 
 from bench import kinds, testing_extension
 from bench.peers.protocol import Tokens
@@ -16,6 +14,7 @@ from bench.records import table
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile
 from pythia_rt.generation import Generation
+from pythia_rt.stream import Stream
 from pythia_rt.tokenizer import Tokenizer
 from pythia_rt.writing import Writing
 
@@ -78,19 +77,6 @@ class Clocked:
         return result
 
 
-class One:
-    """A single token as `_core.Written` has several."""
-
-    proposed = accepted = 0
-
-    def __init__(self, token: int, logprob: float) -> None:
-        """Its id and log-probability."""
-        self.tokens = np.array([token], np.int32)
-        self.logprobs = np.array([logprob], np.float32)
-        self.top_ids = np.zeros((1, 0), np.int32)
-        self.top_logprobs = np.zeros((1, 0), np.float32)
-
-
 class Writer:
     """Writes text with a file's model as pythia_rt does."""
 
@@ -117,13 +103,10 @@ class Writer:
             seed=1,
         )
         session.append(prompt)
-        started = time.perf_counter()
-        while writing.finish_reason is None:
-            written = One(*session.step(writing.sampler))
-            now = time.perf_counter()
-            writing.accept(written, now - started)
-            started = now
-        return writing.result()
+        stream = Stream(cast(Any, session), writing)
+        for _ in stream:
+            pass
+        return stream.result
 
 
 def measure(

@@ -492,7 +492,7 @@ class Pace:
     """
     def __init__(self, seconds: float | None = None) -> None:
         """
-        `seconds` between two tokens of a text while prompts are read; None: twice what a pass
+        `seconds` between two tokens of a text while prompts are read; None: 1.75 x what a pass
         without prompts takes. Infinity: prompts fill every pass.
         """
 
@@ -922,7 +922,7 @@ def write(
     writers: collections.abc.Sequence[Writer],
     *,
     pace: Pace,
-    wake: Wake | None = None,
+    wake: Wake = None,
     seconds: float = 0.02,
     max_rows: int = 0,
 ) -> list[int]:

@@ -20,6 +20,8 @@ class DeviceBuffer {
  public:
   virtual ~DeviceBuffer() = default;
   virtual std::byte* data() const = 0;
+  // Whatever the system does when these bytes of it are first written is done, and they stay.
+  virtual void make_ready(std::byte* /*begin*/, size_t /*bytes*/) {}
 };
 
 // Activations: f32 [count][stride], zero beyond `width`. The stride is a multiple of 16 and at

@@ -15,6 +15,11 @@ class HostBuffer : public DeviceBuffer {
  public:
   explicit HostBuffer(size_t bytes) : buffer_(bytes) { prefer_large_pages(buffer_.data(), bytes); }
   std::byte* data() const override { return buffer_.data(); }
+  void make_ready(std::byte* begin, size_t bytes) override {
+    constexpr size_t kSmallPage = 4096;  // of the system, at least
+    volatile std::byte* const memory = begin;
+    for (size_t i = 0; i < bytes; i += kSmallPage) memory[i] = memory[i];
+  }
 
  private:
   AlignedBuffer buffer_;

@@ -36,9 +36,13 @@ std::unique_lock<ForkSafeMutex> PagePool::lock() {
   return lock;
 }
 
+PagePool::Idle::reverse_iterator PagePool::find_idle(KvFormat format) {
+  return std::find_if(idle_->rbegin(), idle_->rend(),
+                      [&](const auto& page) { return page->format == format; });
+}
+
 std::unique_ptr<Page> PagePool::reuse(KvFormat format) {
-  const auto found = std::find_if(idle_->rbegin(), idle_->rend(),
-                                  [&](const auto& page) { return page->format == format; });
+  const auto found = find_idle(format);
   if (found == idle_->rend()) return nullptr;
   std::unique_ptr<Page> page = std::move(*found);
   idle_->erase(std::next(found).base());
@@ -93,7 +97,40 @@ PageRef PagePool::take(KvFormat format) {
     n_taken_ += 1;
     bytes_taken_ += bytes;
   }
+  page->n_ready = bytes;  // from now on
   return {page.release(), [this](Page* taken) { give_back(std::unique_ptr<Page>(taken)); }};
+}
+
+bool PagePool::has_room_for_another(KvFormat format) const {
+  int64_t bytes = bytes_taken_ + page_bytes(format);
+  for (const auto& page : *idle_) bytes += page_bytes(page->format);
+  return bytes <= budget_;
+}
+
+void PagePool::prepare(KvFormat format, int64_t bytes) noexcept {
+  const auto guard = lock();
+  try {
+    if (find_idle(format) == idle_->rend()) {
+      if (!has_room_for_another(format)) return;
+      idle_->push_back(make(format));
+    }
+    make_ready(**find_idle(format), bytes);
+  } catch (const std::bad_alloc&) {
+    // Whoever needs a page will hear of it.
+  }
+}
+
+void PagePool::make_ready(Page& page, int64_t bytes) {
+  const int64_t begin = page.n_ready, end = std::min(begin + bytes, page_bytes(page.format));
+  int64_t first = 0;  // of the stage
+  for (size_t i = 0; i < n_stages(); ++i) {
+    const int64_t size = layout(page.format, i).bytes();
+    const int64_t from = std::clamp<int64_t>(begin - first, 0, size);
+    const int64_t to = std::clamp<int64_t>(end - first, 0, size);
+    if (from < to) page.memory[i]->make_ready(page.data[i] + from, static_cast<size_t>(to - from));
+    first += size;
+  }
+  page.n_ready = std::max(begin, end);
 }
 
 void PagePool::give_back(std::unique_ptr<Page> page) noexcept {

@@ -19,6 +19,7 @@ struct Page {
   KvFormat format;
   std::vector<std::byte*> data;                       // [stages]
   std::vector<std::shared_ptr<DeviceBuffer>> memory;  // [stages], that it stands in, with others
+  int64_t n_ready = 0;  // bytes, stage by stage, that were used before
 };
 
 // A page that sequences share. With its last holder it goes back to its pool.
@@ -50,6 +51,11 @@ class PagePool {
   // a device has none.
   PageRef take(KvFormat format);
 
+  // Makes `bytes` more ready of the page that take() would give next, which is made if it has to
+  // be: the first use of memory is slow, since the system has to find and clear it, and nobody
+  // should wait for a whole page. Does nothing beyond the budget or where there is no room.
+  void prepare(KvFormat format, int64_t bytes) noexcept;
+
   // What stands in a page, into one that take() gave.
   void copy(const Page& from, Page& to);
   // To and from the host, page_bytes(): stage by stage, each as its layout says.
@@ -66,7 +72,10 @@ class PagePool {
   std::unique_lock<ForkSafeMutex> lock();
   void give_back(std::unique_ptr<Page> page) noexcept;
   void drop_unneeded() noexcept;
+  Idle::reverse_iterator find_idle(KvFormat format);
   std::unique_ptr<Page> reuse(KvFormat format);
+  bool has_room_for_another(KvFormat format) const;
+  void make_ready(Page& page, int64_t bytes);
   std::unique_ptr<Page> make(KvFormat format);
   std::vector<std::unique_ptr<Page>> make_together(KvFormat format, int64_t count);
 

@@ -13,17 +13,22 @@ namespace {
 // because something else was running, is believed.
 constexpr double kFollow = 0.2, kBelieved = 2.0;
 
-constexpr double kPassesBetweenTokens = 2.0;
-constexpr int64_t kLeastPromptRows = 4, kFirstPromptRows = 16;
+// A row of a prompt is to take no longer than expected in nearly all passes, not on average: what
+// is expected rises fast and falls slowly.
+constexpr double kRise = 0.3, kFall = 0.02;
+
+constexpr double kPassesBetweenTokens = 1.75;
+constexpr int64_t kLeastPromptRows = 4, kFirstPromptRows = 8;
 
 // What another row adds to a pass as long as none was measured, in passes of one row.
 constexpr double kRowGuess = 0.1;
 
-void follow(double& known, double seconds) {
+void follow(double& known, double seconds, double rise, double fall) {
   if (known == 0) {
     known = seconds;
   } else {
-    known += kFollow * (std::min(seconds, kBelieved * known) - known);
+    const double change = std::min(seconds, kBelieved * known) - known;
+    known += (change > 0 ? rise : fall) * change;
   }
 }
 
@@ -37,11 +42,12 @@ Pace::Pace(std::optional<double> target) : target_(target) {
 
 void Pace::note(int64_t n_text_rows, int64_t n_prompt_rows, double seconds) {
   if (n_prompt_rows == 0) {
-    follow(seconds_[static_cast<size_t>(std::min(n_text_rows, kCounted))], seconds);
+    follow(seconds_[static_cast<size_t>(std::min(n_text_rows, kCounted))], seconds, kFollow,
+           kFollow);
   } else {
     const double of_texts = n_text_rows == 0 ? 0 : this->seconds(n_text_rows);
     const double left = std::max(seconds - of_texts, seconds / 10);
-    follow(prompt_row_seconds_, left / static_cast<double>(n_prompt_rows));
+    follow(prompt_row_seconds_, left / static_cast<double>(n_prompt_rows), kRise, kFall);
   }
 }
 

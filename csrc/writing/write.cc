@@ -76,6 +76,7 @@ class Pass {
       withdraw(writers_);
       throw;
     }
+    if (n_text_rows_ > 0) prepare(model.pool());
     pace.note(n_text_rows_, n_rows_ - n_text_rows_, seconds_since(begin));
     for (size_t i = 0; i < chunks_.size(); ++i) writers_[i]->settle(chunks_[i]);
   }
@@ -97,6 +98,13 @@ class Pass {
     n_rows_ += count;
     room_ -= count;
     return count;
+  }
+
+  // The next page, as far as it will be needed by then and a little more: a text would feel it if a
+  // pass had to wait for all of it.
+  void prepare(PagePool& pool) const {
+    const KvFormat format = chunks_.front().cache->format();
+    pool.prepare(format, 3 * n_rows_ * pool.page_bytes(format) / (2 * kPagePositions));
   }
 
   static void withdraw(const std::vector<Writer*>& writers) {

@@ -1,2 +1,0 @@
-"""Continuous batching: requests, the scheduler that writes their texts, and an engine that runs it
-in a thread."""
