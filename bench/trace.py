@@ -6,7 +6,9 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
+
+import numpy as np
 
 from bench import kinds, testing_extension
 from bench.peers.protocol import Tokens
@@ -14,7 +16,6 @@ from bench.records import table
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile
 from pythia_rt.generation import Generation
-from pythia_rt.stream import Stream
 from pythia_rt.tokenizer import Tokenizer
 from pythia_rt.writing import Writing
 
@@ -77,6 +78,19 @@ class Clocked:
         return result
 
 
+class One:
+    """A single token as `_core.Written` has several."""
+
+    proposed = accepted = 0
+
+    def __init__(self, token: int, logprob: float) -> None:
+        """Its id and log-probability."""
+        self.tokens = np.array([token], np.int32)
+        self.logprobs = np.array([logprob], np.float32)
+        self.top_ids = np.zeros((1, 0), np.int32)
+        self.top_logprobs = np.zeros((1, 0), np.float32)
+
+
 class Writer:
     """Writes text with a file's model as pythia_rt does."""
 
@@ -103,10 +117,13 @@ class Writer:
             seed=1,
         )
         session.append(prompt)
-        stream = Stream(cast(Any, session), writing)
-        for _ in stream:
-            pass
-        return stream.result
+        started = time.perf_counter()
+        while writing.finish_reason is None:
+            written = One(*session.step(writing.sampler))
+            now = time.perf_counter()
+            writing.accept(written, now - started)
+            started = now
+        return writing.result()
 
 
 def measure(

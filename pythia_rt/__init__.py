@@ -16,8 +16,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pythia_rt.convert as convert
     from pythia_rt.convert.errors import CheckpointError, FlatFileError
+    from pythia_rt.engine.drafts import Draft
+    from pythia_rt.engine.engine import Engine
+    from pythia_rt.engine.errors import Cancelled, DeadlineExceeded, EngineClosed, QueueFull
+    from pythia_rt.engine.handle import Handle
+    from pythia_rt.engine.request import Request
     from pythia_rt.evaluation import Evaluation, evaluate
-    from pythia_rt.generation import Generation, Timing
+    from pythia_rt.generation import Drafted, Generation, Timing
+    from pythia_rt.grammar import Constraint
     from pythia_rt.loading import Loading
     from pythia_rt.model import Model
     from pythia_rt.sampling import Sampling
@@ -30,14 +36,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cancelled",
     "CheckpointError",
+    "Constraint",
+    "DeadlineExceeded",
+    "Draft",
+    "Drafted",
+    "Engine",
+    "EngineClosed",
     "Evaluation",
     "FlatFileError",
     "Generation",
+    "Handle",
     "Loading",
     "Model",
     "PairScore",
     "Perplexity",
+    "QueueFull",
+    "Request",
     "Sampling",
     "Score",
     "Session",
@@ -51,14 +67,24 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cancelled": "pythia_rt.engine.errors",
     "CheckpointError": "pythia_rt.convert.errors",
+    "Constraint": "pythia_rt.grammar",
+    "DeadlineExceeded": "pythia_rt.engine.errors",
+    "Draft": "pythia_rt.engine.drafts",
+    "Drafted": "pythia_rt.generation",
+    "Engine": "pythia_rt.engine.engine",
+    "EngineClosed": "pythia_rt.engine.errors",
     "Evaluation": "pythia_rt.evaluation",
     "FlatFileError": "pythia_rt.convert.errors",
     "Generation": "pythia_rt.generation",
+    "Handle": "pythia_rt.engine.handle",
     "Loading": "pythia_rt.loading",
     "Model": "pythia_rt.model",
     "PairScore": "pythia_rt.scoring",
     "Perplexity": "pythia_rt.scoring",
+    "QueueFull": "pythia_rt.engine.errors",
+    "Request": "pythia_rt.engine.request",
     "Sampling": "pythia_rt.sampling",
     "Score": "pythia_rt.scoring",
     "Session": "pythia_rt.session",

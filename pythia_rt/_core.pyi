@@ -922,7 +922,7 @@ def write(
     writers: collections.abc.Sequence[Writer],
     *,
     pace: Pace,
-    wake: Wake = None,
+    wake: Wake | None = None,
     seconds: float = 0.02,
     max_rows: int = 0,
 ) -> list[int]:

@@ -26,6 +26,24 @@ class ByteMap(NamedTuple):
     is_byte_level: bool  # GPT-2's kind
     leading_spaces: int  # that are taken away where a text begins with them
     errors: str  # what the codec makes of bytes that are no character
+    replaced: tuple[tuple[str, str], ...] = ()  # in a name, and what for
+
+    def names_with(self, character: str, names: list[str]) -> list[int]:
+        """Numbers of the names whose bytes may hold the last byte of a character: all that do, and
+        maybe more."""
+        last = character.encode()[-1]
+        if self.is_byte_level:
+            letter = ALPHABET[last]  # a name outside the alphabet stands for its characters
+            return [i for i, name in enumerate(names) if letter in name or character in name]
+        texts = names
+        for old, new in self.replaced:
+            texts = [text.replace(old, new) for text in texts]
+        byte = f"<0x{last:02x}>"
+        return [
+            i
+            for i, (text, name) in enumerate(zip(texts, names, strict=True))
+            if character in text or name.lower() == byte
+        ]
 
     def decoder(self) -> codecs.IncrementalDecoder:
         """What makes text of bytes that come bit by bit."""
@@ -71,7 +89,7 @@ def _sentencepiece(parts: list[dict[str, Any]]) -> ByteMap | None:
         byte = BYTE_TOKEN.fullmatch(name) if has_bytes else None
         return bytes.fromhex(byte[1]) if byte else name.encode("utf-8")
 
-    return ByteMap(bytes_of, False, spaces, _EACH_BYTE)
+    return ByteMap(bytes_of, False, spaces, _EACH_BYTE, tuple(replaced))
 
 
 def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:

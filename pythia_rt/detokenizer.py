@@ -1,4 +1,4 @@
-"""Token by token to text."""
+"""Tokens to text, as they come."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_TOKENS, _KEPT_TOKENS = 96, 32
 
 
 class Detokenizer:
-    """Decodes one token at a time; the pieces together equal `Tokenizer.decode` of them all.
+    """Decodes tokens as they come; the pieces together equal `Tokenizer.decode` of them all.
 
     What the next token may still change, such as an unfinished character, is held back.
     """
@@ -26,7 +26,11 @@ class Detokenizer:
 
     def feed(self, token: int) -> str:
         """The text that `token` completes: empty while a character is unfinished."""
-        return self._pieces.feed(token)
+        return self._pieces.feed([token])
+
+    def feed_many(self, tokens: list[int]) -> str:
+        """The text that these complete."""
+        return self._pieces.feed(tokens)
 
     def flush(self) -> str:
         """The tokens have ended: return what was held back, U+FFFD for bytes of no character."""
@@ -41,8 +45,8 @@ class _Bytes:
         self._decoder = byte_map.decoder()
         self._spaces = byte_map.leading_spaces  # that may still be taken away
 
-    def feed(self, token: int) -> str:
-        content = self._bytes_of(token)
+    def feed(self, tokens: list[int]) -> str:
+        content = b"".join(map(self._bytes_of, tokens))
         while self._spaces and content:
             if not content.startswith(b" "):
                 self._spaces = 0
@@ -63,7 +67,10 @@ class _Anew:
         self._tokens: list[int] = []
         self._shown = 0  # characters of their text
 
-    def feed(self, token: int) -> str:
+    def feed(self, tokens: list[int]) -> str:
+        return "".join(map(self._feed, tokens))
+
+    def _feed(self, token: int) -> str:
         if not self._tokenizer.name(token):
             return ""
         self._tokens.append(token)

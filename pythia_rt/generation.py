@@ -16,7 +16,7 @@ class Timing:
     """
 
     prompt_tokens: int
-    cached_tokens: int  # of these, tokens that a session had read before
+    cached_tokens: int  # of these, tokens that were read before, in a session or another request
     new_tokens: int
     prefill_seconds: float  # from the prompt to the first new token
     decode_seconds: float  # for the new tokens after the first
@@ -34,6 +34,22 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Drafted:
+    """What a draft was good for."""
+
+    proposed: int  # tokens that it guessed
+    accepted: int  # of these, tokens that the text has
+
+    @property
+    def rate(self) -> float:
+        """The share that was accepted; 0 where nothing was proposed."""
+        return self.accepted / self.proposed if self.proposed else 0.0
+
+
+Top = list[tuple[int, float]]  # ids and log-probabilities, the likeliest first
+
+
+@dataclass(frozen=True)
 class Generation:
     """What was written.
 
@@ -46,6 +62,11 @@ class Generation:
     `finish_reason` is "eos" (an end token of the model), "stop" (a stop string, or one of the
     stop_token_ids that is no end token) or "length" (max_new_tokens or the end of the context).
     `seed` is the one in use, also where none was given: with it the text comes again.
+
+    Where they were asked for: `top_logprobs` are the likeliest ids in the place of each new token,
+    with their log-probabilities; `prompt_logprobs` the log-probabilities of the prompt's tokens but
+    the first, which has nothing before it, and `prompt_top_logprobs` the likeliest in their places.
+    `drafted` says how many tokens a draft proposed.
     """
 
     text: str
@@ -54,3 +75,7 @@ class Generation:
     finish_reason: FinishReason
     seed: int
     timing: Timing
+    top_logprobs: list[Top] | None = None
+    prompt_logprobs: list[float] | None = None
+    prompt_top_logprobs: list[Top] | None = None
+    drafted: Drafted | None = None

@@ -7,7 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,18 @@ from pythia_rt.chat.methods import Chatting
 from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.devices import check_available, make_core_model
 from pythia_rt.embedding import Embedding
-from pythia_rt.generation import Generation
+from pythia_rt.engine.prepare import continue_session
+from pythia_rt.generating import Generating
 from pythia_rt.loading import Loading, LoadingOptions
 from pythia_rt.options import replaced, whole_number_from
 from pythia_rt.overflow import first_not_finite, why_not_finite
-from pythia_rt.prompt import Prompt, Prompts, list_of_prompts, no_tokenizer, token_ids
-from pythia_rt.sampling import Sampling, SamplingOptions, merged, one_for_each
+from pythia_rt.prompt import Prompt, token_ids
+from pythia_rt.sampling import Sampling
 from pythia_rt.saved_session import SavedSession
 from pythia_rt.scoring.methods import Scoring
 from pythia_rt.session import Session
 from pythia_rt.stream import Stream
 from pythia_rt.suggested import suggested_sampling
-from pythia_rt.together import write_together
 from pythia_rt.tokenizer import Tokenizer
 from pythia_rt.writing import Writing, begin_writing
 
@@ -40,7 +40,7 @@ _LARGEST_IN_F16 = 60000.0
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
 
-class Model(Chatting, Embedding, Scoring):
+class Model(Chatting, Embedding, Generating, Scoring):
     """A model in memory. Made by `from_pretrained`, `load` or `demo`.
 
     May be used from several Python threads at once: every call has its own key-value cache, and
@@ -245,70 +245,6 @@ class Model(Chatting, Embedding, Scoring):
             return f"{self.device} {self.isa}"
         return f"{self.device} {self.isa} for {self.gpu_layers} of {layers} layers, {processor}"
 
-    @overload
-    def generate(
-        self, prompt: Prompt, sampling: Sampling | None = None, **options: Unpack[SamplingOptions]
-    ) -> Generation: ...
-
-    @overload
-    def generate(
-        self,
-        prompt: Prompts,
-        sampling: Sampling | Sequence[Sampling] | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> list[Generation]: ...
-
-    def generate(
-        self,
-        prompt: Prompt | Prompts,
-        sampling: Sampling | Sequence[Sampling] | None = None,
-        **options: Unpack[SamplingOptions],
-    ) -> Generation | list[Generation]:
-        """Continue `prompt` (a str, or token ids) and return the new text with its tokens.
-
-        A list of prompts gives a list of texts, written in passes through the model that they
-        share, which is several times as fast as one after another; each has the tokens that it has
-        alone. `sampling` may be a list too, one for each prompt.
-
-        Options are the fields of `Sampling`; they replace those of `sampling`. Without a seed each
-        text draws a new one, `Generation.seed`. Writing ends at the context's end if that comes
-        before `max_new_tokens`. Raises ValueError for a bad option, an empty prompt, one that
-        leaves no room in the context, or ids outside the vocabulary, before anything is written;
-        RuntimeError where numbers leave the range of a format, with what helps.
-        """
-        prompts = list_of_prompts(prompt)
-        if prompts is None:
-            one = merged(cast(Any, sampling), **options)
-            writing = self._write(self._ids(cast(Prompt, prompt)), one)
-            write_together([writing], self.new_session)
-            return writing.result()
-        writings = []
-        for number, (text, given) in enumerate(
-            zip(prompts, one_for_each(sampling, len(prompts)), strict=True), 1
-        ):
-            one = merged(given, **options)
-            try:
-                writings.append(self._write(self._ids(text), one))
-            except ValueError as error:
-                raise ValueError(f"prompt {number} of {len(prompts)}: {error}") from None
-        write_together(writings, self.new_session)
-        return [writing.result() for writing in writings]
-
-    def stream(
-        self, prompt: Prompt, sampling: Sampling | None = None, **options: Unpack[SamplingOptions]
-    ) -> Stream:
-        """Like `generate`, but yield the text in pieces as it comes; `Stream.result` has the rest.
-
-        The pieces together are `Generation.text`. Raises the same errors, before the first piece,
-        and ValueError for a model without a tokenizer.
-        """
-        if self._tokenizer is None:
-            raise no_tokenizer("it has no text to stream, so use generate with token ids")
-        writing = self._write(self._ids(prompt), merged(sampling, **options))
-        session = self.new_session(writing.capacity)
-        session.append(writing.prompt)
-        return Stream(session, writing)
-
     def logits(self, tokens: Prompt) -> NDArray[np.float32]:
         """Logits after each of `tokens` (token ids, or a str): float32 [n, vocab_size].
 
@@ -348,6 +284,17 @@ class Model(Chatting, Embedding, Scoring):
         tokenizer = self._tokenizer if isinstance(prompt, str) else None
         return token_ids(prompt, tokenizer, self._vocab_size)
 
+    def _continue(
+        self,
+        session: _core.Session,
+        ids: NDArray[np.int32],
+        sampling: Sampling,
+        capacity: int,
+        cached: int,
+    ) -> Stream:
+        """What continues `ids`, which are in a session, some of them still to be read."""
+        return continue_session(self, session, self._write(ids, sampling, capacity, cached))
+
     def _session_ids(self, text: Prompt, is_first: bool) -> NDArray[np.int32]:
         if is_first or not isinstance(text, str) or self._tokenizer is None:
             return self._ids(text)
@@ -364,7 +311,7 @@ class Model(Chatting, Embedding, Scoring):
         come. Raises ValueError for a bad argument.
         """
         capacity = self._room(capacity)
-        return Session(self.new_session(capacity), self._file, self._session_ids, self._write)
+        return Session(self.new_session(capacity), self._file, self._session_ids, self._continue)
 
     def load_session(self, path: str | os.PathLike[str], *, capacity: int | None = None) -> Session:
         """A session that `Session.save` wrote, from this model, as it was.
@@ -375,7 +322,7 @@ class Model(Chatting, Embedding, Scoring):
         with SavedSession(Path(path).expanduser(), self._file) as saved:
             core = self.new_session(self._room(capacity), kv_format=saved.kv_format)
             saved.restore(core)
-            return Session(core, self._file, self._session_ids, self._write, saved.tokens)
+            return Session(core, self._file, self._session_ids, self._continue, saved.tokens)
 
     def _room(self, capacity: int | None) -> int:
         if capacity is None:

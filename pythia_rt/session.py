@@ -17,7 +17,6 @@ from pythia_rt.prompt import Prompt
 from pythia_rt.sampling import Sampling, SamplingOptions, merged
 from pythia_rt.saved_session import save_session
 from pythia_rt.stream import Stream
-from pythia_rt.writing import Writing
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -40,18 +39,17 @@ class Session:
         session: _core.Session,
         file: FlatFile,
         ids: Callable[[Prompt, bool], Ids],
-        write: Callable[[Ids, Sampling, int, int], Writing],
+        write: Callable[[_core.Session, Ids, Sampling, int, int], Stream],
         tokens: Sequence[int] = (),
     ) -> None:
         """`session` has `tokens`; `ids` makes ids of a text that is or isn't the first one, and
-        `write` what continues ids, in a session of a capacity, some of them read before."""
+        `write` what continues ids in a session of a capacity, some of them read before."""
         self._session = session
         self._file = file
         self._ids = ids
         self._write = write
         self._tokens = list(tokens)
         self._stream: Stream | None = None
-        self._writing: Writing | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -59,7 +57,7 @@ class Session:
     @property
     def tokens(self) -> list[int]:
         """The ids of all tokens so far, those that it has written included."""
-        written = self._writing.tokens if self._writing is not None else []
+        written = self._stream.tokens if self._stream is not None else []
         # What was interrupted is not there.
         return [*self._tokens, *written][: self._session.position]
 
@@ -96,8 +94,8 @@ class Session:
         self._prepare()
         ids = np.array(self._tokens, np.int32)
         cached = len(ids) - self._session.waiting
-        self._writing = self._write(ids, merged(sampling, **options), self.capacity, cached)
-        self._stream = Stream(self._session, self._writing)
+        chosen = merged(sampling, **options)
+        self._stream = self._write(self._session, ids, chosen, self.capacity, cached)
         return self._stream
 
     def logits(self) -> NDArray[np.float32]:
@@ -145,7 +143,6 @@ class Session:
     def _settle(self) -> None:
         """End the stream that may be under way; what it has written belongs to the session."""
         self._tokens = self.tokens
-        self._writing = None
         if self._stream is not None:
             self._stream.close()
             self._stream = None

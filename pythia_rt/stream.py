@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,8 @@ from pythia_rt.convert.files.closing import Closing
 from pythia_rt.generation import Generation
 
 if TYPE_CHECKING:
-    from pythia_rt import _core
-    from pythia_rt.writing import Writing
+    from pythia_rt.engine.job import Job
+    from pythia_rt.engine.scheduler import Scheduler
 
 
 class Stream(Iterator[str], Closing):
@@ -23,26 +22,38 @@ class Stream(Iterator[str], Closing):
     stream from one thread at a time.
     """
 
-    def __init__(self, session: _core.Session, writing: Writing) -> None:
-        """Made by `Model.stream`. The prompt, which waits in `session`, is read at the first
-        `next()`."""
-        self._session: _core.Session | None = session
-        self._writing = writing
+    def __init__(self, scheduler: Scheduler, job: Job) -> None:
+        """Made by `Model.stream`, of a job with one text that the scheduler has not seen. Its
+        prompt is read at the first `next()`."""
+        self._scheduler: Scheduler | None = scheduler
+        self._job = job
+        self._writing = job.writings[0]
+        self._n_shown = 0
+        scheduler.add(job)
 
     def __next__(self) -> str:
+        pieces = self._writing.pieces
         try:
-            while self._session is not None:
-                piece = self._advance(self._session)
-                if piece:
-                    return piece
+            while self._scheduler is not None:
+                self._scheduler.advance(0)
+                if self._job.is_done:
+                    self.close()
+                if self._job.error is not None:
+                    raise self._job.error
+                if len(pieces) > self._n_shown:
+                    break
         except BaseException:  # Ctrl-C included: a half-made step cannot be resumed
             self.close()
             raise
-        raise StopIteration
+        if len(pieces) == self._n_shown:
+            raise StopIteration
+        piece = "".join(pieces[self._n_shown :])
+        self._n_shown = len(pieces)
+        return piece
 
     def close(self) -> None:
         """Stop writing and release the key-value cache. May be called again."""
-        self._session = None
+        self._scheduler = None
 
     @property
     def seed(self) -> int:
@@ -50,22 +61,11 @@ class Stream(Iterator[str], Closing):
         return self._writing.seed
 
     @property
+    def tokens(self) -> list[int]:
+        """The ids that were written so far."""
+        return list(self._writing.tokens)
+
+    @property
     def result(self) -> Generation:
         """The whole generation. Raises ValueError before the text has ended."""
         return self._writing.result()
-
-    def _advance(self, session: _core.Session) -> str:
-        """One token more; returns the text it makes ready, which may be empty."""
-        writing = self._writing
-        started = time.perf_counter()
-        try:
-            token, logprob = session.step(writing.sampler)
-        except RuntimeError as error:
-            explained = writing.explained(session, error)
-            if explained is error:
-                raise
-            raise explained from None
-        piece = writing.accept(token, logprob, time.perf_counter() - started)
-        if writing.finish_reason is not None:
-            self.close()
-        return piece

@@ -51,6 +51,7 @@ class Tokenizer:
         self._map = find_byte_map(decoder)
         self._has_byte_tokens = any(p["type"] == "ByteFallback" for p in list_decoders(decoder))
         self._bytes: dict[int, bytes] = {}
+        self._completing: dict[str, list[int]] = {}
 
     @property
     def is_byte_level(self) -> bool:
@@ -140,6 +141,26 @@ class Tokenizer:
             known = self._bytes[token] = self._find_bytes(token)
         return known
 
+    def ids_completing(self, character: str) -> list[int] | None:
+        """The ids with which this character may come to its end in a text: all of those, and maybe
+        more. None where any may, since what a token adds depends on those beside it."""
+        if self._map is None or character == "\ufffd":
+            return None
+        known = self._completing.get(character)
+        if known is None:
+            vocabulary = self.vocabulary
+            ids = list(vocabulary.values())
+            found = [ids[i] for i in self._map.names_with(character, list(vocabulary))]
+            found += [token for token, text in self._added.items() if character in text]
+            known = self._completing[character] = found
+        return known
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Names of tokens and their ids, those of added tokens included."""
+        found: dict[str, int] = self._tokenizer.get_vocab()
+        return found
+
     def is_byte_token(self, token: int) -> bool:
         """Whether the token is a single byte in a tokenizer of characters, as "<0xE2>"."""
         return self._has_byte_tokens and BYTE_TOKEN.fullmatch(self.name(token)) is not None
@@ -153,7 +174,7 @@ class Tokenizer:
     @cached_property
     def joins_words(self) -> bool:
         """Whether a token has a letter and a space behind it: words may not be cut apart."""
-        found = self._tokenizer.get_vocab().items()
+        found = self.vocabulary.items()
         texts = [
             self.token_bytes(i).decode("utf-8", "replace")
             for name, i in found

@@ -1,9 +1,10 @@
-"""A text on its way: tokens come in one by one, pieces of text go out, until it ends."""
+"""A text on its way: tokens come in, pieces of text go out, until it ends."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from pythia_rt import _core
 from pythia_rt.convert.flatfile.spec import Spec
 from pythia_rt.detokenizer import Detokenizer
-from pythia_rt.generation import FinishReason, Generation, Timing
+from pythia_rt.generation import Drafted, FinishReason, Generation, Timing, Top
 from pythia_rt.sampling import Sampling, numbers
 from pythia_rt.stops import StopMatcher
 from pythia_rt.tokenizer import Tokenizer
@@ -69,11 +70,43 @@ def begin_writing(
     )
 
 
+class Judged(Protocol):
+    """Tokens [n] and how likely the model finds them (`_core.Judged`)."""
+
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """int32 [n]."""
+
+    @property
+    def logprobs(self) -> NDArray[np.float32]:
+        """float32 [n]."""
+
+    @property
+    def top_ids(self) -> NDArray[np.int32]:
+        """int32 [n, top]."""
+
+    @property
+    def top_logprobs(self) -> NDArray[np.float32]:
+        """float32 [n, top]."""
+
+
+class Written(Judged, Protocol):
+    """New tokens, and how many guesses led to them (`_core.Written`)."""
+
+    @property
+    def proposed(self) -> int:
+        """Tokens that a draft proposed."""
+
+    @property
+    def accepted(self) -> int:
+        """Those of them that were right."""
+
+
 class Writing:
     """A prompt, the sampler that continues it, and what has come of it.
 
-    `sampler` has read the prompt. `tokens` are the new ones so far. `finish_reason` is None until
-    the text has ended.
+    `sampler` has read the prompt. `tokens` are the new ones so far, and `pieces` their text.
+    `finish_reason` is None until the text has ended.
     """
 
     def __init__(
@@ -99,15 +132,22 @@ class Writing:
         self.seed = seed
         self.max_new_tokens = max_new_tokens
         self.tokens: list[int] = []
+        self.pieces: list[str] = []
         self.finish_reason: FinishReason | None = None
         self.prefill_seconds = self.decode_seconds = 0.0
+        self.stops = stops
+        self.end_ids = eos_ids | stop_ids
+        self.echo: list[Judged] | None = None  # of the prompt but for its first token
+        self.n_top = 0  # likeliest tokens that are named at each place
+        self.has_draft = False
+        self._ending: FinishReason | None = None
+        self._proposed = self._accepted = 0
+        self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer) if tokenizer is not None else None
         self._stops = StopMatcher(stops)
         self._eos_ids = eos_ids
-        self._stop_ids = stop_ids
         self._not_finite = not_finite
-        self._pieces: list[str] = []
-        self._logprobs: list[float] = []
+        self._judged: list[tuple[int, Written]] = []  # with how many of its tokens count
         # Penalties are for what may be written, which padding rows are not.
         sampler.accept_prompt(prompt if n_tokens is None else prompt[prompt < n_tokens])
 
@@ -116,17 +156,37 @@ class Writing:
         """Tokens that a session for it needs room for."""
         return len(self.prompt) + self.max_new_tokens
 
-    def accept(self, token: int, logprob: float, seconds: float) -> str:
-        """Take the next token, which took so long; returns the text that is ready, maybe none."""
+    def watched(self, vocab_size: int) -> NDArray[np.uint32] | None:
+        """A bit for each id, uint32 [vocab_size / 32], with which a stop string may be complete;
+        None without stop strings."""
+        if self._tokenizer is None or not self.stops:
+            return None
+        bits = np.zeros(-(-vocab_size // 32) * 32, np.uint8)
+        for stop in self.stops:
+            ids = self._tokenizer.ids_completing(stop[-1])
+            if ids is None:
+                bits[:] = 1
+            else:
+                bits[[token for token in ids if token < vocab_size]] = 1
+        return np.packbits(bits, bitorder="little").view(np.uint32)
+
+    def accept(self, written: Written, seconds: float) -> str:
+        """Take the next tokens, which took so long; returns the text that is ready, maybe none.
+
+        What stands behind the text's end is dropped.
+        """
         if self.tokens:
             self.decode_seconds += seconds
         else:
             self.prefill_seconds = seconds
-        self.tokens.append(token)
-        self._logprobs.append(logprob)
-        piece = self._advance(token)
+        self._proposed += written.proposed
+        self._accepted += written.accepted
+        before = len(self.tokens)
+        piece = self._advance(written.tokens.tolist())
+        self._judged.append((len(self.tokens) - before, written))
         if piece:
-            self._pieces.append(piece)
+            self.pieces.append(piece)
+        self.finish_reason = self._ending  # last: who reads in another thread has all the rest
         return piece
 
     def explained(self, session: _core.Session, error: Exception) -> Exception:
@@ -141,10 +201,11 @@ class Writing:
         """The whole generation. Raises ValueError before the text has ended."""
         if self.finish_reason is None:
             raise ValueError("the stream has no result: it was not read to its end")
+        has_top = self.n_top > 0
         return Generation(
-            text="".join(self._pieces),
+            text="".join(self.pieces),
             tokens=list(self.tokens),
-            logprobs=list(self._logprobs),
+            logprobs=self.logprobs().tolist(),
             finish_reason=self.finish_reason,
             seed=self.seed,
             timing=Timing(
@@ -154,26 +215,53 @@ class Writing:
                 prefill_seconds=self.prefill_seconds,
                 decode_seconds=self.decode_seconds,
             ),
+            top_logprobs=_tops(self._judged) if has_top else None,
+            prompt_logprobs=None if self.echo is None else _logprobs(self.echo),
+            prompt_top_logprobs=_echoed_tops(self.echo) if has_top else None,
+            drafted=Drafted(self._proposed, self._accepted) if self.has_draft else None,
         )
 
-    def _advance(self, token: int) -> str:
-        if token in self._eos_ids:
-            return self._finish("eos", "")
-        if token in self._stop_ids:
-            return self._finish("stop", "")
-        text = self._detokenizer.feed(token) if self._detokenizer else ""
-        ready = self._stops.feed(text)
+    def logprobs(self) -> NDArray[np.float32]:
+        """Log-probabilities of the tokens so far, float32 [n]."""
+        parts = [written.logprobs[:count] for count, written in self._judged]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def _advance(self, tokens: list[int]) -> str:
+        # With stop strings one by one: a token more must not belong to the text.
+        if not self.stops:
+            return self._advance_to_end(tokens)
+        ready = ""
+        for token in tokens:
+            ready += self._advance_to_end([token])
+            if self._ending is not None:
+                break
+        return ready
+
+    def _advance_to_end(self, tokens: list[int]) -> str:
+        tokens = tokens[: self.max_new_tokens - len(self.tokens)]
+        if not self.end_ids.isdisjoint(tokens):
+            first = next(i for i, token in enumerate(tokens) if token in self.end_ids)
+            self.tokens += tokens[: first + 1]
+            ready = self._text_of(tokens[:first])
+            is_eos = tokens[first] in self._eos_ids
+            return self._finish("eos" if is_eos else "stop", ready)
+        self.tokens += tokens
+        ready = self._text_of(tokens)
         if self._stops.matched is not None:
             return self._finish("stop", ready)
-        if len(self.tokens) == self.max_new_tokens:
+        if len(self.tokens) >= self.max_new_tokens:
             return self._finish("length", ready)
         return ready
+
+    def _text_of(self, tokens: list[int]) -> str:
+        text = self._detokenizer.feed_many(tokens) if self._detokenizer else ""
+        return self._stops.feed(text) if self.stops else text
 
     def _finish(self, reason: FinishReason, ready: str) -> str:
         """Bring out what was held back; its last bytes may still complete a stop string."""
         ready += self._stops.feed(self._detokenizer.flush() if self._detokenizer else "")
         ready += self._stops.flush()
-        self.finish_reason = "stop" if self._stops.matched is not None else reason
+        self._ending = "stop" if self._stops.matched is not None else reason
         return ready
 
 
@@ -183,3 +271,20 @@ def _is_usable(session: _core.Session) -> bool:
         return bool(np.isfinite(session.last_logits).all())
     except (RuntimeError, ValueError):
         return True
+
+
+def _tops(judged: list[tuple[int, Written]]) -> list[Top]:
+    return [top for count, written in judged for top in _tops_of(written)[:count]]
+
+
+def _echoed_tops(echo: list[Judged] | None) -> list[Top] | None:
+    return None if echo is None else [top for judged in echo for top in _tops_of(judged)]
+
+
+def _tops_of(judged: Judged) -> list[Top]:
+    rows = zip(judged.top_ids.tolist(), judged.top_logprobs.tolist(), strict=True)
+    return [list(zip(ids, values, strict=True)) for ids, values in rows]
+
+
+def _logprobs(echo: list[Judged]) -> list[float]:
+    return [value for judged in echo for value in judged.logprobs.tolist()]

@@ -115,6 +115,8 @@ def prepare(folder: Path) -> dict[str, str]:
         (model / "refs").mkdir()
         for revision in REVISIONS:
             (model / "refs" / revision).write_text(COMMIT)
+    (folder / "pythia-70m-deduped").mkdir()  # the cache_dir of the model's card
+    (folder / "pythia-70m-deduped" / "step3000").symlink_to(folder / ".hub" / "hub")
     programs = folder / ".bin"
     programs.mkdir()
     (programs / "pythia-rt").write_text(f'#!/bin/sh\nexec {sys.executable} -m pythia_rt "$@"\n')

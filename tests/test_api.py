@@ -283,7 +283,8 @@ def test_a_stream_comes_piece_by_piece(model: Model) -> None:
 def test_a_closed_stream_releases_its_cache(model: Model) -> None:
     with model.stream(PROMPT) as stream:
         next(stream)
-        session = weakref.ref(stream._session)
+        assert stream._scheduler is not None
+        session = weakref.ref(stream._scheduler._runs[0].session)
         assert session() is not None
     gc.collect()
     assert session() is None
@@ -291,7 +292,7 @@ def test_a_closed_stream_releases_its_cache(model: Model) -> None:
     stream.close()
     ended = model.stream(PROMPT, max_new_tokens=1)
     list(ended)
-    assert ended._session is None
+    assert ended._scheduler is None
 
 
 def test_a_stream_checks_its_arguments_at_once(model: Model) -> None:

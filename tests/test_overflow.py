@@ -192,15 +192,9 @@ def test_only_refused_logits_are_about_their_range(model: Model, logits: Any) ->
                 raise logits
             return logits
 
-        def prefill(self, _: Any) -> None: ...
-
-        def step(self, _: Any) -> tuple[int, float]:
-            raise RuntimeError("the CUDA device failed: gone")
-
-    stream = model.stream("The")
-    stream._session = Broken()  # type: ignore[assignment]
-    with pytest.raises(RuntimeError, match=r"^the CUDA device failed: gone$"):
-        next(stream)
+    lost = RuntimeError("the CUDA device failed: gone")
+    broken: Any = Broken()
+    assert model.stream("The")._writing.explained(broken, lost) is lost
 
 
 # The bound

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pythia_rt.detokenizer import Detokenizer
+from pythia_rt.generation import Generation
 from pythia_rt.model import DEMO_FOLDER
-from pythia_rt.stream import Stream
+from pythia_rt.stops import StopMatcher
 from pythia_rt.tokenizer import Tokenizer
 from pythia_rt.writing import Writing
 
@@ -73,27 +74,36 @@ def test_a_long_text(technical_text: str, tokenizer: Tokenizer) -> None:
     assert "".join(pieces_of(tokenizer, tokens)) == tokenizer.decode(tokens)
 
 
-# The whole stream, with a script in place of the model
+# The whole text, with a script in place of the model
 
 
 class Script:
-    """Stands in for the core's session and sampler: it "samples" the given tokens in order."""
+    """Stands in for the core's sampler: it sees the prompt."""
 
-    def __init__(self, tokens: list[int]) -> None:
-        self.tokens = iter(tokens)
+    def __init__(self) -> None:
         self.prompt: list[int] = []
 
     def accept_prompt(self, tokens: Any) -> None:
         self.prompt += tokens.tolist()
 
-    def step(self, sampler: Script) -> tuple[int, float]:
-        assert sampler is self
-        assert self.prompt == [5, 6]
-        return next(self.tokens), -1.5
+
+class Delivery:
+    """Stands in for the core's `Written`."""
+
+    proposed = accepted = 0
+
+    def __init__(self, tokens: list[int]) -> None:
+        self.tokens = np.array(tokens, np.int32)
+        self.logprobs = np.full(len(tokens), -1.5, np.float32)
+        self.top_ids = np.zeros((len(tokens), 0), np.int32)
+        self.top_logprobs = np.zeros((len(tokens), 0), np.float32)
 
 
-def scripted(tokenizer: Tokenizer, tokens: list[int], *stops: str, eos: int = 4095) -> Stream:
-    script: Any = Script(tokens)
+def written(
+    tokenizer: Tokenizer, tokens: list[int], *stops: str, eos: int = 4095, at_a_time: int = 1
+) -> tuple[list[str], Generation]:
+    """The pieces and the result of a text whose tokens come so many at a time."""
+    script: Any = Script()
     writing = Writing(
         np.array([5, 6], np.int32),
         script,
@@ -103,46 +113,71 @@ def scripted(tokenizer: Tokenizer, tokens: list[int], *stops: str, eos: int = 40
         max_new_tokens=len(tokens),
         seed=7,
     )
-    return Stream(script, writing)
+    assert script.prompt == [5, 6]
+    for start in range(0, len(tokens), at_a_time):
+        if writing.finish_reason is None:
+            writing.accept(Delivery(tokens[start : start + at_a_time]), 0.0)
+    return writing.pieces, writing.result()
 
 
 @given(
     tokens=st.lists(st.integers(2, 4094), min_size=1, max_size=40),
     stops=st.lists(st.text(" aeit\ufffd", min_size=1, max_size=3), max_size=3),
+    at_a_time=st.integers(1, 7),
 )
 @settings(deadline=None)
 def test_any_tokens_with_any_stops(
-    tokenizer: Tokenizer, tokens: list[int], stops: list[str]
+    tokenizer: Tokenizer, tokens: list[int], stops: list[str], at_a_time: int
 ) -> None:
     text = tokenizer.decode(tokens)
     ends = [(text.index(stop) + len(stop), -len(stop)) for stop in stops if stop in text]
     expected = text[: min(ends)[0] + min(ends)[1]] if ends else text
-    stream = scripted(tokenizer, tokens, *stops)
-    assert "".join(stream) == expected == stream.result.text
-    assert stream.result.finish_reason == ("stop" if ends else "length")
-    assert stream.result.tokens == tokens[: len(stream.result.tokens)]
+    pieces, result = written(tokenizer, tokens, *stops)
+    assert "".join(pieces) == expected == result.text
+    assert result.finish_reason == ("stop" if ends else "length")
+    assert result.tokens == tokens[: len(result.tokens)]
+    assert len(result.logprobs) == len(result.tokens)
+    # What stands behind a stop in the same delivery is no part of the text.
+    assert written(tokenizer, tokens, *stops, at_a_time=at_a_time)[1] == result
+
+
+@given(text=st.text(" abé🦜\n", max_size=30), stop=st.text(" abé🦜\n", min_size=1, max_size=3))
+@settings(deadline=None)
+def test_a_stop_is_complete_with_a_watched_token(
+    tokenizer: Tokenizer, text: str, stop: str
+) -> None:
+    tokens = tokenizer.encode(text + stop)
+    matcher, detokenizer = StopMatcher([stop]), Detokenizer(tokenizer)
+    watched = tokenizer.ids_completing(stop[-1])
+    assert watched is not None
+    for token in tokens:
+        matcher.feed(detokenizer.feed(token))
+        if matcher.matched is not None:
+            assert token in watched
+            break
+    assert matcher.matched == stop
 
 
 def test_characters_of_several_tokens_come_whole(tokenizer: Tokenizer) -> None:
     tokens = tokenizer.encode("🦜 é")
     assert len(tokens) > 4
-    assert next(scripted(tokenizer, tokens)) == "🦜"
+    assert written(tokenizer, tokens)[0][0] == "🦜"
 
 
+@pytest.mark.parametrize("at_a_time", [1, 2, 9])
 @pytest.mark.parametrize("held", ["🦜", "ab"])
 def test_the_end_of_text_token_brings_out_what_was_held_back(
-    tokenizer: Tokenizer, held: str
+    tokenizer: Tokenizer, held: str, at_a_time: int
 ) -> None:
     start = tokenizer.encode(held)[:-1] if held == "🦜" else tokenizer.encode(held)
-    stream = scripted(tokenizer, [*start, 4095, 9], "abc")
-    assert "".join(stream) == tokenizer.decode(start)
-    result = stream.result
+    pieces, result = written(tokenizer, [*start, 4095, 9], "abc", at_a_time=at_a_time)
+    assert "".join(pieces) == tokenizer.decode(start)
     assert (result.finish_reason, result.tokens) == ("eos", [*start, 4095])
     assert (result.logprobs, result.seed) == ([-1.5] * len(result.tokens), 7)
 
 
 def test_held_back_bytes_may_complete_a_stop_string(tokenizer: Tokenizer) -> None:
     tokens = tokenizer.encode("ab🦜")[:-1]
-    stream = scripted(tokenizer, tokens, "b\ufffd")
-    assert "".join(stream) == "a"
-    assert stream.result.finish_reason == "stop"
+    pieces, result = written(tokenizer, tokens, "b\ufffd")
+    assert "".join(pieces) == "a"
+    assert result.finish_reason == "stop"

@@ -96,8 +96,8 @@ class BoundWriter {
   Writer writer_;
 };
 
-std::vector<size_t> write_texts(const std::vector<BoundWriter*>& writers, Pace& pace, Wake* wake,
-                                double seconds, int64_t max_rows) {
+std::vector<size_t> write_texts(const std::vector<BoundWriter*>& writers, Pace& pace,
+                                std::optional<Wake*> wake, double seconds, int64_t max_rows) {
   std::vector<GuardedSampler*> samplers;
   for (size_t i = 0; i < writers.size(); ++i) {
     samplers.push_back(&writers[i]->sampler());
@@ -118,7 +118,7 @@ std::vector<size_t> write_texts(const std::vector<BoundWriter*>& writers, Pace& 
     texts.push_back(&writers[i]->writer());
   }
   const WriteOptions options{seconds, max_rows == 0 ? kMaxRows : max_rows,
-                             wake == nullptr ? nullptr : &wake->flag};
+                             !wake || *wake == nullptr ? nullptr : &(*wake)->flag};
   std::vector<size_t> wanting = write(texts, pace, options, [&] { release.check_signals(); });
   if (!sessions.empty()) sessions.front()->model().check_memory();
   return wanting;

@@ -1,0 +1,2 @@
+"""Continuous batching: requests, the scheduler that writes their texts, and an engine that runs it
+in a thread."""
