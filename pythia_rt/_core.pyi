@@ -54,7 +54,6 @@ __all__: list[str] = [
     "score",
     "selected_isa",
     "spec_fields",
-    "step",
     "tables",
     "top",
     "unpack",
@@ -361,7 +360,7 @@ class Session:
         """
     def append(self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> None:
         """
-        Appends tokens [n], which wait for a pass: see step() of the module.
+        Appends tokens [n], which wait for a pass: see write() of the module.
         """
     def append_page(
         self, bytes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], count: int
@@ -873,21 +872,6 @@ def selected_isa() -> str:
 def spec_fields() -> list[SpecField]:
     """
     The fields of a spec, in order.
-    """
-
-def step(
-    sessions: collections.abc.Sequence[Session],
-    samplers: collections.abc.Sequence[Sampler],
-    *,
-    max_rows: int = 0,
-) -> tuple[list[tuple[int, int, float]], list[tuple[int, typing.Any]]]:
-    """
-    One pass over the tokens that wait in the sessions, of at most `max_rows` rows (0: as many
-    as a pass takes), and a sampled token, which waits, for each session that is ready then.
-
-    Those that wait for one token take part first, then the others in order. Returns a list of
-    (index, id, log-probability under the model's raw distribution) and one of (index, exception)
-    where sampling failed, which leaves session and sampler as they were. Raises ValueError before anything is run.
     """
 
 def tables(spec: dict[str, typing.Any]) -> list[Table]:

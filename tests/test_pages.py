@@ -265,7 +265,7 @@ def test_a_step_without_room_can_be_taken_again(make_model: MakeModel, page_byte
     assert found == written
 
 
-def test_a_shared_step_without_room_can_be_taken_again(
+def test_a_shared_pass_without_room_can_be_taken_again(
     make_model: MakeModel, page_bytes: int
 ) -> None:
     model = make_model("scalar")
@@ -273,14 +273,15 @@ def test_a_shared_step_without_room_can_be_taken_again(
     session = session_of(model)
     session.append(tokens_of(200))
     model.cache_budget = page_bytes
+    writer, pace = _core.Writer(session, sampler, max_tokens=1), _core.Pace()
     for _ in range(2):
         with pytest.raises(MemoryError):
-            _core.step([session], [sampler])
+            _core.write([writer], pace=pace)
         assert (session.position, model.cache_pages) == (200, 0)
     model.cache_budget = None
-    [(index, token, _)], problems = _core.step([session], [sampler])
+    assert _core.write([writer], pace=pace) == [0]
     expected = session_of(model).logits(tokens_of(200))[-1]
-    assert (index, token, problems) == (0, int(expected.argmax()), [])
+    assert writer.take().tokens.tolist() == [int(expected.argmax())]
 
 
 def test_what_a_failed_pass_has_not_filled_is_given_back(make_model: MakeModel) -> None:

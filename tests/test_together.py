@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -85,39 +86,36 @@ def test_bad_lists_get_one_sentence(model: Model, asked: Any, how: Any, message:
         model.generate(asked, how)
 
 
-# A step of the core
+# Passes of the core
 
 
 def sampler(**options: Any) -> _core.Sampler:
     return _core.Sampler(n_tokens=4096, temperature=0.0, **options)
 
 
+def writer_of(session: _core.Session, sampler: _core.Sampler, count: int) -> _core.Writer:
+    return _core.Writer(session, sampler, max_tokens=count)
+
+
 def test_a_long_prompt_does_not_hold_up_those_that_write(model: Model) -> None:
-    writer, reader = model.new_session(200), model.new_session(200)
-    alone = model.new_session(200)
+    sessions = [model.new_session(200), model.new_session(200)]
     prompt = np.arange(100, dtype=np.int32)
-    writer.append(prompt[:3])
-    alone.prefill(prompt[:3])
-    samplers = [sampler(), sampler()]
-    of_alone = sampler()
-    sessions = [reader, writer]  # the reader comes first in the list, but not in a pass
-    tokens: list[list[int]] = [[], []]
-    _core.step([writer], [samplers[1]])  # begins to write: its first token waits
-    alone.step(of_alone)
-    reader.append(prompt)
+    sessions[0].append(prompt)
+    sessions[1].append(prompt[:3])
+    # The reader comes first in the list, but not in a pass.
+    reader, writer = (writer_of(session, sampler(), 20) for session in sessions)
+    one_pass: dict[str, Any] = {"pace": _core.Pace(math.inf), "seconds": 0.0, "max_rows": 11}
+    _core.write([writer], **one_pass)  # begins to write: its first token waits
     for n_passes in range(1, 12):
-        sampled, failed = _core.step(sessions, samplers, max_rows=11)
-        assert failed == []
-        for index, token, _ in sampled:
-            tokens[index].append(token)
-        assert len(tokens[1]) == n_passes, "the writer gets a token in every pass"
+        assert _core.write([reader, writer], **one_pass) == []
+        assert writer.n_tokens == 1 + n_passes, "the writer gets a token in every pass"
         # Ten rows of a hundred are left to the reader in each pass.
-        assert len(tokens[0]) == max(0, n_passes - 9)
-    assert tokens[1] == [alone.step(of_alone)[0] for _ in tokens[1]]
-    alone.rewind(0)
-    alone.prefill(prompt)
-    of_alone = sampler()
-    assert tokens[0] == [alone.step(of_alone)[0] for _ in tokens[0]]
+        assert reader.n_tokens == max(0, n_passes - 9)
+    for text, prompt_of in ((writer, prompt[:3]), (reader, prompt)):
+        alone, of_alone = model.new_session(200), sampler()
+        alone.prefill(prompt_of)
+        tokens = text.take().tokens.tolist()
+        assert tokens == [alone.step(of_alone)[0] for _ in tokens]
 
 
 def test_who_cannot_be_sampled_does_not_hold_up_the_others(model: Model) -> None:
@@ -125,43 +123,16 @@ def test_who_cannot_be_sampled_does_not_hold_up_the_others(model: Model) -> None
     for session in sessions:
         session.append(np.array([1, 2, 3], np.int32))
     nothing_left = sampler(logit_bias=dict.fromkeys(range(4096), -np.inf))
-    sampled, failed = _core.step(sessions, [sampler(), nothing_left, sampler()])
-    assert [index for index, _, _ in sampled] == [0, 2]
-    ((index, why),) = failed
-    assert index == 1
-    assert isinstance(why, RuntimeError)
-    assert "bans every token" in str(why)
+    samplers = [sampler(), nothing_left, sampler()]
+    writers = [writer_of(*pair, 1) for pair in zip(sessions, samplers, strict=True)]
+    assert _core.write(writers, pace=_core.Pace()) == [0, 1, 2]
+    assert isinstance(writers[1].error, RuntimeError)
+    assert "bans every token" in str(writers[1].error)
+    assert [writer.n_tokens for writer in writers] == [1, 0, 1]
     assert [session.position for session in sessions] == [4, 3, 4]
-    (again,), none = _core.step([sessions[1]], [sampler()])
-    assert (again[0], none) == (0, [])
-
-
-def test_a_session_without_room_says_so(model: Model) -> None:
-    session = model.new_session(3)
-    session.append(np.array([1, 2, 3], np.int32))
-    sampled, failed = _core.step([session], [sampler()])
-    assert sampled == []
-    assert "positions are used up" in str(failed[0][1])
-
-
-def test_steps_refuse_what_makes_no_sense(model: Model) -> None:
-    session, other = model.new_session(10), Model.demo(threads=1).new_session(10)
-    session.append(np.array([1], np.int32))
-    one, two = sampler(), sampler()
-    bad: list[tuple[list[Any], list[Any], int, str]] = [
-        ([session], [], 0, "1 sessions for 0 samplers"),
-        ([session, session], [one, two], 0, "the same session twice"),
-        ([session, other], [one, two], 0, "must share a model"),
-        ([session, model.new_session(10)], [one, one], 0, "the same sampler twice"),
-        ([session], [one], -1, "between 1 and 256 rows"),
-        ([session], [one], 257, "between 1 and 256 rows"),
-    ]
-    for sessions, samplers, max_rows, message in bad:
-        with pytest.raises(ValueError, match=message):
-            _core.step(sessions, samplers, max_rows=max_rows)
-    assert session.position == 1
-    assert _core.step([], []) == ([], [])
-    assert len(_core.step([session], [one])[0]) == 1
+    again = writer_of(sessions[1], sampler(), 1)  # its logits are still there
+    assert _core.write([again], pace=_core.Pace()) == [0]
+    assert again.error is None
 
 
 def test_rewinding_into_what_waits(model: Model) -> None:

@@ -393,8 +393,17 @@ def test_a_batch_is_of_one_model_and_names_nobody_twice(
         _core.write([one, foreign], pace=AT_ONCE)
     with pytest.raises(ValueError, match="names the same session twice"):
         _core.write([one, one], pace=AT_ONCE)
-    with pytest.raises(ValueError, match="between 1 and 256 rows, not 257"):
-        _core.write([one], pace=AT_ONCE, max_rows=257)
+    for rows in (-1, 257):
+        with pytest.raises(ValueError, match=f"between 1 and 256 rows, not {rows}"):
+            _core.write([one], pace=AT_ONCE, max_rows=rows)
+    shared = _core.Sampler(n_tokens=N_TOKENS)
+    sessions = [_core.Session(model, capacity=9) for _ in "12"]
+    for session in sessions:
+        session.append(np.array([1], np.int32))
+    pair = [_core.Writer(session, shared, max_tokens=1) for session in sessions]
+    with pytest.raises(ValueError, match="names the same sampler twice"):
+        _core.write(pair, pace=AT_ONCE)
+    assert _core.write([], pace=AT_ONCE) == []
     with pytest.raises(ValueError, match="must be more than 0 seconds"):
         _core.Pace(0.0)
     draft = _core.lookup_draft(np.array([1], np.int32))

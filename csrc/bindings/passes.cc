@@ -1,3 +1,5 @@
+#include "engine/passes.h"
+
 #include <pybind11/stl.h>
 
 #include <exception>
@@ -14,7 +16,6 @@
 #include "bindings/gil.h"
 #include "bindings/module.h"
 #include "engine/log_softmax.h"
-#include "engine/step.h"
 #include "engine/top_tokens.h"
 #include "forward/array_probe.h"
 #include "forward/points.h"
@@ -209,48 +210,6 @@ std::pair<py::array_t<int32_t>, FloatArray> top_of(const FloatArray& logits, int
   return {ids, log_probabilities};
 }
 
-// Of each writer that was ready: its index, token and log-probability; or its index and an
-// exception that says why not.
-using Steps = std::pair<std::vector<std::tuple<size_t, int32_t, float>>,
-                        std::vector<std::pair<size_t, py::object>>>;
-
-// Without the GIL.
-std::vector<Outcome> run_step(const std::vector<BoundSession*>& sessions,
-                              const std::vector<GuardedSampler*>& samplers, int64_t max_rows) {
-  const GilRelease release;
-  const auto locks = claim_all(sessions);
-  std::vector<std::unique_lock<ForkSafeMutex>> sampler_locks;
-  std::vector<Stepped> writers;
-  for (size_t i = 0; i < sessions.size(); ++i) {
-    for (size_t j = 0; j < i; ++j) {
-      if (samplers[i] == samplers[j]) throw_invalid("a batch names the same sampler twice");
-    }
-    sampler_locks.push_back(samplers[i]->lock());
-    writers.push_back({&sessions[i]->sequence(), &samplers[i]->sampler});
-  }
-  std::vector<Outcome> outcomes =
-      step(writers, max_rows == 0 ? kMaxRows : max_rows, [&] { release.check_signals(); });
-  if (!sessions.empty()) sessions.front()->model().check_memory();
-  return outcomes;
-}
-
-Steps step_batch(const std::vector<BoundSession*>& sessions,
-                 const std::vector<GuardedSampler*>& samplers, int64_t max_rows) {
-  if (sessions.size() != samplers.size()) {
-    throw_invalid("there are ", sessions.size(), " sessions for ", samplers.size(), " samplers");
-  }
-  Steps steps;
-  for (const Outcome& outcome : run_step(sessions, samplers, max_rows)) {
-    if (outcome.error == nullptr) {
-      steps.first.emplace_back(outcome.writer, outcome.sampled.token,
-                               outcome.sampled.log_probability);
-    } else {
-      steps.second.emplace_back(outcome.writer, exception_of(outcome.error));
-    }
-  }
-  return steps;
-}
-
 }  // namespace
 
 void bind_passes(py::module_& module) {
@@ -292,17 +251,6 @@ void bind_passes(py::module_& module) {
   module.def("top", &top_of, py::arg("logits"), py::arg("count"),
              "The `count` likeliest ids of every row of logits [n, vocab_size], int32 [n, count],\n"
              "the likeliest first and of equals the lower id, and their log-probabilities.");
-
-  module.def(
-      "step", &step_batch, py::arg("sessions"), py::arg("samplers"), py::kw_only(),
-      py::arg("max_rows") = 0,
-      "One pass over the tokens that wait in the sessions, of at most `max_rows` rows (0: as many\n"
-      "as a pass takes), and a sampled token, which waits, for each session that is ready then.\n\n"
-      "Those that wait for one token take part first, then the others in order. Returns a list of\n"
-      "(index, id, log-probability under the model's raw distribution) and one of (index, "
-      "exception)\n"
-      "where sampling failed, which leaves session and sampler as they were. Raises ValueError "
-      "before anything is run.");
 }
 
 }  // namespace pythia_rt

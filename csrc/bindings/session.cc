@@ -6,7 +6,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bound_session.h"
 #include "bindings/module.h"
-#include "engine/step.h"
+#include "engine/passes.h"
 #include "formats/kv_formats.h"
 
 namespace pythia_rt {
@@ -49,7 +49,8 @@ void bind_session(py::module_& module) {
             self.run(
                 [&](Sequence& sequence, const auto&) { sequence.append(tokens.data(), count); });
           },
-          py::arg("tokens"), "Appends tokens [n], which wait for a pass: see step() of the module.")
+          py::arg("tokens"),
+          "Appends tokens [n], which wait for a pass: see write() of the module.")
       .def(
           "logits",
           [](BoundSession& self, const TokenArray& tokens) {

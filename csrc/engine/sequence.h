@@ -19,7 +19,7 @@ struct SampledToken {
   float log_probability;
 };
 
-// Tokens are appended, wait, and are taken by passes (engine/step.h), which keep the logits after
+// Tokens are appended, wait, and are taken by passes (engine/passes.h), which keep the logits after
 // the last one. One thread at a time.
 class Sequence {
  public:

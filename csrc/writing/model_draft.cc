@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "engine/step.h"
+#include "engine/passes.h"
 
 namespace pythia_rt {
 

@@ -1,4 +1,4 @@
-#include "engine/step.h"
+#include "engine/passes.h"
 
 #include <algorithm>
 #include <set>
@@ -21,27 +21,18 @@ int64_t n_answered(const Request& request) {
 // A pass over some of the waiting tokens.
 class Pass {
  public:
-  // Takes for each request as many tokens as there is room for, first of those that wait for one.
-  Pass(const std::vector<Request>& requests, int64_t max_rows) {
-    int64_t room = max_rows;
-    for (const bool is_single : {true, false}) {
-      for (const Request& request : requests) {
-        const int64_t n_waiting = request.sequence->n_waiting();
-        if (n_waiting == 0 || room == 0 || (n_waiting == 1) != is_single) continue;
-        add(request, std::min(n_waiting, room));
-        room -= chunks_.back().count;
-      }
+  // Takes for each request as many tokens as there is room for.
+  explicit Pass(const std::vector<Request>& requests) {
+    int64_t room = kMaxRows;
+    for (const Request& request : requests) {
+      const int64_t n_waiting = request.sequence->n_waiting();
+      if (n_waiting == 0 || room == 0) continue;
+      add(request, std::min(n_waiting, room));
+      room -= chunks_.back().count;
     }
   }
 
   bool is_empty() const { return chunks_.empty(); }
-
-  // Pages for its tokens. Throws NoRoom, and nothing has changed.
-  void take_pages() {
-    std::vector<RoomRequest> rooms;
-    for (const Chunk& chunk : chunks_) rooms.push_back({chunk.cache, chunk.count});
-    model().make_room(rooms);
-  }
 
   // The pages must have been taken.
   void run(FunctionRef<void()> interrupt, Probe* probe = nullptr) {
@@ -131,7 +122,7 @@ void check_sequences(const std::vector<Request>& requests) {
 void run_passes(const std::vector<Request>& requests, FunctionRef<void()> interrupt, Probe* probe) {
   try {
     for (;;) {
-      Pass pass(requests, kMaxRows);
+      Pass pass(requests);
       if (pass.is_empty()) return;
       pass.run(interrupt, probe);
     }
@@ -161,33 +152,6 @@ void append_and_run(const std::vector<Request>& requests, const std::vector<cons
   for (size_t i = 0; i < requests.size(); ++i)
     requests[i].sequence->append(tokens[i], requests[i].count);
   run_passes(requests, interrupt, probe);
-}
-
-std::vector<Outcome> step(const std::vector<Stepped>& writers, int64_t max_rows,
-                          FunctionRef<void()> interrupt) {
-  if (max_rows < 1 || max_rows > kMaxRows) {
-    throw_invalid("a pass has between 1 and ", kMaxRows, " rows, not ", max_rows);
-  }
-  std::vector<Request> requests;
-  for (const Stepped& writer : writers) requests.push_back({writer.sequence});
-  check_sequences(requests);
-  Pass pass(requests, max_rows);
-  if (!pass.is_empty()) {
-    pass.take_pages();
-    pass.run(interrupt);
-  }
-  std::vector<Outcome> outcomes;
-  for (size_t i = 0; i < writers.size(); ++i) {
-    if (!writers[i].sequence->is_ready()) continue;
-    Outcome outcome{i, {}, nullptr};
-    try {
-      outcome.sampled = writers[i].sequence->sample(*writers[i].sampler);
-    } catch (const std::exception&) {
-      outcome.error = std::current_exception();
-    }
-    outcomes.push_back(std::move(outcome));
-  }
-  return outcomes;
 }
 
 }  // namespace pythia_rt

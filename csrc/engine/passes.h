@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <exception>
 #include <optional>
 #include <vector>
 
@@ -38,26 +37,5 @@ void run_to_end(const std::vector<Request>& requests, FunctionRef<void()> interr
 // appended.
 void append_and_run(const std::vector<Request>& requests, const std::vector<const int32_t*>& tokens,
                     FunctionRef<void()> interrupt, Probe* probe = nullptr);
-
-// A sequence that is being written.
-struct Stepped {
-  Sequence* sequence;
-  Sampler* sampler;
-};
-
-// What a step has sampled; or, in `error`, what sampling threw: then the sequence and its sampler
-// are as they were.
-struct Outcome {
-  size_t writer;  // its index
-  SampledToken sampled{};
-  std::exception_ptr error;
-};
-
-// One pass of at most `max_rows` rows, if anything waits, and a token for every writer that is
-// ready afterwards. Writers that wait for a single token take part first, then prompts, in the
-// order given, so a long prompt does not hold up those that write. Throws as run_to_end does; then
-// nothing was run, and what waits still does.
-std::vector<Outcome> step(const std::vector<Stepped>& writers, int64_t max_rows,
-                          FunctionRef<void()> interrupt);
 
 }  // namespace pythia_rt
