@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from .flatfile.layout import (
 from .flatfile.metadata import (
     FINAL_NORM,
     KV_BOUND,
+    MERGED,
     NO_TOKENIZER,
     QUANTISED,
     REPORT,
@@ -40,6 +42,7 @@ from .flatfile.metadata import (
 from .flatfile.spec import CHOICES, Spec
 from .flatfile.text_facts import TextFacts
 from .flatfile.writer import FlatFileWriter
+from .merging import ADAPTER, TASK_VECTOR, Merge, Weighted, read_merges
 from .opening import Source, open_source
 from .plan import Plan
 from .progress import Progress
@@ -58,9 +61,9 @@ from .threads import checked_threads
 PRODUCER = f"pythia_rt {__version__}"
 _NO_DIGEST = "0" * 64  # as long as any, so the header keeps its length
 
-# Measures a new file; is given the file, the paths of its source and of what that is added to, and
-# the activation that was asked for.
-Reporter = Callable[[FlatFile, Path, Path | None, str | None], Mapping[str, Any]]
+# Measures a new file; is given the file, the paths of its source and of what that is added to, the
+# activation that was asked for, and what was merged.
+Reporter = Callable[[FlatFile, Path, Path | None, str | None, Sequence[Merge]], Mapping[str, Any]]
 _MAX_SIZE = 9e99
 _REPORT_BYTES, _REPORT_BYTES_PER_MATRIX = 8192, 64  # the most that a report takes in the header
 
@@ -84,6 +87,8 @@ def convert(
     report: Reporter | None = None,
     calibrate: Text | None = None,
     calibrate_tokens: int | None = None,
+    adapters: Iterable[Weighted] = (),
+    task_vectors: Iterable[Weighted] = (),
 ) -> Path:
     """Convert the checkpoint `source` into the flat file `destination` and return its path.
 
@@ -100,10 +105,16 @@ def convert(
     `base` is the folder or hub id of the model that the source, a delta, is added to: Alpaca's and
     Vicuna's first weights were published so. Without it a delta is refused.
 
+    `adapters` are folders of LoRA adapters as peft saves them, or pairs (folder, weight), which are
+    merged into the weights: W + weight * scaling * B @ A, of all of them, added in float64 and
+    rounded once to float32 before anything is quantised. `task_vectors` are fine-tuned models
+    likewise, folders, GGUF files or hub ids: W + weight * (theirs - W). What tensors a training
+    replaced are weighted so too. docs/embeddings-and-adapters.md says more.
+
     `report`, for example `pythia_rt.evaluation.reporter()`, is called when all is written and
     before the destination has its name: with the new file, the paths of the source and of `base`
-    (or None), and `activation`. The JSON object that it returns is kept in the file. Its exceptions
-    leave no file.
+    (or None), `activation`, and the `Merge`s. The JSON object that it returns is kept in the file.
+    Its exceptions leave no file.
 
     `calibrate`, a text (a str), a file of UTF-8 text (a Path) or token ids, improves the quantised
     formats: the weights are rounded so that the layers' outputs change little on the first
@@ -127,12 +138,17 @@ def convert(
         )
     components = {"embed": embed, "head": head, "attention": attention, "mlp": mlp}
     check_formats(format, **components)
+    merges = read_merges(ADAPTER, adapters)
     find_place(target, force=force)
     calibration = None if calibrate is None else read_calibration(calibrate, calibrate_tokens)
     path, _ = resolve(source, revision, cache_dir, progress=progress)
     base_path = None if base is None else resolve(base, None, cache_dir, progress=progress)[0]
     base_folder = base_path.parent if base_path is not None and base_path.is_file() else base_path
-    with open_source(path, base_path) as opened:
+    merges += tuple(
+        merge._replace(path=resolve(merge.path, None, cache_dir, progress=progress)[0])
+        for merge in read_merges(TASK_VECTOR, task_vectors)
+    )
+    with open_source(path, base_path, merges) as opened:
         files, facts, vocabulary = opened.text
         if report is not None and TOKENIZER_FILE not in files:
             raise CheckpointError(
@@ -143,8 +159,8 @@ def convert(
         _check_vocabulary(vocabulary, plan.spec, opened)
         matrices = linears(plan.spec)
         formats = choose_formats(format, matrices, **components)
-        _check_not_input(target, opened.files)
-        digests = SourceDigests(opened.folder, opened.files, base_folder)
+        _check_not_input(target, [*opened.files, *chain(*opened.merged.values())])
+        digests = SourceDigests(opened.folder, opened.files, base_folder, opened.merged)
         recipe = describe(format, **components)
         sequences = _sequences(calibration, plan, formats, files, facts)
         if calibration is not None:
@@ -154,6 +170,9 @@ def convert(
             base_origin, base_commit = identify(base_path)
             origin += f" + {base_origin}"
             commit += f" + {base_commit}" if commit or base_commit else ""
+        for merge in merges:
+            times = "" if merge.weight == 1 else f"{merge.weight:g} * "
+            origin += f" + {times}{identify(merge.path)[0]}"
         values = {
             "version": str(VERSION),
             "spec": to_json(plan.spec),
@@ -169,6 +188,10 @@ def convert(
         }
         if balances_final_norm(plan.spec, formats):
             values[FINAL_NORM] = _final_norm(opened, plan)
+        if merges:
+            values[MERGED] = to_json(
+                {m.label: {"name": identify(m.path)[0], "weight": m.weight} for m in merges}
+            )
         if opened.quantised:
             values[QUANTISED] = ", ".join(opened.quantised)
         if vocabulary is None:
@@ -193,7 +216,7 @@ def convert(
             values["data_sha256"] = writer.data_sha256
             if report is not None:
                 made = FlatFile(writer.write_header(metadata_entries(values)))
-                values[REPORT] = to_json(report(made, path, base_path, activation))
+                values[REPORT] = to_json(report(made, path, base_path, activation, merges))
             writer.finish(metadata_entries(values))
     return target
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from .conversion import convert
 from .flatfile import FlatFile
+from .merging import ADAPTER, TASK_VECTOR, Merge
 from .opening import open_source
 from .quantise.weights import WeightReader
 from .source.hub import resolve
@@ -21,8 +23,9 @@ def open_exactly(
     cache_dir: str | Path | None = None,
     threads: int | None = None,
     progress: bool = False,
+    merges: Sequence[Merge] = (),
 ) -> FlatFile:
-    """Convert the checkpoint `source`, with `base` added to it, without loss and open the result.
+    """Convert the checkpoint `source`, with `base` and `merges`, without loss and open the result.
 
     The formats are f16 or bf16 where every matrix has that type in the checkpoint, else f32. The
     file stands in the system's folder for temporary files ($TMPDIR) until it is mapped into memory,
@@ -37,18 +40,27 @@ def open_exactly(
         made = convert(
             path,
             Path(temporary) / "reference.safetensors",
-            format=own_format(path, activation, base_path),
+            format=own_format(path, activation, base_path, merges),
             base=base_path,
             activation=activation,
             threads=threads,
             progress=progress,
+            adapters=[(merge.path, merge.weight) for merge in merges if merge.kind == ADAPTER],
+            task_vectors=[
+                (merge.path, merge.weight) for merge in merges if merge.kind == TASK_VECTOR
+            ],
         )
         return FlatFile(made)
 
 
-def own_format(path: Path, activation: str | None = None, base: Path | None = None) -> str:
-    """The format that holds every matrix of the source at `path`, with `base`, exactly."""
-    with open_source(path, base) as opened:
+def own_format(
+    path: Path,
+    activation: str | None = None,
+    base: Path | None = None,
+    merges: Sequence[Merge] = (),
+) -> str:
+    """The format that holds every matrix of the source at `path`, with all else, exactly."""
+    with open_source(path, base, merges) as opened:
         plan = opened.make_plan(activation)
         reader = WeightReader(opened)
         types = {reader.dtype(pieces) for pieces in plan.linears.values()}

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from . import architectures
 from .architectures.shared import deltas
+from .architectures.shared.changes import Changes
 from .architectures.shared.family import Family
-from .errors import CheckpointError, Sentence
+from .errors import CheckpointError, Sentence, quote
 from .flatfile.layout import TOKENIZER_FILE
 from .gguf.families import FACTORS, read_family
 from .gguf.file import GgufFile
 from .gguf.tokenizer import read_text, special_ids
+from .merging import ADAPTER, Merge
 from .plan import Plan
+from .source.adapter import Adapter
 from .source.checkpoint import Checkpoint
 from .source.hub import identify
+from .source.meta import PARAMS_FILE
 from .source.tensor import SourceTensor
 from .text.metas_tokenizer import build_metas_tokenizer
 from .text.text_files import Text, read_text_files, resolve_end_ids, resolve_text
@@ -30,7 +35,8 @@ class Source:
 
     `files` are all that were read; `lacking` and `no_text` say that there is no tokenizer, where
     there is none, without and with the source's path, and `text_advice` what to do then;
-    `quantised` has the formats in which GGUF stored what is read as floats.
+    `merged` are the files that were merged into it, by the labels of what they are of; `quantised`
+    has the formats in which GGUF stored what is read as floats.
     """
 
     path: Path
@@ -44,11 +50,20 @@ class Source:
     no_text: str
     text_advice: str
     quantised: list[str] = field(default_factory=list)
+    merged: Mapping[str, list[Path]] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         """The folder that `files` are in."""
         return self.path.parent if self.path.is_file() else self.path
+
+    @property
+    def layout(self) -> str:
+        """By what rules its tensors are named and ordered."""
+        if self.path.is_file():
+            return "a GGUF file"
+        is_metas = any(file.name == PARAMS_FILE for file in self.files)
+        return "a folder of Meta's" if is_metas else "a folder of transformers"
 
     def make_plan(self, activation: str | None) -> Plan:
         """Return the plan for the source; see `Family.make_plan`."""
@@ -68,16 +83,22 @@ class Source:
 
 
 @contextmanager
-def open_source(path: Path, base: Path | None = None) -> Iterator[Source]:
+def open_source(
+    path: Path, base: Path | None = None, merges: Sequence[Merge] = ()
+) -> Iterator[Source]:
     """Open the checkpoint in the folder `path`, or the GGUF file there, with `base` added to it.
 
-    Raises CheckpointError when it is damaged or unknown, or a delta, which is no model, without
-    its base, or where the two do not fit; ValueError where they are the same.
+    What `merges` name is merged into the sum. Raises CheckpointError when any of them is damaged
+    or unknown, or a delta, which is no model, without its base, or where they do not fit;
+    ValueError where two are the same.
     """
-    if base is not None:
-        with _open_sum(path, base) as opened:
-            yield opened
-        return
+    with ExitStack() as stack:
+        opened = stack.enter_context(_open_whole(path) if base is None else _open_sum(path, base))
+        yield _merge(opened, merges, stack) if merges else opened
+
+
+@contextmanager
+def _open_whole(path: Path) -> Iterator[Source]:
     with _open(path) as opened:
         if _is_delta(opened):
             why = (
@@ -86,6 +107,51 @@ def open_source(path: Path, base: Path | None = None) -> Iterator[Source]:
             )
             raise CheckpointError(Sentence(f"{why} base=", f"{why} --base"))
         yield opened
+
+
+def _merge(source: Source, merges: Sequence[Merge], stack: ExitStack) -> Source:
+    """Return `source` with what `merges` name, in files that `stack` closes."""
+    changes = Changes(source.family, source.config, source.tensors)
+    files: dict[str, list[Path]] = {}
+    for given in merges:
+        if given.kind == ADAPTER:
+            if source.layout != "a folder of transformers":
+                raise CheckpointError(
+                    f"{source.path} is {source.layout}, whose tensors lie otherwise than an "
+                    "adapter's: convert the checkpoint in transformers' layout with it"
+                )
+            adapter = stack.enter_context(Adapter(given.path))
+            _warn_of_another_base(adapter, source)
+            changes.add_adapter(adapter, given.weight)
+            files[given.label] = adapter.files
+            continue
+        if given.path.exists() and given.path.samefile(source.path):
+            raise ValueError(f"{given.path} is both source and task vector: it adds nothing")
+        tuned = stack.enter_context(_open_whole(given.path))
+        if (tuned.layout, tuned.family.title) != (source.layout, source.family.title):
+            raise CheckpointError(
+                f"{given.path} is {tuned.layout} of {tuned.family.title}, and the source "
+                f"{source.layout} of {source.family.title}: give two that are alike"
+            )
+        changes.add_difference(tuned.config, tuned.tensors, given.weight)
+        files[given.label] = tuned.files
+    tensors, config = changes.apply()
+    return replace(source, tensors=tensors, config=config, merged=files)
+
+
+def _warn_of_another_base(adapter: Adapter, source: Source) -> None:
+    """Names differ for many good reasons, and shapes are compared anyway."""
+    trained, ours = adapter.config.base, identify(source.path)[0]
+    if trained and _last(trained) not in (_last(ours), _last(str(source.path))):
+        warnings.warn(
+            f"the adapter {adapter.folder} says that it was trained with {quote(trained)}, and is "
+            f"merged into {ours}",
+            stacklevel=5,
+        )
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2].lower()
 
 
 @contextmanager

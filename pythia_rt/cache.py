@@ -4,7 +4,8 @@ A cached file's name holds a key over everything its content depends on: this pa
 the file format's, the format of the weights, the folder, and of each source file in it the name,
 size and identity. The identity of a file in a hub snapshot is its blob's name, which is the digest
 of its content; that of any other file is its modification time in nanoseconds, and the small files
-count with their SHA-256 besides: config.json and those that say what text is made by. So the key
+count with their SHA-256 besides: config.json and those that say what text is made by; adapters,
+with their weights, count likewise. So the key
 costs a few `stat` calls and never reads weights.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -27,7 +29,10 @@ from pythia_rt.convert.flatfile.layout import (
     TOKENIZER_SOURCES,
 )
 from pythia_rt.convert.flatfile.metadata import FINAL_NORM, VERSION
+from pythia_rt.convert.merging import ADAPTER, Merge, Weighted, read_merges
 from pythia_rt.convert.quantise.recipe import check_formats
+from pythia_rt.convert.source.adapter import WEIGHT_FILES as ADAPTER_FILES
+from pythia_rt.convert.source.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from pythia_rt.convert.source.checkpoint import CONFIG_FILE
 from pythia_rt.convert.source.hub import identify
 
@@ -56,6 +61,7 @@ def open_checkpoint(
     local_files_only: bool,
     progress: bool,
     copy: bool,
+    adapters: Sequence[Weighted] = (),
 ) -> FlatFile:
     """The flat file of the checkpoint `source`, from the cache or converted into it now.
 
@@ -65,7 +71,8 @@ def open_checkpoint(
     check_formats(format)  # an unknown format is refused before gigabytes are downloaded
     hub_cache = None if cache_dir is None else Path(cache_dir)
     folder, _ = resolve(source, revision, hub_cache, local_files_only, progress)
-    path = cache_folder(cache_dir) / _name(folder, format)
+    merges = read_merges(ADAPTER, adapters)
+    path = cache_folder(cache_dir) / _name(folder, format, merges)
     if (found := _open(path, copy)) is not None:
         return found
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +80,15 @@ def open_checkpoint(
         # Another process may have written it while this one waited for the lock.
         if (found := _open(path, copy)) is not None:
             return found
-        convert(folder, path, format=format, threads=threads, progress=progress, force=True)
+        convert(
+            folder,
+            path,
+            format=format,
+            threads=threads,
+            progress=progress,
+            force=True,
+            adapters=[(merge.path, merge.weight) for merge in merges],
+        )
     return FlatFile(path, copy=copy)
 
 
@@ -85,10 +100,10 @@ def _open(path: Path, copy: bool) -> FlatFile | None:
         return None
 
 
-def _name(folder: Path, format: str) -> str:
-    """The name of the flat file of `folder`, which may also be a GGUF file."""
+def _name(folder: Path, format: str, merges: Sequence[Merge]) -> str:
+    """The name of the flat file of `folder`, which may also be a GGUF file, with adapters."""
     folder = folder.resolve()
-    key = {
+    key: dict[str, object] = {
         "producer": pythia_rt.__version__,
         "version": VERSION,
         "says": FINAL_NORM,  # what files of this version did not always say
@@ -105,10 +120,20 @@ def _name(folder: Path, format: str) -> str:
             if (folder / name).is_file()
         },
     }
+    if merges:
+        key["adapters"] = [(merge.weight, _adapter_key(merge.path.resolve())) for merge in merges]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     source, _ = identify(folder)
     shown = source.replace("/", "--").encode(errors="surrogateescape")[:_SHOWN_BYTES]
     return f"{shown.decode(errors='ignore')}-{format}-{digest[:16]}.safetensors"
+
+
+def _adapter_key(folder: Path) -> list[object]:
+    config = folder / ADAPTER_CONFIG_FILE
+    text = config.read_bytes() if config.is_file() else b""
+    files = [folder / name for name in ADAPTER_FILES]
+    found = [(f.name, f.stat().st_size, _identity(f)) for f in files if f.is_file()]
+    return [str(folder), hashlib.sha256(text).hexdigest(), found]
 
 
 def _files(folder: Path) -> list[Path]:

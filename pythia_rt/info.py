@@ -39,6 +39,9 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
         "source": metadata["source"],
         "revision": metadata["revision"],
         "quantised_before": file.quantised_before,
+        "merged": {
+            label: {"name": name, "weight": weight} for label, (name, weight) in file.merged.items()
+        },
         "source_digests": file.source_digests,
         "data_sha256": metadata["data_sha256"],
         "verified": verify,
@@ -70,6 +73,8 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     if facts["quantised_before"]:
         before = _plain(facts["quantised_before"])
         yield f"            whose values were quantised before, to {before}"
+    for label, item in facts["merged"].items():
+        yield f"merged      {_plain(label)}: {_plain(item['name'])}, weight {item['weight']:g}"
     yield f"family      {facts['family']}"
     why = f": {_plain(facts['no_tokenizer'])}" if facts["no_tokenizer"] else ""
     yield f"tokenizer   {'yes' if facts['tokenizer'] else f'no{why}'}"

@@ -35,6 +35,8 @@ from pythia_rt.writing import Writing, begin_writing
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from pythia_rt.convert.merging import Weighted
+
 # The largest half is 65504; the bound is that of the weights before they were quantised.
 _LARGEST_IN_F16 = 60000.0
 DEMO_FOLDER = Path(__file__).parent / "demo"
@@ -86,13 +88,15 @@ class Model(Chatting, Embedding, Generating, Scoring):
         format: str = "q4",
         local_files_only: bool = False,
         progress: bool = True,
+        adapters: Sequence[Weighted] = (),
         **options: Unpack[LoadingOptions],
     ) -> Model:
         """Load a Hugging Face checkpoint, a hub id or a local folder, or a GGUF file.
 
         Downloads only the files it needs, converts them to a flat file of `format` and keeps that
         in the cache (`cache_dir`, else $PYTHIA_RT_CACHE, else ~/.cache/pythia_rt), so the next
-        call loads at once. With `local_files_only` nothing is downloaded.
+        call loads at once. With `local_files_only` nothing is downloaded. `adapters` are merged
+        into the weights, folders or pairs (folder, weight): see `pythia_rt.convert.convert`.
 
         Options are the fields of `Loading` (threads, kv_format, copy, device, gpu_layers), which
         says what they do; they replace those of `loading`.
@@ -103,7 +107,7 @@ class Model(Chatting, Embedding, Generating, Scoring):
         """
         from pythia_rt.cache import open_checkpoint  # a flat file needs none of it
 
-        besides = ("revision", "cache_dir", "format", "local_files_only", "progress")
+        besides = ("revision", "cache_dir", "format", "local_files_only", "progress", "adapters")
         loading = _available(loading, options, besides)  # before minutes of conversion
         file = open_checkpoint(
             os.fspath(name_or_folder),
@@ -114,6 +118,7 @@ class Model(Chatting, Embedding, Generating, Scoring):
             local_files_only=local_files_only,
             progress=progress,
             copy=loading.copy,
+            adapters=adapters,
         )
         model = cls(file, loading)
         _ = model.tokenizer  # a checkpoint whose tokenizer is damaged is refused here

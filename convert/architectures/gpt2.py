@@ -53,6 +53,7 @@ FAMILY = Family(
         "mlp_down": conv1d("mlp.c_proj"),
     },
     layer="h",
+    stores_columns=True,
     read=read,
     defaults={
         "hidden_size": 768,

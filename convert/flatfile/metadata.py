@@ -32,6 +32,9 @@ KV_BOUND = "kv_bound"
 # The final norm of the source, where the file's own is balanced with the head: base64 of
 # little-endian float32, gain and then bias; not in old files.
 FINAL_NORM = "final_norm"
+# JSON {label: {"name", "weight"}} of the adapters and task vectors that were merged into the
+# source; the digests of their files have the label before their names.
+MERGED = "merged"
 # The formats in which values were quantised before they were converted, for people; of GGUF files.
 QUANTISED = "quantised_before"
 # Why there is no tokenizer, for people; of files without one.
@@ -41,7 +44,7 @@ PREFIX = "pythia_rt."
 
 def metadata_entries(values: Mapping[str, str]) -> dict[str, str]:
     """Return `values`, all KEYS and maybe others of this file, as a flat file's metadata."""
-    others = (KV_BOUND, FINAL_NORM, QUANTISED, NO_TOKENIZER, REPORT)
+    others = (KV_BOUND, FINAL_NORM, MERGED, QUANTISED, NO_TOKENIZER, REPORT)
     keys = [*KEYS, *(key for key in others if key in values)]
     return {PREFIX + key: values[key] for key in keys}
 

@@ -37,6 +37,7 @@ from .metadata import (
     KEYS,
     KV_BOUND,
     MAX_REPORT_BYTES,
+    MERGED,
     NO_TOKENIZER,
     PADDING_PREFIX,
     PREFIX,
@@ -60,8 +61,10 @@ class FlatFile:
     and shape of every tensor. `report` is the JSON object in which its conversion recorded how good
     it is, or None. `kv_bound` is what no entry of a key or value exceeds, None where that is not
     known. `final_norm` is the source's, gain and bias [hidden_size], where the file's own may be
-    another, else None. `quantised_before` lists the formats that values had lost precision to in
-    the source; `no_tokenizer` says why there is none, where that is known, or is empty.
+    another, else None. `merged` has the name and the weight of each adapter and task vector that
+    was merged into the source, by labels as "adapter 1". `quantised_before` lists the formats that
+    values had lost precision to in the source; `no_tokenizer` says why there is none,
+    where that is known, or is empty.
     The mapping, or the copy, lives as long as any of the arrays does. Nobody may write into a
     mapped file meanwhile: `check_unchanged` finds out.
     """
@@ -89,6 +92,7 @@ class FlatFile:
             self.metadata = self._read_metadata(header)
             self.report = self._read_report(header)
             self.kv_bound = self._read_kv_bound(header)
+            self.merged = self._read_merged(header)
             self.quantised_before = header.metadata.get(PREFIX + QUANTISED, "")
             self.no_tokenizer = header.metadata.get(PREFIX + NO_TOKENIZER, "")
             self.spec, self.formats = self._read_model()
@@ -185,6 +189,18 @@ class FlatFile:
                 f"{self._where(KV_BOUND)} is no size: convert its source again"
             ) from None
         return bound
+
+    def _read_merged(self, header: Header) -> dict[str, tuple[str, float]]:
+        text = header.metadata.get(PREFIX + MERGED, "{}")
+        found = {}
+        for label, item in parse_json(text, self._where(MERGED), FlatFileError).items():
+            name, weight = (item.get("name"), item.get("weight")) if type(item) is dict else (0, 0)
+            if not isinstance(name, str) or not isinstance(weight, (int, float)):
+                raise FlatFileError(
+                    f"{self._where(MERGED)} is no list of adapters: convert its source again"
+                )
+            found[label] = (name, float(weight))
+        return found
 
     def _read_final_norm(self, header: Header) -> list[NDArray[np.float32]] | None:
         text = header.metadata.get(PREFIX + FINAL_NORM)

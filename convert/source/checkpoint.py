@@ -114,14 +114,14 @@ class Checkpoint(Closing):
             file = PositionalFile(path, CheckpointError)
             self._open.append(file)
             self.files.append(path)
-            parts.append(_tensors_of(file))
+            parts.append(read_tensors(file))
         self.tensors = meta.join_shards(parts)
 
     def _add(self, path: Path) -> None:
         file = PositionalFile(path, CheckpointError)
         self._open.append(file)
         self.files.append(path)
-        for name, tensor in _tensors_of(file).items():
+        for name, tensor in read_tensors(file).items():
             other = self.tensors.setdefault(name, tensor)
             if other is not tensor and not same(other, tensor):
                 raise CheckpointError(
@@ -168,7 +168,7 @@ def _checked_shard(index: Path, shard: Any) -> str:
     return "/".join(parts)
 
 
-def _tensors_of(file: PositionalFile) -> dict[str, SourceTensor]:
+def read_tensors(file: PositionalFile) -> dict[str, SourceTensor]:
     if file.size == 0:
         raise CheckpointError(f"{file.path} is empty: fetch it again")
     if file.path.suffix == ".safetensors":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import final
 
@@ -20,14 +20,22 @@ class SourceDigests(Closing):
     Use it as a context manager: leaving it stops the thread.
     """
 
-    def __init__(self, folder: Path, paths: Iterable[Path], base: Path | None = None) -> None:
-        """Paths beside `folder`, in `base`, have "base/" before their names."""
+    def __init__(
+        self,
+        folder: Path,
+        paths: Iterable[Path],
+        base: Path | None = None,
+        merged: Mapping[str, Iterable[Path]] | None = None,
+    ) -> None:
+        """Paths beside `folder`, in `base`, have "base/" before their names, `merged` their key."""
         self._paths: dict[str, Path] = {}
         for path in paths:
             if base is None or path.is_relative_to(folder):
                 self._paths[path.relative_to(folder).as_posix()] = path
             else:
                 self._paths[f"base/{path.relative_to(base).as_posix()}"] = path
+        for label, others in (merged or {}).items():
+            self._paths |= {f"{label}/{path.name}": path for path in others}
         self._digests: dict[str, str] = {}
         self._failure: OSError | None = None
         self._stop = threading.Event()

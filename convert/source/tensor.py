@@ -47,6 +47,12 @@ class SourceTensor:
         rows, columns = self.strides or (self.shape[1], 1)
         return replace(self, shape=self.shape[::-1], strides=(columns, rows))
 
+    def flattened(self) -> SourceTensor:
+        """The same entries in one dimension, where they lie in row-major order."""
+        if self.strides is not None and len(self.shape) != 1:
+            raise self._scattered()
+        return replace(self, shape=(math.prod(self.shape),))
+
     def read_rows(self, start: int, stop: int, destination: memoryview) -> None:
         """Read rows [start, stop) into `destination`: raw little-endian bytes in row-major order.
 

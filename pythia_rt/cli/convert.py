@@ -15,6 +15,20 @@ from pythia_rt.cli.command import Command
 @click.argument("destination", type=click.Path())
 @click.option("--format", "format", default="q4", show_default=True, help="Weight format.")
 @click.option("--base", help="Folder or hub id of the model that SOURCE, a delta, is added to.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="FOLDER[=WEIGHT]",
+    help="LoRA adapter of peft to merge into the weights; may be given several times.",
+)
+@click.option(
+    "--task-vector",
+    "task_vectors",
+    multiple=True,
+    metavar="FOLDER[=WEIGHT]",
+    help="Fine-tuned model whose difference from SOURCE is added; likewise.",
+)
 @click.option("--embed", help="Format of the embeddings.  [default: the recipe's]")
 @click.option("--head", help="Format of the output head.  [default: the recipe's]")
 @click.option("--attention", help="Format of the attention layers.  [default: the recipe's]")
@@ -44,6 +58,8 @@ def convert_checkpoint(
     report: bool,
     report_text: Path | None,
     quiet: bool,
+    adapters: tuple[str, ...],
+    task_vectors: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Convert SOURCE, a hub id, a local folder or a GGUF file, to the flat file DESTINATION."""
@@ -53,8 +69,26 @@ def convert_checkpoint(
         from pythia_rt.evaluation import reporter
 
         options["report"] = reporter(report_text, threads=options["threads"], progress=not quiet)
-    path = convert(source, destination, progress=not quiet, **options)
+    path = convert(
+        source,
+        destination,
+        progress=not quiet,
+        adapters=[_weighted(text) for text in adapters],
+        task_vectors=[_weighted(text) for text in task_vectors],
+        **options,
+    )
     if not quiet:
         click.echo(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB", err=True)
         if before := FlatFile(path).quantised_before:
             click.echo(f"the values of {source} were quantised before, to {before}", err=True)
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    """A folder and the weight after its last "=", unless there is a folder of that whole name."""
+    folder, sign, weight = text.rpartition("=")
+    if not sign or Path(text).expanduser().exists():
+        return text, 1.0
+    try:
+        return folder, float(weight)
+    except ValueError:
+        raise ValueError(f"{text} has no number after its '=': give FOLDER=WEIGHT") from None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pythia_rt.convert.errors import FlatFileError
 from pythia_rt.convert.exact import open_exactly
 from pythia_rt.convert.flatfile import FlatFile
+from pythia_rt.convert.merging import Merge
 from pythia_rt.evaluation.evaluator import evaluate
 from pythia_rt.evaluation.result import Evaluation
 from pythia_rt.evaluation.text import read_text
@@ -24,7 +25,7 @@ def reporter(
     *,
     threads: int | None = None,
     progress: bool = False,
-) -> Callable[[FlatFile, Path, Path | None, str | None], dict[str, Any]]:
+) -> Callable[..., dict[str, Any]]:
     """The function that `convert(..., report=...)` wants.
 
     It measures as `evaluate` does by default, on `text`: a str, a path object of a UTF-8 file, or
@@ -36,10 +37,19 @@ def reporter(
     chosen = text if isinstance(text, str) else read_text(path, can_cut=False)
 
     def report(
-        file: FlatFile, folder: Path, base: Path | None, activation: str | None
+        file: FlatFile,
+        folder: Path,
+        base: Path | None,
+        activation: str | None,
+        merges: Sequence[Merge] = (),
     ) -> dict[str, Any]:
         source = open_exactly(
-            folder, base=base, activation=activation, threads=threads, progress=progress
+            folder,
+            base=base,
+            activation=activation,
+            threads=threads,
+            progress=progress,
+            merges=merges,
         )
         result = evaluate(
             Model(file, threads=threads),

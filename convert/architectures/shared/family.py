@@ -59,9 +59,10 @@ class Family:
     `model_types` are what config.json calls it, the newest name first; `saved_from` is the class of
     transformers whose saves have a head, `old_classes` are its old names; `title` is for people.
     `modules` maps the layout's names without "layers.{i}." and ".weight" to forms, where a string
-    is `whole`; `layer` is what the source calls "layers". `heads` are the head's names. `read`
-    returns what a config.json says, but for what all families have alike: vocabulary, special ids
-    and whether the head is tied. `defaults` and `spellings` are as in `Config`.
+    is `whole`; `layer` is what the source calls "layers", whose matrices it
+    stores as [in, out] where it `stores_columns`. `heads` are the head's names. `read` returns what
+    a config.json says, but for what all families have alike: vocabulary, special ids and whether
+    the head is tied. `defaults` and `spellings` are as in `Config`.
     """
 
     model_types: tuple[str, ...]
@@ -72,6 +73,7 @@ class Family:
     read: Callable[[Config], Described]
     defaults: Mapping[str, Any]
     layer: str = "layers"
+    stores_columns: bool = False
     heads: tuple[str, ...] = ("lm_head",)
     old_classes: tuple[str, ...] = ()
     spellings: Mapping[str, Sequence[str]] = field(default_factory=dict)

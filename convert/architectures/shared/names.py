@@ -40,6 +40,11 @@ class Names:
             re.DOTALL,
         )
 
+    def place(self, full: str) -> str | None:
+        """Return the name in the model, without prefix, of what is called `full`; None outside."""
+        match = self.name.fullmatch(full)
+        return None if match is None else _WRAPPERS.sub("", match["name"])
+
     @cached_property
     def buffer(self) -> re.Pattern[str]:
         """What old saves hold and nobody needs: masks, the frequencies of the rotation."""
