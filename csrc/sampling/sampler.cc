@@ -89,18 +89,18 @@ std::int32_t Sampler::sample(const float* logits, std::size_t n_logits) {
   if (n_logits < static_cast<std::size_t>(n_tokens_)) {
     throw_invalid("sampling needs a logit for each of the ", n_tokens_, " tokens, not ", n_logits);
   }
-  if (is_plain_greedy_ && !candidates_.is_masked) return take_likeliest(logits);
+  if (is_plain_greedy_) {
+    const auto n = static_cast<std::size_t>(n_tokens_);
+    const std::size_t likeliest = check_logits(logits, n).id;
+    // Then `greedy` comes to this, without a list of candidates.
+    if (candidates_.allows(likeliest)) {
+      generator_();  // as in draw()
+      return accept(static_cast<std::int32_t>(likeliest));
+    }
+  }
   load(logits);
   for (Step step : steps_) step(options_, history_, candidates_);
   return accept(candidates_.entries[draw()].id);
-}
-
-// What the step `greedy` alone comes to, without a list of candidates.
-std::int32_t Sampler::take_likeliest(const float* logits) {
-  const auto n = static_cast<std::size_t>(n_tokens_);
-  const Largest largest = check_logits(logits, n);
-  generator_();  // as in draw()
-  return accept(static_cast<std::int32_t>(largest.id));
 }
 
 std::int32_t Sampler::accept(std::int32_t token) {

@@ -37,7 +37,6 @@ class Sampler {
  private:
   void load(const float* logits);
   std::size_t draw();
-  std::int32_t take_likeliest(const float* logits);
   std::int32_t accept(std::int32_t token);
   void see(std::size_t id);
 

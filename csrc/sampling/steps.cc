@@ -72,7 +72,7 @@ void logit_bias(const SamplingOptions& options, const History&, Candidates& cand
 void allow(const SamplingOptions&, const History&, Candidates& candidates) {
   if (!candidates.is_masked) return;
   for (std::size_t i = 0; i < candidates.size; ++i) {
-    const bool is_allowed = candidates.mask[i / 32] >> (i % 32) & 1;
+    const bool is_allowed = (candidates.mask[i / 32] >> (i % 32) & 1) != 0;
     candidates.entries[i].logit = is_allowed ? candidates.entries[i].logit : -kInfinity;
   }
   if (largest_logit(candidates) == -kInfinity) {

@@ -29,6 +29,8 @@ struct Candidates {
   std::vector<std::uint64_t> places, half_sorted;
   std::vector<Candidate> sorted;
 
+  bool allows(std::size_t id) const { return !is_masked || (mask[id / 32] >> (id % 32) & 1) != 0; }
+
   Candidate* begin() { return entries.data(); }
   Candidate* end() { return entries.data() + size; }
 };
