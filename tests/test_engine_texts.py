@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pythia_rt import Draft, Engine, Generation, Model, Request, Sampling
+from pythia_rt import Constraint, Draft, Engine, Generation, Model, Request, Sampling
 from pythia_rt.engine.errors import Cancelled
 from pythia_rt.engine.prepare import new_scheduler, prepare
 
@@ -168,3 +169,29 @@ def test_processors(model: Model, engine: Engine) -> None:
         other.result().tokens
         == model.generate([3, 5], max_new_tokens=4, seed=1, temperature=0.4).tokens
     )
+
+
+def test_grammars_of_their_own(model: Model, engine: Engine) -> None:
+    """Rows with and without, with drafts; each is the text that it is alone."""
+    pytest.importorskip("llguidance")
+    shapes: list[dict[str, Any]] = [
+        {"regex": "[a-c]{3,9}"},
+        {"json_schema": {"type": "object", "properties": {"a": {"type": "integer"}}}},
+        {"constraint": Constraint(regex="(the|kernel| )+"), "draft": "lookup", "n": 2},
+        {},
+    ]
+    options: dict[str, Any] = {"max_new_tokens": 20, "seed": 1, "stop_token_ids": 0}
+    handles = [engine.submit(PROMPT, **shape, **options) for shape in shapes]
+    texts = [handle.result() for handle in handles]
+    assert re.fullmatch("[a-c]{3,9}", texts[0].text)
+    assert texts[1].text.startswith("{")
+    assert re.fullmatch("(the|kernel| )+", texts[2].text)
+    for shape, text in zip(shapes, texts, strict=True):
+        alone = model.samples(PROMPT, **{**shape, "draft": None}, **options)[0]
+        assert told(text)[:5] == told(alone)[:5]
+    with pytest.raises(ValueError, match="regex cannot be used"):
+        engine.submit(PROMPT, regex="(")
+    with pytest.raises(ValueError, match="give a constraint or regex, not both"):
+        engine.submit(PROMPT, regex="a", constraint=Constraint(regex="a"))
+    with pytest.raises(ValueError, match=r"constraint must be a pythia_rt\.Constraint, not 'a'"):
+        engine.submit(PROMPT, constraint="a")  # type: ignore[arg-type]
