@@ -34,14 +34,25 @@ def main() -> None:
 
 def compare(model: Model, arguments: argparse.Namespace, length: int) -> str:
     """A line about continuations of so many tokens."""
+    context, count = arguments.context, arguments.continuations
+    found = measure(model, context, count, length, arguments.repetitions)
+    pairs_ms, texts_ms = (1e3 * statistics.median(times) for times in found)
+    return (
+        f"{count} continuations of {length} tokens after {context}: whole texts "
+        f"{texts_ms:.1f} ms, pairs {pairs_ms:.1f} ms, {texts_ms / pairs_ms:.2f} times as fast"
+    )
+
+
+def measure(
+    model: Model, context_length: int, count: int, length: int, repetitions: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of pairs and of whole texts, in turn: `count` continuations of `length` tokens."""
     random, n_tokens = np.random.default_rng(length), int(model.spec["n_tokens"])
-    context = random.integers(0, n_tokens, arguments.context)
-    pairs = [
-        (context, random.integers(0, n_tokens, length)) for _ in range(arguments.continuations)
-    ]
+    context = random.integers(0, n_tokens, context_length)
+    pairs = [(context, random.integers(0, n_tokens, length)) for _ in range(count)]
     texts = [np.concatenate(pair) for pair in pairs]
     of_pairs, of_texts = [], []
-    for _ in range(arguments.repetitions + 1):
+    for _ in range(repetitions + 1):
         started = time.perf_counter()
         judged = model.score_pairs(pairs)
         between = time.perf_counter()
@@ -50,12 +61,7 @@ def compare(model: Model, arguments: argparse.Namespace, length: int) -> str:
         of_texts.append(time.perf_counter() - between)
         for pair, score in zip(judged, scores, strict=True):
             assert pair.log_probabilities.tolist() == score.log_probabilities[-length:].tolist()
-    # The first of each is a warm-up.
-    pairs_ms, texts_ms = (1e3 * statistics.median(times[1:]) for times in (of_pairs, of_texts))
-    return (
-        f"{len(pairs)} continuations of {length} tokens after {arguments.context}: whole texts "
-        f"{texts_ms:.1f} ms, pairs {pairs_ms:.1f} ms, {texts_ms / pairs_ms:.2f} times as fast"
-    )
+    return of_pairs[1:], of_texts[1:]  # the first of each is a warm-up
 
 
 if __name__ == "__main__":

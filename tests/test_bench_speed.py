@@ -355,14 +355,6 @@ def test_the_processor_has_a_name(tmp_path: Path) -> None:
     assert measured.processor(tmp_path / "none")
 
 
-def test_together_prints_both_speeds_and_the_paces(flat: Path) -> None:
-    options = ("--prompts", 3, "--lengths", 2, 9, "--new", 2, "--max-rows", 8, "--arriving", 20)
-    _, speeds, pace = run("together", flat, *options, "--threads", 1).splitlines()
-    assert speeds.startswith("3 prompts of 2 to 9 tokens, 6 written: ")
-    assert speeds.endswith(" times as fast, the same tokens")
-    assert "while a prompt of 20 is read" in pace
-
-
 def test_pairs_are_measured_beside_whole_texts(flat: Path) -> None:
     options = ("--context", 20, "--lengths", 1, 3, "--repetitions", 1, "--threads", 1)
     _, *lines = run("pairs", flat, *options).splitlines()
