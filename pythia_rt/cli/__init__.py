@@ -1,4 +1,4 @@
-"""The command `pythia-rt`: generate, chat, convert, evaluate, info; a module for each."""
+"""The command `pythia-rt`: generate, chat, convert, evaluate, lm-eval, info; a module for each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pythia_rt.cli.evaluate import evaluate_file
 from pythia_rt.cli.generate import generate_text
 from pythia_rt.cli.group import Commands
 from pythia_rt.cli.info import show_info
+from pythia_rt.cli.lm_eval import run_harness
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,5 +20,12 @@ def main() -> None:
     """Run GPT-NeoX language models on the CPU or a CUDA device."""
 
 
-for command in (generate_text, chat_with_model, convert_checkpoint, evaluate_file, show_info):
+for command in (
+    generate_text,
+    chat_with_model,
+    convert_checkpoint,
+    evaluate_file,
+    run_harness,
+    show_info,
+):
     main.add_command(command)
