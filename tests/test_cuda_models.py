@@ -17,10 +17,12 @@ from backends import ORDERS, _emulated
 from checkpoints import make_config, write_checkpoint
 from click.testing import CliRunner
 
-from pythia_rt import Model, devices, scoring, together, writing
+from pythia_rt import Model, devices, embedding, generating, writing
 from pythia_rt import cli as command_line
 from pythia_rt import model as api
 from pythia_rt.convert import convert
+from pythia_rt.engine import drafts, engine, scheduler
+from pythia_rt.scoring import judge, methods
 
 RESIDUALS = (True, False)
 ACTIVATIONS = ("gelu", "gelu_fast")
@@ -36,7 +38,10 @@ VARIANTS = [
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Makes the package's models those of the extension whose CUDA device is emulated."""
-    for module in (api, devices, scoring, together, writing):
+    loading = (api, devices)
+    writes = (drafts, engine, generating, scheduler, writing)
+    reads = (embedding, judge, methods)
+    for module in (*loading, *writes, *reads):
         monkeypatch.setattr(module, "_core", _emulated)
     _emulated.set_order("fifo")
     yield
