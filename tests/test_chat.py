@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -294,7 +295,8 @@ def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
 def test_the_page_about_chats_is_true(talker: Model, capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parent.parent / "docs" / "chat.md").read_text(encoding="utf-8")
     [code] = re.findall(r"```python\n(.*?)```", page, re.S)
-    exec(code, {"model": talker})
+    there = SimpleNamespace(Model=SimpleNamespace(from_pretrained=lambda _: talker))
+    exec(code, {"pythia_rt": there})
     assert len(capsys.readouterr().out) > 100
     listed = re.findall(r"^\| (`\w.*?) \|", page, re.M)
     named = [name for line in listed for name in re.findall(r"`(\S+?)`", line)]
