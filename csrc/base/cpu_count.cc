@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
+#include <cstdio>
+#include <cstdlib>
 #include <iterator>
 #include <map>
-#include <sstream>
+#include <memory>
+#include <optional>
 #include <thread>
 
 #if defined(__linux__)
@@ -20,24 +22,40 @@ namespace pythia_rt {
 
 namespace {
 
+// A small file, empty where there is none.
+std::string content(const std::string& path) {
+  std::string all;
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "r"), &std::fclose);
+  if (file == nullptr) return all;
+  char part[4096];
+  while (const size_t size = std::fread(part, 1, sizeof part, file.get())) all.append(part, size);
+  return all;
+}
+
 std::string first_line(const std::string& path) {
-  std::string line;
-  std::ifstream file(path);
-  std::getline(file, line);
-  return line;
+  const std::string all = content(path);
+  return all.substr(0, all.find('\n'));
+}
+
+// The whole number at the beginning of the text, behind white space, which it is taken off from.
+std::optional<long> take_number(const char*& rest) {
+  char* end = nullptr;
+  const long number = std::strtol(rest, &end, 10);
+  if (end == rest) return std::nullopt;
+  rest = end;
+  return number;
 }
 
 // The numbers of a list like 0-3,8.
 std::set<int> numbers_of(const std::string& list) {
   std::set<int> numbers;
-  std::istringstream ranges(list);
-  for (std::string range; std::getline(ranges, range, ',');) {
-    std::istringstream ends(range);
-    int first = 0, last = 0;
-    char dash = 0;
-    if (!(ends >> first)) continue;
-    last = ends >> dash >> last ? last : first;
-    for (int number = first; number <= last; ++number) numbers.insert(number);
+  const char* rest = list.c_str();
+  while (const std::optional<long> first = take_number(rest)) {
+    long last = *first;
+    if (*rest == '-') last = take_number(++rest).value_or(last);
+    for (long number = *first; number <= last; ++number) numbers.insert(static_cast<int>(number));
+    if (*rest != ',') break;
+    ++rest;
   }
   return numbers;
 }
@@ -53,7 +71,11 @@ std::set<int> fast_processors(const std::string& folder, const std::set<int>& pr
   int largest = 0;
   for (const int cpu : processors) {
     const std::string path = text(folder, "/system/cpu/cpu", cpu, "/cpu_capacity");
-    if (!(std::istringstream(first_line(path)) >> capacities[cpu])) return processors;
+    const std::string line = first_line(path);
+    const char* digits = line.c_str();
+    const std::optional<long> capacity = take_number(digits);
+    if (!capacity) return processors;
+    capacities[cpu] = static_cast<int>(*capacity);
     largest = std::max(largest, capacities[cpu]);
   }
   for (const auto& [cpu, capacity] : capacities) {
@@ -78,23 +100,27 @@ std::set<int> usable_processors() {
 // The quota of one cgroup in processors, or infinity. Version 2 writes "quota period" into cpu.max
 // ("max" for none), version 1 two files in microseconds (-1 for none).
 double quota_of(const std::string& folder) {
-  double quota = -1;
-  double period = 0;
-  std::ifstream limit(folder + "/cpu.max");
-  if (!(limit >> quota >> period)) {
-    quota = -1;
-    std::ifstream(folder + "/cpu.cfs_quota_us") >> quota;
-    std::ifstream(folder + "/cpu.cfs_period_us") >> period;
+  const std::string both = first_line(folder + "/cpu.max");
+  const std::string first = first_line(folder + "/cpu.cfs_quota_us");
+  const std::string second = first_line(folder + "/cpu.cfs_period_us");
+  const char* rest = both.c_str();
+  std::optional<long> quota = take_number(rest), period = take_number(rest);
+  if (!quota || !period) {
+    quota = take_number(rest = first.c_str());
+    period = take_number(rest = second.c_str());
   }
-  return quota > 0 && period > 0 ? quota / period : HUGE_VAL;
+  if (quota.value_or(-1) <= 0 || period.value_or(0) <= 0) return HUGE_VAL;
+  return static_cast<double>(*quota) / static_cast<double>(*period);
 }
 
 // The smallest quota on the way from our own cgroup up to the root of the hierarchy. In a
 // container the mounted root is already ours, while /proc names a path outside: both are tried.
 double cgroup_quota() {
   double quota = HUGE_VAL;
-  std::ifstream groups("/proc/self/cgroup");
-  for (std::string line; std::getline(groups, line);) {
+  const std::string groups = content("/proc/self/cgroup");
+  for (size_t begin = 0, end = 0; begin < groups.size(); begin = end + 1) {
+    end = std::min(groups.find('\n', begin), groups.size());
+    const std::string line = groups.substr(begin, end - begin);
     const size_t first = line.find(':');
     const size_t second = line.find(':', first + 1);
     if (second == std::string::npos) continue;

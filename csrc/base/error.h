@@ -1,20 +1,42 @@
 // Errors are exceptions that carry one sentence. Nothing in the library prints or aborts.
 #pragma once
 
+#include <cstdio>
 #include <new>
-#include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 #include <utility>
 
 namespace pythia_rt {
 
+namespace joining {
+
+inline void append(std::string& to, std::string_view part) { to += part; }
+inline void append(std::string& to, char part) { to += part; }
+
+// As streams write numbers. No streams in what ships: where a process has two copies of the C++
+// library, each mixes up the other's (bench/results/h200).
+template <typename Number, typename = std::enable_if_t<std::is_arithmetic_v<Number>>>
+void append(std::string& to, Number number) {
+  if constexpr (std::is_floating_point_v<Number>) {
+    char digits[32];
+    std::snprintf(digits, sizeof digits, "%g", static_cast<double>(number));
+    to += digits;
+  } else {
+    to += std::to_string(number);
+  }
+}
+
+}  // namespace joining
+
 // Joins its arguments into one string: text("layer ", 3, " is missing").
 template <typename... Parts>
 std::string text(const Parts&... parts) {
-  std::ostringstream stream;
-  (stream << ... << parts);
-  return stream.str();
+  std::string joined;
+  (joining::append(joined, parts), ...);
+  return joined;
 }
 
 // The caller asked for something impossible: ValueError in Python.

@@ -1,6 +1,7 @@
 #include "model/spec.h"
 
-#include <sstream>
+#include <string_view>
+#include <utility>
 
 #include "base/error.h"
 #include "formats/matrix.h"
@@ -9,11 +10,15 @@ namespace pythia_rt {
 
 std::vector<std::string> fields::split(const char* values) {
   std::vector<std::string> found;
-  std::istringstream stream(values);
-  for (std::string word; stream >> word;) {
-    if (word.back() == ',') word.pop_back();
-    if (!word.empty()) found.push_back(word);
+  std::string word;
+  for (const char c : std::string_view(values)) {
+    if (c != ' ' && c != ',') {
+      word += c;
+    } else if (!word.empty()) {
+      found.push_back(std::exchange(word, {}));
+    }
   }
+  if (!word.empty()) found.push_back(word);
   return found;
 }
 
