@@ -491,8 +491,8 @@ class Pace:
     """
     def __init__(self, seconds: float | None = None) -> None:
         """
-        `seconds` between two tokens of a text while prompts are read; None: 1.75 x what a pass
-        without prompts takes. Infinity: prompts fill every pass.
+        `seconds` between two tokens of a text while prompts are read; None: 1.6 times what a
+        pass without prompts takes, at least 0.01. Infinity: prompts fill every pass.
         """
 
 class Wake:

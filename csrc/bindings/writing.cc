@@ -178,9 +178,8 @@ void bind_writing(py::module_& module) {
   py::class_<Pace>(module, "Pace", py::module_local(),
                    "What passes take here, as measured, and how many rows of prompts fit into one.")
       .def(py::init<std::optional<double>>(), py::arg("seconds") = py::none(),
-           "`seconds` between two tokens of a text while prompts are read; None: 1.75 x what a "
-           "pass\n"
-           "without prompts takes. Infinity: prompts fill every pass.");
+           "`seconds` between two tokens of a text while prompts are read; None: 1.6 times what a\n"
+           "pass without prompts takes, at least 0.01. Infinity: prompts fill every pass.");
 
   py::class_<Wake>(module, "Wake", py::module_local(), "Ends write() after the pass at hand.")
       .def(py::init<>())

@@ -110,11 +110,16 @@ bool PagePool::has_room_for_another(KvFormat format) const {
 void PagePool::prepare(KvFormat format, int64_t bytes) noexcept {
   const auto guard = lock();
   try {
-    if (find_idle(format) == idle_->rend()) {
-      if (!has_room_for_another(format)) return;
-      idle_->push_back(make(format));
+    int64_t n_ready = 0;
+    for (auto page = idle_->rbegin(); page != idle_->rend() && n_ready < kPrepared; ++page) {
+      if ((*page)->format != format) continue;
+      if ((*page)->n_ready < page_bytes(format)) return make_ready(**page, bytes);
+      ++n_ready;
     }
-    make_ready(**find_idle(format), bytes);
+    if (n_ready == kPrepared || !has_room_for_another(format)) return;
+    // Before those that are ready, which are taken first.
+    idle_->insert(idle_->begin(), make(format));
+    make_ready(*idle_->front(), bytes);
   } catch (const std::bad_alloc&) {
     // Whoever needs a page will hear of it.
   }

@@ -27,7 +27,7 @@ using PageRef = std::shared_ptr<Page>;
 
 // So many bytes of pages, within the budget, are kept when nobody holds any: a model that writes
 // one text after another would otherwise have the system clear memory anew for each.
-constexpr int64_t kIdleBytes = int64_t{64} << 20;
+constexpr int64_t kIdleBytes = int64_t{256} << 20;
 
 // Any number of threads may take pages and give them back. Whoever copies must have the devices for
 // itself.
@@ -51,9 +51,11 @@ class PagePool {
   // a device has none.
   PageRef take(KvFormat format);
 
-  // Makes `bytes` more ready of the page that take() would give next, which is made if it has to
-  // be: the first use of memory is slow, since the system has to find and clear it, and nobody
-  // should wait for a whole page. Does nothing beyond the budget or where there is no room.
+  // Makes `bytes` more ready of the pages that take() would give next, kPrepared of them at most,
+  // which are made if they have to be: the first use of memory is slow, since the system has to
+  // find and clear it, and nobody should wait for a whole page. Does nothing beyond the budget or
+  // where there is no room.
+  static constexpr int64_t kPrepared = 2;
   void prepare(KvFormat format, int64_t bytes) noexcept;
 
   // What stands in a page, into one that take() gave.

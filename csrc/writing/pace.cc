@@ -15,9 +15,10 @@ constexpr double kFollow = 0.2, kBelieved = 2.0;
 
 // A row of a prompt is to take no longer than expected in nearly all passes, not on average: what
 // is expected rises fast and falls slowly.
-constexpr double kRise = 0.3, kFall = 0.02;
+constexpr double kRise = 0.2, kFall = 0.05;
 
-constexpr double kPassesBetweenTokens = 1.75;
+// What running texts bear: so many passes of their own, and what no reader notices.
+constexpr double kPassesBetweenTokens = 1.6, kUnnoticed = 0.01;
 constexpr int64_t kLeastPromptRows = 4, kFirstPromptRows = 8;
 
 // What another row adds to a pass as long as none was measured, in passes of one row.
@@ -55,7 +56,7 @@ int64_t Pace::prompt_rows(int64_t n_text_rows) const {
   if (n_text_rows == 0 || (target_ && std::isinf(*target_))) return INT64_MAX;
   const double of_texts = seconds(n_text_rows);
   if (prompt_row_seconds_ == 0 || of_texts == 0) return kFirstPromptRows;
-  const double target = target_.value_or(kPassesBetweenTokens * of_texts);
+  const double target = target_.value_or(std::max(kPassesBetweenTokens * of_texts, kUnnoticed));
   const double rows = (target - of_texts) / prompt_row_seconds_;
   return std::max(kLeastPromptRows, static_cast<int64_t>(std::min(rows, 1e6)));
 }

@@ -11,9 +11,9 @@ namespace pythia_rt {
 // Which rows share a pass never changes what they give. One thread at a time.
 class Pace {
  public:
-  // `target`: seconds between two tokens of the texts; by default a little more than twice what a
-  // pass takes without prompts. Infinity lets prompts fill every pass. Throws std::invalid_argument
-  // for no seconds.
+  // `target`: seconds between two tokens of the texts; by default 1.6 times what a pass takes
+  // without prompts, and at least a hundredth. Infinity lets prompts fill every pass. Throws
+  // std::invalid_argument for no seconds.
   explicit Pace(std::optional<double> target);
 
   // A pass took so long.

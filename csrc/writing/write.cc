@@ -76,8 +76,8 @@ class Pass {
       withdraw(writers_);
       throw;
     }
-    if (n_text_rows_ > 0) prepare(model.pool());
     pace.note(n_text_rows_, n_rows_ - n_text_rows_, seconds_since(begin));
+    if (n_text_rows_ > 0) prepare(model.pool());
     for (size_t i = 0; i < chunks_.size(); ++i) writers_[i]->settle(chunks_[i]);
   }
 

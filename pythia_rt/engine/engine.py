@@ -83,7 +83,8 @@ class Engine:
         `prefix_bytes` is what may be kept for prompts that begin alike (None: a sixteenth of the
         machine's memory; 0: nothing); it gives way where texts need the room.
         `seconds_between_tokens` is how long a text may wait for its next token while prompts are
-        read (None: twice as long as without). Raises ValueError for a bad argument.
+        read (None: 1.6 times as long as without, and at least 0.01). Raises ValueError for a bad
+        argument.
         """
         from pythia_rt.model import Model
 

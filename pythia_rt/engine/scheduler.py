@@ -194,9 +194,10 @@ class Scheduler:
             if self._prefixes is not None and not job.request.echo:
                 n_known = self._prefixes.adopt(session, job.prompt, _namespace(job))
             session.append(job.prompt[n_known:])
-            for writing in job.writings:
+            for number, writing in enumerate(job.writings):
                 if not writing.tokens:  # else it goes on, and this was told
-                    writing.cached = n_known
+                    # The prompt is read for the first text, and is there for the others.
+                    writing.cached = n_known if number == 0 else len(job.prompt)
         else:
             job.session = None  # it is the caller's, and no other begins from it
         unfinished = [i for i, w in enumerate(job.writings) if w.finish_reason is None]
