@@ -89,6 +89,8 @@ def test_values_of_options_may_begin_with_a_dash(model: Model) -> None:
 def test_every_command_reads_its_options_as_click_does() -> None:
     """What takes a value and what does not is found from click's own parameters."""
     for name, command in main.commands.items():
+        if name == "lm-eval":  # its options are the harness's own
+            continue
         assert isinstance(command, Command), name
         for parameter in command.params:
             if isinstance(parameter, click.Option):

@@ -159,11 +159,11 @@ def test_an_error_within_the_text_starts_a_line(monkeypatch: pytest.MonkeyPatch)
     script = (
         "import itertools, sys\n"
         "from pythia_rt import stream\n"
-        "step, count = stream.Stream._advance, itertools.count()\n"
-        "def fail(self, session):\n"
+        "step, count = stream.Stream.__next__, itertools.count()\n"
+        "def fail(self):\n"
         "    if next(count) == 5: raise RuntimeError('it failed')\n"
-        "    return step(self, session)\n"
-        "stream.Stream._advance = fail\n"
+        "    return step(self)\n"
+        "stream.Stream.__next__ = fail\n"
         "from pythia_rt.cli import main\n"
         "main(['generate', 'The', '--temperature', '0'])\n"
     )
