@@ -18,9 +18,10 @@ struct Request {
   int64_t count = 0;
   float* logits = nullptr;       // after each of them: [count][vocab_size], or null
   SoftmaxTerm* terms = nullptr;  // or of all but the first of them: [count - 1]
-  std::optional<int32_t> next;   // and of this token after them, which is not run: [count]
-  int64_t first_number = 0;      // for a probe: of the first of them among those of all requests
-  bool only_probed = false;      // the head does not run; no logits are kept
+  std::optional<int32_t> next =
+      std::nullopt;          // and of this token after them, which is not run: [count]
+  int64_t first_number = 0;  // for a probe: of the first of them among those of all requests
+  bool only_probed = false;  // the head does not run; no logits are kept
 };
 
 // Runs passes until nothing waits. Afterwards every sequence has kept logits, but for those that
