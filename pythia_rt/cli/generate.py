@@ -10,8 +10,10 @@ import click
 from pythia_rt.cli.command import PromptCommand
 from pythia_rt.cli.model import WritingOptions, show_facts, speed, writing_options
 from pythia_rt.cli.prompt import parse_ids, read_prompt
+from pythia_rt.cli.text_options import TextsAsked, text_options
 
 if TYPE_CHECKING:
+    from pythia_rt.engine.options import TextOptions
     from pythia_rt.generation import Generation
     from pythia_rt.model import Model
     from pythia_rt.sampling import Sampling
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
 @click.option("--prompt-file", metavar="FILE", help="Read the prompt from a UTF-8 file.")
 @click.option("--token-ids", is_flag=True, help="Read and write token ids instead of text.")
 @click.option("--model", metavar="MODEL", help="Hub id, folder or flat file.  [default: demo]")
+@text_options
 @writing_options(quiet="no progress and no speed", verbose="the model, what runs it and the seed")
 def generate_text(
     prompt: str | None,
     prompt_file: str | None,
     token_ids: bool,
     model: str | None,
+    asked: TextsAsked,
     options: WritingOptions,
 ) -> None:
     """Continue PROMPT and write the new text to standard output.
@@ -43,16 +47,19 @@ def generate_text(
     text = read_prompt(prompt, prompt_file)
     ids = parse_ids(text) if token_ids else None
     loaded, sampling = options.load(model)
+    more = asked.options(options.load_draft)
     if ids is not None:
-        result = _write_ids(loaded, ids, sampling, verbose=options.verbose)
+        result = _write_ids(loaded, ids, sampling, more, verbose=options.verbose)
     else:
-        result = _write_text(loaded, text, sampling, verbose=options.verbose)
+        result = _write_text(loaded, text, sampling, more, verbose=options.verbose)
     if not options.quiet:
         click.echo(speed(result, loaded), err=True)
 
 
-def _write_text(model: Model, prompt: str, sampling: Sampling, *, verbose: bool) -> Generation:
-    with model.stream(prompt, sampling) as stream:
+def _write_text(
+    model: Model, prompt: str, sampling: Sampling, more: TextOptions, *, verbose: bool
+) -> Generation:
+    with model.stream(prompt, sampling, **more) as stream:
         if verbose:
             show_facts(model, stream.seed)
         # A program gets the text and one newline. On a terminal what comes next starts on a line
@@ -72,8 +79,10 @@ def _write_text(model: Model, prompt: str, sampling: Sampling, *, verbose: bool)
         return stream.result
 
 
-def _write_ids(model: Model, prompt: list[int], sampling: Sampling, *, verbose: bool) -> Generation:
-    result = model.generate(prompt, sampling)
+def _write_ids(
+    model: Model, prompt: list[int], sampling: Sampling, more: TextOptions, *, verbose: bool
+) -> Generation:
+    result = model.generate(prompt, sampling, **more)
     if verbose:
         show_facts(model, result.seed)
     click.echo(" ".join(map(str, result.tokens)))

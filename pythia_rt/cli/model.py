@@ -91,6 +91,12 @@ class WritingOptions:
             return loaded, merged(loaded.suggested_sampling, **self._given)
         return loaded, self._sampling
 
+    def load_draft(self, path: str) -> Model:
+        """A draft's model, of a flat file, loaded as the model is."""
+        from pythia_rt.model import Model
+
+        return Model.load(path, dataclasses.replace(self._loading, gpu_layers=None))
+
     def _load(self, model: str | None) -> Model:
         from pythia_rt.convert.files.gguf import is_gguf
         from pythia_rt.model import Model
@@ -136,8 +142,10 @@ def show_facts(model: Model, seed: int | None) -> None:
 def speed(result: Generation, model: Model) -> str:
     timing = result.timing
     read = timing.prompt_tokens - timing.cached_tokens
+    drafted = result.drafted
+    guesses = f", {drafted.accepted} of {drafted.proposed} guesses right" if drafted else ""
     return (
         f"prefill {read} tokens at {timing.prefill_tokens_per_second:.1f} tokens/s"
-        f", decode {timing.new_tokens} tokens at {timing.decode_tokens_per_second:.1f} tokens/s "
-        f"(ended by {result.finish_reason}; {model.runs_on})"
+        f", decode {timing.new_tokens} tokens at {timing.decode_tokens_per_second:.1f} tokens/s"
+        f"{guesses} (ended by {result.finish_reason}; {model.runs_on})"
     )
