@@ -6,7 +6,7 @@ import lzma
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 sys.path.append(str(ROOT))
 
 import drawn  # noqa: E402
+from local_hub import LocalHub  # noqa: E402
 
 from pythia_rt import Model, _core  # noqa: E402
 from pythia_rt.convert import convert  # noqa: E402
@@ -121,6 +122,25 @@ def source(tmp_path: Path) -> Path:
     )  # with torch, which the tests of a device do without
 
     return write_checkpoint(tmp_path / "source")
+
+
+@pytest.fixture
+def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """An empty hub on this machine, which this process and those it starts use; the hub's cache is
+    tmp_path / "hub", that of flat files tmp_path / "flat-cache"."""
+    from huggingface_hub import constants
+
+    with LocalHub(tmp_path / "served") as hub:
+        for name, value in hub.environment(tmp_path / "hub").items():
+            monkeypatch.setenv(name, value)
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        # What the hub's library read of the environment when it was imported.
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("PYTHIA_RT_CACHE", str(tmp_path / "flat-cache"))
+        yield hub
 
 
 @pytest.fixture
