@@ -35,6 +35,7 @@ from .flatfile.metadata import (
     NO_TOKENIZER,
     QUANTISED,
     REPORT,
+    VALUE_DIGESTS,
     VERSION,
     metadata_entries,
     to_json,
@@ -160,7 +161,10 @@ def convert(
         matrices = linears(plan.spec)
         formats = choose_formats(format, matrices, **components)
         _check_not_input(target, [*opened.files, *chain(*opened.merged.values())])
-        digests = SourceDigests(opened.folder, opened.files, base_folder, opened.merged)
+        # Of one checkpoint: sums, and what GGUF holds, can be compared with no other's.
+        alone = path.is_dir() and base_path is None and not merges
+        digested = opened.tensors if alone else {}
+        digests = SourceDigests(opened.folder, opened.files, base_folder, opened.merged, digested)
         recipe = describe(format, **components)
         sequences = _sequences(calibration, plan, formats, files, facts)
         if calibration is not None:
@@ -192,6 +196,8 @@ def convert(
             values[MERGED] = to_json(
                 {m.label: {"name": identify(m.path)[0], "weight": m.weight} for m in merges}
             )
+        if digested:
+            values[VALUE_DIGESTS] = to_json(digests.no_values())
         if opened.quantised:
             values[QUANTISED] = ", ".join(opened.quantised)
         if vocabulary is None:
@@ -213,6 +219,8 @@ def convert(
                 if name in files:
                     writer.write(name, [files[name]])
             values["source_digests"] = to_json(digests.result())
+            if digested:
+                values[VALUE_DIGESTS] = to_json(digests.values().stored())
             values["data_sha256"] = writer.data_sha256
             if report is not None:
                 made = FlatFile(writer.write_header(metadata_entries(values)))

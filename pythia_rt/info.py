@@ -43,6 +43,7 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
             label: {"name": name, "weight": weight} for label, (name, weight) in file.merged.items()
         },
         "source_digests": file.source_digests,
+        "value_digests": file.value_digests,
         "data_sha256": metadata["data_sha256"],
         "verified": verify,
         "recipe": metadata["recipe"],
@@ -104,6 +105,8 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"  {facts['data_sha256']}  data{' (verified)' if facts['verified'] else ''}"
     for name, digest in facts["source_digests"].items():
         yield f"  {_plain(digest)}  {_plain(name)}"
+    if facts["value_digests"]:
+        yield f"  {_plain(facts['value_digests']['values'])}  values of the source's tensors"
 
 
 def _plain(text: str) -> str:

@@ -37,6 +37,9 @@ FINAL_NORM = "final_norm"
 MERGED = "merged"
 # The formats in which values were quantised before they were converted, for people; of GGUF files.
 QUANTISED = "quantised_before"
+# JSON {"values", "raw": SHA-256 of the source's tensors together, "tensors": {name: how that of its
+# values begins}}, see source.value_digests; of files that were made of one checkpoint.
+VALUE_DIGESTS = "value_digests"
 # Why there is no tokenizer, for people; of files without one.
 NO_TOKENIZER = "no_tokenizer"
 PREFIX = "pythia_rt."
@@ -44,7 +47,7 @@ PREFIX = "pythia_rt."
 
 def metadata_entries(values: Mapping[str, str]) -> dict[str, str]:
     """Return `values`, all KEYS and maybe others of this file, as a flat file's metadata."""
-    others = (KV_BOUND, FINAL_NORM, MERGED, QUANTISED, NO_TOKENIZER, REPORT)
+    others = (KV_BOUND, FINAL_NORM, MERGED, QUANTISED, VALUE_DIGESTS, NO_TOKENIZER, REPORT)
     keys = [*KEYS, *(key for key in others if key in values)]
     return {PREFIX + key: values[key] for key in keys}
 

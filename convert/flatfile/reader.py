@@ -43,6 +43,7 @@ from .metadata import (
     PREFIX,
     QUANTISED,
     REPORT,
+    VALUE_DIGESTS,
     VERSION,
 )
 from .spec import Spec, validate_spec
@@ -64,7 +65,8 @@ class FlatFile:
     another, else None. `merged` has the name and the weight of each adapter and task vector that
     was merged into the source, by labels as "adapter 1". `quantised_before` lists the formats that
     values had lost precision to in the source; `no_tokenizer` says why there is none,
-    where that is known, or is empty.
+    where that is known, or is empty. `value_digests` are those of the source's tensors, see
+    metadata.VALUE_DIGESTS, or is empty.
     The mapping, or the copy, lives as long as any of the arrays does. Nobody may write into a
     mapped file meanwhile: `check_unchanged` finds out.
     """
@@ -94,6 +96,7 @@ class FlatFile:
             self.kv_bound = self._read_kv_bound(header)
             self.merged = self._read_merged(header)
             self.quantised_before = header.metadata.get(PREFIX + QUANTISED, "")
+            self.value_digests = self._read_value_digests(header)
             self.no_tokenizer = header.metadata.get(PREFIX + NO_TOKENIZER, "")
             self.spec, self.formats = self._read_model()
             self.text = self._read_text()
@@ -139,6 +142,19 @@ class FlatFile:
     def _map(self, file: PositionalFile) -> NDArray[np.uint8]:
         self._mapped = MappedFile(file)
         return self._mapped.data
+
+    def _read_value_digests(self, header: Header) -> dict[str, Any]:
+        text = header.metadata.get(PREFIX + VALUE_DIGESTS)
+        if text is None:
+            return {}
+        where = self._where(VALUE_DIGESTS)
+        found: dict[str, Any] = parse_json(text, where, FlatFileError)
+        tensors = found.get("tensors")
+        digests = [found.get("values"), found.get("raw")]
+        digests += tensors.values() if isinstance(tensors, dict) else [None]
+        if not all(isinstance(digest, str) for digest in digests):
+            raise FlatFileError(f"{where} are no digests: convert the source again")
+        return found
 
     def _where(self, key: str) -> str:
         return f"{self.path}: its {key}"

@@ -1,23 +1,25 @@
-"""SHA-256 of the source files, in the background while the weights are packed."""
+"""Digests of the source, files and tensors, in the background while the weights are packed."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from ..files.closing import Closing
+from .tensor import SourceTensor
+from .value_digests import TensorDigest, ValueDigests, combine, digest_tensor, is_buffer, undigested
 
 BLOCK_BYTES = 4 << 20
 
 
 @final
 class SourceDigests(Closing):
-    """Hashes files of `folder` in a thread of its own; hashlib and reading release the GIL.
+    """Hashes files of `folder` in a thread of its own, and tensors' values in another.
 
-    Use it as a context manager: leaving it stops the thread.
+    hashlib and reading release the GIL. Use it as a context manager: leaving it stops the threads.
     """
 
     def __init__(
@@ -26,8 +28,14 @@ class SourceDigests(Closing):
         paths: Iterable[Path],
         base: Path | None = None,
         merged: Mapping[str, Iterable[Path]] | None = None,
+        tensors: Mapping[str, SourceTensor] | None = None,
     ) -> None:
-        """Paths beside `folder`, in `base`, have "base/" before their names, `merged` their key."""
+        """Paths beside `folder`, in `base`, have "base/" before their names, `merged` their key.
+
+        `tensors` are digested by their values.
+        """
+        self._tensors = {n: t for n, t in (tensors or {}).items() if not is_buffer(t)}
+        self._values: dict[str, TensorDigest] = {}
         self._paths: dict[str, Path] = {}
         for path in paths:
             if base is None or path.is_relative_to(folder):
@@ -37,9 +45,12 @@ class SourceDigests(Closing):
         for label, others in (merged or {}).items():
             self._paths |= {f"{label}/{path.name}": path for path in others}
         self._digests: dict[str, str] = {}
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="source digests", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, args=[work], name="source digests", daemon=True)
+            for work in (self._hash_files, self._hash_tensors)
+        ]
 
     @property
     def names(self) -> list[str]:
@@ -47,28 +58,50 @@ class SourceDigests(Closing):
         return list(self._paths)
 
     def result(self) -> dict[str, str]:
-        """Wait, then return {name: digest in hexadecimal}; OSError when reading failed."""
-        # Short waits keep Ctrl-C alive.
-        while self._thread.is_alive():
-            self._thread.join(0.1)
-        if self._failure is not None:
-            raise self._failure
+        """Wait, then return {name: digest in hexadecimal}; raise what reading raised."""
+        self._wait()
         return dict(self._digests)
 
+    def values(self) -> ValueDigests:
+        """Wait, then return the digests of the tensors without buffers; likewise."""
+        self._wait()
+        return combine(self._values)
+
+    def no_values(self) -> dict[str, Any]:
+        """Return what `values().stored()` will be, but for the digests."""
+        return undigested(self._tensors)
+
+    def _wait(self) -> None:
+        # Short waits keep Ctrl-C alive.
+        for thread in self._threads:
+            while thread.is_alive():
+                thread.join(0.1)
+        if self._failure is not None:
+            raise self._failure
+
     def __enter__(self) -> SourceDigests:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the threads."""
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
+    def _hash_files(self) -> None:
+        for name, path in self._paths.items():
+            self._digests[name] = self._hash(path)
+
+    def _hash_tensors(self) -> None:
+        for name, tensor in self._tensors.items():
+            self._values[name] = digest_tensor(tensor, stopped=self._stop.is_set)
+
+    def _run(self, work: Callable[[], None]) -> None:
         try:
-            for name, path in self._paths.items():
-                self._digests[name] = self._hash(path)
-        except OSError as reason:
+            work()
+        except Exception as reason:  # raised again where the result is asked for
             self._failure = reason
 
     def _hash(self, path: Path) -> str:
