@@ -1,0 +1,1 @@
+"""What is inside a model while it reads a text, in the terms of its checkpoint."""
