@@ -184,9 +184,11 @@ class LocalHub:
         """Flip a bit of the byte `at` of a file: the length is right, the content is not."""
         self.faults.append(Fault(pattern, "flip", times, at=at))
 
-    def fail(self, pattern: str, status: int = 503, times: int | None = 1) -> None:
-        """Answer with an error, then as usual."""
-        self.faults.append(Fault(pattern, "status", times, status=status))
+    def fail(
+        self, pattern: str, status: int = 503, times: int | None = 1, *, skip: int = 0
+    ) -> None:
+        """Answer with an error `times` times, after `skip` usual answers, then as usual."""
+        self.faults.append(Fault(pattern, "status", times, status=status, skip=skip))
 
     def slow(
         self, pattern: str, pause: float, block: int = BLOCK, times: int | None = None
@@ -234,8 +236,16 @@ class LocalHub:
     def take_faults(self, path: str) -> list[Fault]:
         """The faults of this request; those that happen only so often are used up."""
         with self.lock:
-            found = [f for f in self.faults if fnmatch.fnmatch(path, f"*{f.pattern}")]
-            for fault in found:
+            found = []
+            for fault in self.faults:
+                if not fnmatch.fnmatch(path, f"*{fault.pattern}"):
+                    continue
+                if fault.skip:
+                    fault.skip -= 1
+                    continue
+                if fault.times is not None and fault.kind in {f.kind for f in found}:
+                    continue  # it is the next request's
+                found.append(fault)
                 if fault.times is not None:
                     fault.times -= 1
             self.faults = [f for f in self.faults if f.times != 0]

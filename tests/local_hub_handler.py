@@ -52,7 +52,7 @@ class Request:
 @dataclass
 class Fault:
     """What happens to the next `times` (None: all) GET requests for a file or a path of the API
-    that matches `pattern`."""
+    that matches `pattern`, after `skip` of them."""
 
     pattern: str
     kind: str  # cut, flip, status or slow
@@ -61,6 +61,7 @@ class Fault:
     status: int = 503
     pause: float = 0.0  # slow: seconds before each `block` bytes
     block: int = BLOCK
+    skip: int = 0
 
 
 class Refused(Exception):  # noqa: N818

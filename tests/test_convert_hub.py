@@ -2,115 +2,94 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from convert_sources import write_checkpoint
-from huggingface_hub import errors
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+from local_hub import LocalHub
 
 from pythia_rt.convert import CheckpointError, FlatFile, convert
 from pythia_rt.convert.flatfile import layout
-from pythia_rt.convert.source import download, hub
+from pythia_rt.convert.source import hub, listing, transfer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/tiny-neox"
+NOWHERE = "http://127.0.0.1:9"
 
 
-class FakeHub:
-    """Stands for the hub: a folder is the repository, the cache is filled as the library does."""
+class Repository:
+    """A folder, and what it holds as the branch step3 of a model."""
 
-    def __init__(self, repository: Path) -> None:
-        self.repository = repository
-        self.fetched: list[str] = []
-        self.failure: Exception | None = None
+    def __init__(self, served: LocalHub, folder: Path) -> None:
+        self.served = served
+        self.folder = folder
 
-    def model_info(self, name: str, *, revision: str) -> SimpleNamespace:
-        if self.failure is not None:
-            raise self.failure
-        assert (name, revision) == (NAME, "step3")
-        files = [SimpleNamespace(rfilename=path.name) for path in self.repository.iterdir()]
-        return SimpleNamespace(sha=COMMIT, siblings=files)
+    def serve(self) -> None:
+        """Let the hub have what the folder holds now."""
+        self.served.add(NAME, "step3", self.folder, COMMIT)
 
-    def download(
-        self, name: str, file: str, *, revision: str, cache_dir: str, local_files_only: bool
-    ) -> str:
-        snapshots = Path(cache_dir) / f"models--{name.replace('/', '--')}" / "snapshots"
-        if revision == "step3" and (snapshots / COMMIT).exists():
-            revision = COMMIT
-        cached = snapshots / revision / file
-        if not cached.exists():
-            if local_files_only or self.failure is not None:
-                raise errors.LocalEntryNotFoundError("not cached")
-            self.fetched.append(file)
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(self.repository / file, cached)
-        return str(cached)
+    @property
+    def fetched(self) -> list[str]:
+        """The files that were asked for, in order."""
+        asked = [r.path.partition(f"/resolve/{COMMIT}/")[2] for r in self.served.requests]
+        return [name for name in asked if name]
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    fake = FakeHub(tmp_path / "repository")
-    monkeypatch.setattr(download, "HfApi", lambda: fake)
-    monkeypatch.setattr(download, "hf_hub_download", fake.download)
-    return fake
-
-
-def response_error(kind: type[Exception]) -> Exception:
-    """Return an error of the hub's library, whose constructors differ between versions."""
-    error = kind.__new__(kind)
-    Exception.__init__(error, "from the hub")
-    return error
+def fake(local_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    monkeypatch.setattr(transfer, "PAUSE", 0.001)
+    monkeypatch.setattr(listing, "_PAUSE", 0.001)
+    return Repository(local_hub, tmp_path / "repository")
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "sharded", "bin", "sharded bin"])
-def test_only_what_is_needed_is_fetched(tmp_path: Path, fake: FakeHub, kind: str) -> None:
-    write_checkpoint(fake.repository, kind=kind)
-    for name in layout.TEXT_FILES[1:]:  # all that say what text is made by
-        (fake.repository / name).write_text("{}")
-    expected = {path.name for path in fake.repository.iterdir()}
+def test_only_what_is_needed_is_fetched(tmp_path: Path, fake: Repository, kind: str) -> None:
+    write_checkpoint(fake.folder, kind=kind)
+    for number, name in enumerate(layout.TEXT_FILES[1:]):  # all that say what text is made by
+        (fake.folder / name).write_text("{}" + number * " ")  # equal files are fetched once
+    expected = {path.name for path in fake.folder.iterdir()}
     for surplus in ("README.md", "flax_model.msgpack", "vocab.json", "merges.txt"):
-        (fake.repository / surplus).write_text("")
+        (fake.folder / surplus).write_text("")
     if kind in ("safetensors", "sharded"):  # the pickle beside it stays where it is
-        (fake.repository / "pytorch_model.bin").write_text("")
+        (fake.folder / "pytorch_model.bin").write_text("")
+    fake.serve()
     path = convert(NAME, tmp_path / "flat", revision="step3", cache_dir=tmp_path / "cache")
     assert set(fake.fetched) == expected
     file = FlatFile(path)
     assert (file.metadata["source"], file.metadata["revision"]) == (NAME, COMMIT)
-    local = convert(fake.repository, tmp_path / "local")
+    local = convert(fake.folder, tmp_path / "local")
     assert FlatFile(local).metadata["data_sha256"] == file.metadata["data_sha256"]
 
 
 @pytest.mark.parametrize("has_tokenizer", [True, False])
 def test_what_a_tokenizer_is_built_of_is_fetched_where_there_is_none(
-    tmp_path: Path, fake: FakeHub, has_tokenizer: bool
+    tmp_path: Path, fake: Repository, has_tokenizer: bool
 ) -> None:
-    write_checkpoint(fake.repository)
+    write_checkpoint(fake.folder)
     for name in layout.TOKENIZER_SOURCES:
-        (fake.repository / name).write_text("")
+        (fake.folder / name).write_text(name)
     if not has_tokenizer:
-        (fake.repository / "tokenizer.json").unlink()
+        (fake.folder / "tokenizer.json").unlink()
+    fake.serve()
     folder, _ = hub.resolve(NAME, "step3", tmp_path)
     assert folder.is_dir()
     assert (set(layout.TOKENIZER_SOURCES) < set(fake.fetched)) is not has_tokenizer
     assert fake.fetched.count("tokenizer.json") == has_tokenizer
 
 
-def test_shards_are_fetched_from_where_the_index_says(tmp_path: Path, fake: FakeHub) -> None:
-    write_checkpoint(fake.repository, kind="sharded")
-    (fake.repository / "weights").mkdir()
-    (fake.repository / "model-00001-of-00003.safetensors").rename(
-        fake.repository / "weights" / "model-00001-of-00003.safetensors"
+def test_shards_are_fetched_from_where_the_index_says(tmp_path: Path, fake: Repository) -> None:
+    write_checkpoint(fake.folder, kind="sharded")
+    (fake.folder / "weights").mkdir()
+    (fake.folder / "model-00001-of-00003.safetensors").rename(
+        fake.folder / "weights" / "model-00001-of-00003.safetensors"
     )
-    index = fake.repository / "model.safetensors.index.json"
+    index = fake.folder / "model.safetensors.index.json"
     index.write_text(
         index.read_text()
         .replace("model-00001-of", "./weights/model-00001-of")
         .replace("model-00002-of", "./model-00002-of")
     )
+    fake.serve()
     path = convert(NAME, tmp_path / "flat", revision="step3", cache_dir=tmp_path / "cache")
     expected = {f"model-0000{i}-of-00003.safetensors" for i in (2, 3)}
     expected |= {index.name, "weights/model-00001-of-00003.safetensors"}
@@ -121,21 +100,26 @@ def test_shards_are_fetched_from_where_the_index_says(tmp_path: Path, fake: Fake
 @pytest.mark.parametrize("kind", ["safetensors", "sharded", "bin", "sharded bin"])
 @pytest.mark.parametrize("tokenizer", [True, False])
 def test_a_filled_cache_serves_without_network(
-    tmp_path: Path, fake: FakeHub, kind: str, tokenizer: bool
+    tmp_path: Path,
+    fake: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    tokenizer: bool,
 ) -> None:
-    write_checkpoint(fake.repository, kind=kind)
+    write_checkpoint(fake.folder, kind=kind)
     for name in layout.TEXT_FILES[1:]:
-        (fake.repository / name).write_text("{}")
+        (fake.folder / name).write_text("{}")
     if not tokenizer:
-        (fake.repository / "tokenizer.json").unlink()
+        (fake.folder / "tokenizer.json").unlink()
+    fake.serve()
     online = hub.resolve(NAME, "step3", tmp_path)
-    fake.failure = ConnectionError("no network")
-    fake.fetched.clear()
+    fake.served.requests.clear()
+    monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     assert hub.resolve(NAME, "step3", tmp_path) == online
     assert hub.resolve(NAME, "step3", tmp_path, local_files_only=True) == online
     assert hub.resolve(NAME, COMMIT, tmp_path, local_files_only=True) == online
     assert not fake.fetched
-    names = {path.name for path in fake.repository.iterdir()}
+    names = {path.name for path in fake.folder.iterdir()}
     assert {path.name for path in online[0].iterdir()} == names
 
 
@@ -157,73 +141,50 @@ def test_names_that_the_hub_forbids(tmp_path: Path, name: str) -> None:
         hub.resolve(name, None, tmp_path, local_files_only=True)
 
 
-@pytest.mark.parametrize(
-    ("failure", "says"),
-    [
-        (OSError(28, "No space left on device"), "No space left"),
-        (RuntimeError("x"), "RuntimeError"),
-        (errors.LocalEntryNotFoundError("x"), "connection lost"),
-    ],
-)
-def test_a_download_that_breaks_off(
-    tmp_path: Path,
-    fake: FakeHub,
-    monkeypatch: pytest.MonkeyPatch,
-    failure: Exception,
-    says: str,
+def test_an_empty_cache_says_so(
+    tmp_path: Path, fake: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any, **__: Any) -> str:
-        raise failure
-
-    write_checkpoint(fake.repository)
-    monkeypatch.setattr(download, "hf_hub_download", fail)
-    with pytest.raises(ConnectionError, match=rf"cannot fetch config\.json .*\({says}"):
-        hub.resolve(NAME, "step3", tmp_path)
-
-
-def test_an_empty_cache_says_so(tmp_path: Path, fake: FakeHub) -> None:
     with pytest.raises(FileNotFoundError, match=r"not in the cache .* allow downloading once"):
         hub.resolve(NAME, "step3", tmp_path, local_files_only=True)
-    fake.failure = ConnectionError("no network")
-    with pytest.raises(FileNotFoundError, match=r"does not answer \(ConnectionError\)"):
+    monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
+    with pytest.raises(FileNotFoundError, match=r"does not answer \(ConnectError\)"):
         hub.resolve(NAME, "step3", tmp_path)
 
 
-def test_a_half_filled_cache_is_not_enough(tmp_path: Path, fake: FakeHub) -> None:
-    write_checkpoint(fake.repository, kind="sharded")
+def test_a_half_filled_cache_is_not_enough(tmp_path: Path, fake: Repository) -> None:
+    write_checkpoint(fake.folder, kind="sharded")
+    fake.serve()
     folder, _ = hub.resolve(NAME, "step3", tmp_path)
     (folder / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="not in the cache"):
         hub.resolve(NAME, "step3", tmp_path, local_files_only=True)
 
 
-@pytest.mark.parametrize(
-    ("failure", "kind", "says"),
-    [
-        (errors.RevisionNotFoundError, FileNotFoundError, "has no revision 'step3'"),
-        (errors.RepositoryNotFoundError, FileNotFoundError, "neither a folder here nor a model"),
-        (errors.GatedRepoError, PermissionError, "is gated: accept its terms"),
-    ],
-)
-def test_what_the_hub_refuses(
-    tmp_path: Path, fake: FakeHub, failure: type[Exception], kind: type[Exception], says: str
-) -> None:
-    fake.failure = response_error(failure)
-    with pytest.raises(kind, match=says):
+def test_what_the_hub_refuses(tmp_path: Path, fake: Repository) -> None:
+    write_checkpoint(fake.folder)
+    fake.serve()
+    with pytest.raises(FileNotFoundError, match="has no revision 'step4'"):
+        hub.resolve(NAME, "step4", tmp_path)
+    with pytest.raises(FileNotFoundError, match="neither a folder here nor a model"):
+        hub.resolve("no/body", "step3", tmp_path)
+    fake.served.gated.add(NAME)
+    with pytest.raises(PermissionError, match="is gated: accept its terms"):
         hub.resolve(NAME, "step3", tmp_path)
 
 
-def test_a_repository_without_weights(tmp_path: Path, fake: FakeHub) -> None:
-    fake.repository.mkdir()
-    (fake.repository / "config.json").write_text("{}")
+def test_a_repository_without_weights(tmp_path: Path, fake: Repository) -> None:
+    fake.folder.mkdir()
+    (fake.folder / "config.json").write_text("{}")
+    fake.serve()
     with pytest.raises(CheckpointError, match="has no weights that can be read"):
         hub.resolve(NAME, "step3", tmp_path)
 
 
-def test_an_index_cannot_fetch_other_paths(tmp_path: Path, fake: FakeHub) -> None:
-    write_checkpoint(fake.repository, kind="sharded")
-    index = fake.repository / "model.safetensors.index.json"
+def test_an_index_cannot_fetch_other_paths(tmp_path: Path, fake: Repository) -> None:
+    write_checkpoint(fake.folder, kind="sharded")
+    index = fake.folder / "model.safetensors.index.json"
     index.write_text('{"weight_map": {"a": "../../x.safetensors"}}')
+    fake.serve()
     with pytest.raises(CheckpointError, match="not a file of weights in its folder"):
         hub.resolve(NAME, "step3", tmp_path)
     assert not [file for file in fake.fetched if "x" in file.split(".")[0]]
@@ -232,7 +193,7 @@ def test_an_index_cannot_fetch_other_paths(tmp_path: Path, fake: FakeHub) -> Non
 @pytest.mark.parametrize(
     "source", ["no/such/folder", "/no/folder", "", "../x", "a b", "-x/y", "a\n"]
 )
-def test_what_can_be_neither_folder_nor_hub_id(source: str, fake: FakeHub) -> None:
+def test_what_can_be_neither_folder_nor_hub_id(source: str, fake: Repository) -> None:
     if source == "":  # Path("") is the current folder, which holds no checkpoint
         return
     with pytest.raises(FileNotFoundError, match="no folder and no hub id: check the spelling"):
@@ -253,18 +214,26 @@ def test_snapshots_are_recognised(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_the_hubs_progress_bars_are_left_as_they_were(
-    tmp_path: Path, fake: FakeHub, monkeypatch: pytest.MonkeyPatch, wanted: bool
+def test_progress_is_shown_where_it_is_wanted(
+    tmp_path: Path, fake: Repository, capsys: pytest.CaptureFixture[str], wanted: bool
 ) -> None:
-    write_checkpoint(fake.repository)
-    states: list[bool] = []
-
-    def spy(*arguments: Any, **options: Any) -> str:
-        states.append(are_progress_bars_disabled())
-        return fake.download(*arguments, **options)
-
-    monkeypatch.setattr(download, "hf_hub_download", spy)
-    before = are_progress_bars_disabled()
+    write_checkpoint(fake.folder, kind="sharded")
+    fake.serve()
     hub.resolve(NAME, "step3", tmp_path, progress=wanted)
-    assert set(states) == {before or not wanted}
-    assert are_progress_bars_disabled() == before
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert ("fetching tiny-neox: 100%" in shown.err) is wanted
+
+
+def test_a_blob_that_is_damaged_is_not_converted(tmp_path: Path, fake: Repository) -> None:
+    """As another tool may have left it, or a disk."""
+    write_checkpoint(fake.folder)
+    fake.serve()
+    folder, _ = hub.resolve(NAME, "step3", tmp_path)
+    blob = (folder / "model.safetensors").resolve()
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"is damaged, its SHA-256 is not the hub's: delete"):
+        convert(folder, tmp_path / "flat")
+    assert not (tmp_path / "flat").exists()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, final
 
+from ..errors import CheckpointError
 from ..files.closing import Closing
 from .tensor import SourceTensor
 from .value_digests import TensorDigest, ValueDigests, combine, digest_tensor, is_buffer, undigested
 
 BLOCK_BYTES = 4 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @final
@@ -58,8 +61,20 @@ class SourceDigests(Closing):
         return list(self._paths)
 
     def result(self) -> dict[str, str]:
-        """Wait, then return {name: digest in hexadecimal}; raise what reading raised."""
+        """Wait, then return {name: digest in hexadecimal}.
+
+        Raises what reading raised, and CheckpointError for a file in the hub's cache whose name
+        there is another digest: it was not verified when it came, or has changed since.
+        """
         self._wait()
+        for name, digest in self._digests.items():
+            blob = self._paths[name].resolve()
+            is_named_so = blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name)
+            if is_named_so and blob.name != digest:
+                raise CheckpointError(
+                    f"{self._paths[name]} is damaged, its SHA-256 is not the hub's: delete {blob}, "
+                    "and it is fetched again"
+                )
         return dict(self._digests)
 
     def values(self) -> ValueDigests:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import shutil
+import threading
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, errors, hf_hub_download
-from huggingface_hub.utils.tqdm import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+from tqdm import tqdm
 
 from ..errors import CheckpointError, Sentence, quote
 from ..flatfile.layout import (
@@ -22,8 +21,12 @@ from ..flatfile.layout import (
     TOKENIZER_SOURCES,
 )
 from .checkpoint import CONFIG_FILE, WEIGHT_FILES, index_shards
+from .listing import Listing, RemoteFile, read_listing
+from .settings import hub_cache, is_hub_id, is_offline
+from .store import Store
+from .transfer import StoppedError, Transfer, open_client
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+AT_ONCE = 4  # files
 _CHAT_TEMPLATE = re.compile(rf"{CHAT_TEMPLATE_FOLDER}/[^/]+\.jinja")
 
 
@@ -31,132 +34,140 @@ class Repository:
     """One revision of one model of the hub. See `hub.resolve` for what it raises."""
 
     def __init__(self, name: str, revision: str, cache_dir: str | Path | None) -> None:
+        if not is_hub_id(name):
+            raise FileNotFoundError(f"{name} is no folder and no hub id: check the spelling")
         self.name = name
         self.revision = revision
-        self.cache_dir = None if cache_dir is None else str(Path(cache_dir).expanduser())
+        self.store = Store(hub_cache(cache_dir), name)
 
     def fetch(self, *, offline: bool, progress: bool) -> tuple[Path, str]:
         """Return the folder in the cache and the commit, after downloading what is missing."""
-        try:
-            with _progress_bars(progress):
-                return self._fetch(offline)
-        except errors.HFValidationError:
-            raise FileNotFoundError(
-                f"{self.name} is no folder and no hub id: check the spelling"
-            ) from None
+        listing = self.list_files(offline=offline)
+        if isinstance(listing, str):
+            return self._from_cache(listing)
+        return self._download(listing, progress), listing.commit
 
-    def _fetch(self, offline: bool) -> tuple[Path, str]:
+    def list_files(self, *, offline: bool) -> Listing | str:
+        """What the hub has at the revision; or why it cannot be asked, should the cache lack it."""
+        missing = f"{self.name} is not in the cache at revision {self.revision}"
         if offline:
-            missing = f"{self.name} is not in the cache at revision {self.revision}"
-            return self._from_cache(
-                Sentence(
-                    f"{missing}: allow downloading once (local_files_only=False)",
-                    f"{missing}: allow downloading once, without --local-files-only",
-                )
+            return Sentence(
+                f"{missing}: allow downloading once (local_files_only=False)",
+                f"{missing}: allow downloading once, without --local-files-only",
             )
+        if is_offline():
+            return f"{missing}, and HF_HUB_OFFLINE is set: unset it to allow downloading once"
         try:
-            info = HfApi().model_info(self.name, revision=self.revision)
-        except errors.RevisionNotFoundError:
-            raise FileNotFoundError(
-                f"{self.name} has no revision {quote(self.revision)}: see its branches on the hub"
-            ) from None
-        except errors.GatedRepoError:
-            raise PermissionError(
-                f"{self.name} is gated: accept its terms on the hub and log in with hf auth login"
-            ) from None
-        except errors.RepositoryNotFoundError:
-            raise FileNotFoundError(
-                f"{self.name} is neither a folder here nor a model of the hub: check the spelling"
-            ) from None
-        except errors.HFValidationError:
-            raise
-        # What a missing network raises depends on the version of the hub's HTTP library.
-        except Exception as reason:
-            return self._from_cache(
+            return read_listing(self.name, self.revision)
+        except ConnectionError as reason:
+            return (
                 f"{self.name} is not in the cache and the hub does not answer "
-                f"({type(reason).__name__}): check the network"
+                f"({reason}): check the network"
             )
-        commit = info.sha or self.revision
-        listing = {sibling.rfilename for sibling in info.siblings or []}
-        folder = self._download(commit, listing.__contains__, offline=False)
-        self._get_all(filter(_CHAT_TEMPLATE.fullmatch, sorted(listing)), commit, offline=False)
-        return folder, commit
+
+    def cached_commit(self) -> str | None:
+        """The commit of the revision as far as the cache knows."""
+        return self.store.commit_of(self.revision)
 
     def _from_cache(self, otherwise: str) -> tuple[Path, str]:
-        try:
-            folder = self._download(self.revision, self._is_cached, offline=True)
-        except (errors.LocalEntryNotFoundError, CheckpointError):
-            raise FileNotFoundError(otherwise) from None
-        # The cache keeps each commit in a folder of its name.
-        return folder, folder.name if _COMMIT.fullmatch(folder.name) else self.revision
+        if (commit := self.cached_commit()) is not None:
+            folder = self.store.snapshot(commit)
+            try:
+                needed = self._needed(lambda name: (folder / name).is_file())
+                if needed[-1].endswith(".json"):
+                    needed += index_shards(folder / needed[-1])
+            except CheckpointError:
+                raise FileNotFoundError(otherwise) from None
+            if all((folder / name).is_file() for name in needed):
+                return folder, commit
+        raise FileNotFoundError(otherwise)
 
-    def _is_cached(self, file: str) -> bool:
-        try:
-            self._get(file, self.revision, offline=True)
-        except errors.LocalEntryNotFoundError:
-            return False
-        return True
-
-    def _download(self, revision: str, has: Callable[[str], bool], *, offline: bool) -> Path:
-        """Fetch what a conversion needs of what the revision `has`; return the folder."""
+    def _needed(self, has: Callable[[str], bool]) -> list[str]:
+        """What a conversion needs of what there is: last the weights, or their index."""
         weights = next((name for name in WEIGHT_FILES if has(name)), None)
         if weights is None:
             raise CheckpointError(
                 f"{self.name} has no weights that can be read ({', '.join(WEIGHT_FILES[::2])}) "
                 f"at revision {quote(self.revision)}: choose another model or revision"
             )
-        folder = self._get(CONFIG_FILE, revision, offline=offline).parent
         sources = () if has(TOKENIZER_FILE) else TOKENIZER_SOURCES
-        optional = [name for name in (*TEXT_FILES, *sources) if has(name)]
-        self._get_all([*optional, weights], revision, offline=offline)
-        if weights.endswith(".json"):
-            self._get_all(index_shards(folder / weights), revision, offline=offline)
-        return folder
+        return [CONFIG_FILE, *filter(has, (*TEXT_FILES, *sources)), weights]
 
-    def _get_all(self, files: Iterable[str], revision: str, *, offline: bool) -> None:
-        for file in files:
-            self._get(file, revision, offline=offline)
+    def _download(self, listing: Listing, progress: bool) -> Path:
+        files = listing.files
+        needed = self._needed(files.__contains__)
+        needed += filter(_CHAT_TEMPLATE.fullmatch, sorted(files))
+        index = next((name for name in WEIGHT_FILES if name in needed), "")
+        with tqdm(
+            desc=f"fetching {self.name.rpartition('/')[2]}",
+            total=0,
+            unit="B",
+            unit_scale=True,
+            disable=not progress or are_progress_bars_disabled(),
+        ) as bar:
+            if index.endswith(".json"):
+                self._get([index], listing, bar)
+                folder = self.store.snapshot(listing.commit)
+                needed += index_shards(folder / index)
+                needed.remove(index)
+            self._get(needed, listing, bar)
+        self.store.set_ref(self.revision, listing.commit)
+        return self.store.snapshot(listing.commit)
 
-    def _get(self, file: str, revision: str, *, offline: bool) -> Path:
-        try:
-            return Path(
-                hf_hub_download(
-                    self.name,
-                    file,
-                    revision=revision,
-                    cache_dir=self.cache_dir,
-                    local_files_only=offline,
-                )
-            )
-        except errors.LocalEntryNotFoundError:  # also what a lost connection ends in
-            if offline:
-                raise
-            raise ConnectionError(
-                f"cannot fetch {file} of {self.name} (connection lost): try again"
-            ) from None
-        except errors.EntryNotFoundError:
+    def _get(self, names: Iterable[str], listing: Listing, bar: Any) -> None:
+        """Fetch files, several at once; those that are there cost nothing."""
+        files = {name: self._listed(name, listing) for name in names}
+        places = {name: self.store.place(listing.commit, name) for name in files}
+        missing = [file for name, file in files.items() if not places[name].exists()]
+        if not missing:
+            return
+        self._check_room(missing)
+        bar.total += sum(file.size for file in missing)
+        lock = threading.Lock()
+
+        def advance(count: int) -> None:
+            with lock:
+                bar.update(count)
+
+        with open_client() as client:
+            transfer = Transfer(client, self.store, self.name, listing.commit, advance)
+            _run(transfer, missing)
+
+    def _listed(self, name: str, listing: Listing) -> RemoteFile:
+        if name not in listing.files:
             raise CheckpointError(
-                f"{self.name} has no {file} at revision {quote(self.revision)}: "
-                "choose another model or revision"
-            ) from None
-        except errors.HFValidationError:
-            raise
-        except Exception as reason:
-            text = reason.strerror if isinstance(reason, OSError) else None
-            raise ConnectionError(
-                f"cannot fetch {file} of {self.name} ({text or type(reason).__name__}): try again"
-            ) from None
+                f"{self.name} has no {name} at revision {quote(self.revision)}: choose another "
+                "model or revision"
+            )
+        return listing.files[name]
+
+    def _check_room(self, files: Collection[RemoteFile]) -> None:
+        folder = self.store.folder / "blobs"
+        folder.mkdir(parents=True, exist_ok=True)
+        needed = 0
+        for file in files:
+            if not self.store.blob(file.digest).exists():
+                part = folder / f"{file.digest}.part"
+                needed += file.size - (part.stat().st_size if part.exists() else 0)
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise OSError(
+                f"no room for {self.name} in {self.store.cache}: it needs {needed / 1e9:.1f} GB "
+                f"more, and {free / 1e9:.1f} GB are free"
+            )
 
 
-@contextmanager
-def _progress_bars(wanted: bool) -> Iterator[None]:
-    """Show the hub's own progress bars or not, and restore what was set before."""
-    hidden = are_progress_bars_disabled()
-    if wanted or hidden:
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
+def _run(transfer: Transfer, files: Iterable[RemoteFile]) -> None:
+    """Fetch `files` in a few threads; the first error, or Ctrl-C, ends all."""
+    # Small ones first: nobody waits for gigabytes to learn that config.json is not there.
+    jobs = sorted(files, key=lambda file: file.size)
+    with ThreadPoolExecutor(min(AT_ONCE, len(jobs)), "fetching") as pool:
+        try:
+            running = [pool.submit(transfer.fetch, file) for file in jobs]
+            done, _ = wait(running, return_when=FIRST_EXCEPTION)
+        finally:
+            transfer.stop.set()
+    failed = [job.exception() for job in running if job in done and job.exception()]
+    for error in failed:
+        if error is not None and not isinstance(error, StoppedError):
+            raise error

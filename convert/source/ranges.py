@@ -1,0 +1,90 @@
+"""Parts of files on the hub, without the rest: nothing says that they are right, no digest is
+of a part."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import httpx2
+
+from ..errors import CheckpointError, quote
+from . import transfer
+from .rates import pause, wait_of
+
+_TRIES = 5
+_NEAR = 1 << 16  # bytes between two ranges that are fetched as one
+
+
+def read_ranges(
+    name: str,
+    revision: str,
+    path: str,
+    ranges: Sequence[tuple[int, int]],
+    *,
+    client: httpx2.Client | None = None,
+) -> list[bytes]:
+    """The bytes [begin, end) of the file `path` of a model for each of `ranges`, in their order.
+
+    Ranges that lie near one another are one request. A server that knows no ranges is read up to
+    the end of each. Give a commit as `revision` where several calls are to see the same file, and a
+    `client` of transfer.open_client() where there are many. Raises CheckpointError for a file that
+    is not there or shorter, ValueError for no range, ConnectionError when the hub does not answer.
+    """
+    for begin, end in ranges:
+        if not 0 <= begin <= end:
+            raise ValueError(f"{begin} to {end} is no range: begin with the smaller number")
+    if client is None:
+        with transfer.open_client() as own:
+            return read_ranges(name, revision, path, ranges, client=own)
+    url = transfer.address(name, revision, path)
+    merged: list[tuple[int, int]] = []
+    for begin, end in sorted(r for r in ranges if r[0] < r[1]):
+        if merged and begin <= merged[-1][1] + _NEAR:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((begin, end))
+    read = {begin: _read(client, url, path, begin, end) for begin, end in merged}
+    found = []
+    for begin, end in ranges:
+        start = max((b for b in read if b <= begin), default=begin)
+        found.append(read[start][begin - start : end - start] if begin < end else b"")
+    return found
+
+
+def _read(client: httpx2.Client, url: str, path: str, begin: int, end: int) -> bytes:
+    stop = threading.Event()
+    why = ""
+    wait: float | None = 0.0
+    for attempt in range(_TRIES):
+        pause(transfer.PAUSE * 2 ** (attempt - 1) if wait is None else wait, stop)
+        wait = None
+        try:
+            headers = {"Range": f"bytes={begin}-{end - 1}"}
+            with client.stream("GET", url, headers=headers) as response:
+                if response.status_code in (404, 416):
+                    raise CheckpointError(
+                        f"there are no bytes {begin} to {end} of {quote(path)} on the hub: it is "
+                        "shorter, or not there"
+                    )
+                if response.status_code in (401, 403):
+                    raise PermissionError(
+                        f"{url} is gated: accept its terms on the hub and log in with hf auth login"
+                    )
+                if response.status_code not in (200, 206):
+                    wait = wait_of(response.headers)
+                    why = f"status {response.status_code}"
+                    continue
+                skip = begin if response.status_code == 200 else 0
+                data = bytearray()
+                for block in response.iter_bytes():
+                    data += block[min(skip, len(block)) :]
+                    skip -= min(skip, len(block))
+                    if len(data) >= end - begin:
+                        break
+                if len(data) < end - begin:
+                    raise CheckpointError(f"{quote(path)} ends before byte {end} on the hub")
+                return bytes(data[: end - begin])
+        except httpx2.RequestError as reason:
+            why = type(reason).__name__
+    raise ConnectionError(f"cannot read {quote(path)} ({why}): try again")

@@ -1,0 +1,66 @@
+"""What the environment says of the hub, read when it is asked: its address, its cache, no network.
+
+The hub's own library reads these variables once, when it is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+_TRUE = {"1", "on", "yes", "true"}
+_HOME = "https://huggingface.co"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+_TIMEOUT = 10.0  # seconds, as for the hub's library
+
+
+def endpoint() -> str:
+    """The address of the hub or of a mirror: $HF_ENDPOINT, or the hub's own.
+
+    Raises ValueError where the variable is no address.
+    """
+    address = (os.environ.get("HF_ENDPOINT") or _HOME).rstrip("/")
+    if not address.startswith(("http://", "https://")):
+        raise ValueError(f"HF_ENDPOINT is {address!r}, which is no address: begin with https://")
+    return address
+
+
+def is_offline() -> bool:
+    """Whether $HF_HUB_OFFLINE or $TRANSFORMERS_OFFLINE forbids the network."""
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.lower() in _TRUE
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model of the hub can have this name: OWNER/NAME, or NAME alone as old ones have."""
+    if not _HUB_ID.fullmatch(name) or len(name) > 96 or "--" in name or ".." in name:
+        return False
+    return not any(part.endswith((".git", ".", "-")) for part in name.split("/"))
+
+
+def token() -> str | None:
+    """Who asks: $HF_TOKEN, or what `hf auth login` left, unless that is not to be sent unasked."""
+    from huggingface_hub import get_token
+
+    disabled = os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").lower() in _TRUE
+    return None if disabled else get_token()
+
+
+def hub_cache(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where the hub's files are kept: in `cache_dir`, else where the hub's tools keep them."""
+    get = os.environ.get
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
+    if chosen := get("HF_HUB_CACHE") or get("HUGGINGFACE_HUB_CACHE"):
+        return Path(os.path.expandvars(chosen)).expanduser()
+    home = get("HF_HOME") or f"{get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    return Path(os.path.expandvars(home)).expanduser() / "hub"
+
+
+def timeout() -> float:
+    """Seconds without a byte after which a connection counts as lost: $HF_HUB_DOWNLOAD_TIMEOUT."""
+    try:
+        return float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or _TIMEOUT)
+    except ValueError:
+        return _TIMEOUT

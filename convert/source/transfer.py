@@ -1,0 +1,308 @@
+"""One file from the hub into its cache: continued where another process stopped, and verified.
+
+What has come is a `.part` file beside the blob's place, with a sidecar `.part.json` that says of
+which content it is a part. Whoever comes next asks for the rest (Range), provided that the server
+still has the same file (If-Range). The digest is taken while bytes are written, of what was there
+before too, and only a file whose digest is the hub's gets the blob's name. Where the server knows
+no ranges, or has another file, everything comes again.
+
+The hub's library deletes a partial file when its process ends, and compares no digests (from 1.18).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote as url_quote
+
+import httpx2
+from huggingface_hub import __version__ as hub_version
+
+from pythia_rt import __version__
+
+from ..errors import CheckpointError, quote, with_sentence
+from .listing import RemoteFile
+from .rates import Pace, pause, wait_of
+from .settings import endpoint, timeout, token
+from .store import Store
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+BLOCK_BYTES = 1 << 20  # read and hashed at a time, of what was there
+PAUSE = 1.0  # seconds before the second try; doubled for each further one that brings nothing
+_TRIES = 6  # in a row that bring nothing
+_LIMITED = 30  # times that a rate limit is waited for
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+class StoppedError(Exception):
+    """Another file failed, or the user wants no more: what has come stays."""
+
+
+class _AgainError(Exception):
+    """The server is to be asked again; `wait` seconds from now if it says so."""
+
+    def __init__(self, why: str, wait: float | None = None) -> None:
+        super().__init__(why)
+        self.wait = wait
+
+
+def open_client() -> httpx2.Client:
+    """A client for files of the hub: with the user's token, which other hosts do not get."""
+    agent = f"pythia_rt/{__version__}; hf_hub/{hub_version}"
+    headers = {"Accept-Encoding": "identity", "User-Agent": agent}
+    if (secret := token()) is not None:
+        headers["Authorization"] = f"Bearer {secret}"
+    return httpx2.Client(headers=headers, timeout=timeout(), follow_redirects=True)
+
+
+def address(name: str, commit: str, path: str) -> str:
+    """Where the file `path` of a commit is fetched from."""
+    return f"{endpoint()}/{name}/resolve/{url_quote(commit, safe='')}/{url_quote(path)}"
+
+
+class Transfer:
+    """Fetches files of one commit of a model into `store`; several threads may call `fetch`.
+
+    `advance` is told how many more bytes are there, negative ones where some have to come again.
+    Setting `stop` ends all transfers under way.
+    """
+
+    def __init__(
+        self,
+        client: httpx2.Client,
+        store: Store,
+        name: str,
+        commit: str,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._name = name
+        self._commit = commit
+        self._advance = advance
+        self._pace = Pace()
+        self.stop = threading.Event()
+
+    def fetch(self, file: RemoteFile) -> Path:
+        """The path of `file` in the cache, after fetching what is missing of it.
+
+        Safe when others fetch it too: one does, the others wait for it. Raises CheckpointError
+        where what comes is not what the hub lists, PermissionError for what may not be fetched,
+        ConnectionError when the connection is lost for good, OSError for a disk that is full.
+        """
+        place = self._store.place(self._commit, file.path)
+        if place.exists():
+            self._advance(file.size)
+            return place
+        with self._store.lock(file.digest):
+            blob = self._store.blob(file.digest)
+            if blob.exists():
+                self._advance(file.size)
+            else:
+                blob.parent.mkdir(parents=True, exist_ok=True)
+                self._fetch_blob(file, blob)
+            return self._store.link(self._commit, file.path, file.digest)
+
+    def _fetch_blob(self, file: RemoteFile, blob: Path) -> None:
+        with _Part(blob, file, self._commit) as part:
+            self._advance(part.size)
+            for _ in range(2):
+                self._complete(file, part)
+                if part.is_right():
+                    part.finish()
+                    return
+                self._advance(-part.size)
+                part.begin_again()
+        raise CheckpointError(
+            f"{file.path} of {self._name} came damaged twice, its digest is not the hub's: it was "
+            "deleted, try again or set HF_ENDPOINT to another mirror"
+        )
+
+    def _complete(self, file: RemoteFile, part: _Part) -> None:
+        """Ask for the rest until it is there."""
+        fruitless = limited = 0
+        while part.size < file.size:
+            before = part.size
+            try:
+                self._pace.wait(self.stop)
+                self._receive(file, part)
+                continue
+            except _AgainError as reason:
+                why, wait = str(reason), reason.wait
+            except httpx2.RequestError as reason:
+                why, wait = type(reason).__name__, None
+            if wait is not None and limited < _LIMITED:
+                limited += 1
+                pause(wait, self.stop)
+                continue
+            fruitless = 0 if part.size > before else fruitless + 1
+            if fruitless >= _TRIES:
+                raise ConnectionError(
+                    f"cannot fetch {file.path} of {self._name} ({why}): try again, it goes on from "
+                    "where it stopped"
+                )
+            pause(PAUSE * 2 ** (fruitless - 1) if fruitless else 0.0, self.stop)
+
+    def _receive(self, file: RemoteFile, part: _Part) -> None:
+        """Ask once, and write what comes."""
+        if self.stop.is_set():
+            raise StoppedError
+        url = address(self._name, self._commit, file.path)
+        with self._client.stream("GET", url, headers=part.condition()) as response:
+            self._pace.observe(response.headers)
+            self._check_status(response, file)
+            etag = response.headers.get("etag", "")
+            if response.status_code == 206:
+                range_ = _RANGE.fullmatch(response.headers.get("content-range", ""))
+                if range_ is None or range_[1] != str(part.size):
+                    raise _AgainError("it sends another range")
+                if range_[2] not in ("*", str(file.size)):
+                    self._advance(-part.size)
+                    part.begin_again()
+                    raise _AgainError("its size is another")
+            elif part.size:  # the whole file: the server knows no ranges, or has another one
+                self._advance(-part.size)
+                part.begin_again()
+            part.note(etag)
+            for data in response.iter_bytes():
+                if self.stop.is_set():
+                    raise StoppedError
+                if part.size + len(data) > file.size:
+                    self._advance(-part.size)
+                    part.begin_again()
+                    raise _AgainError("it sends more than the file has")
+                part.write(data)
+                self._advance(len(data))
+
+    def _check_status(self, response: httpx2.Response, file: RemoteFile) -> None:
+        status = response.status_code
+        if status in (200, 206):
+            return
+        code = response.headers.get("x-error-code", "")
+        if status == 429 or (status == 503 and wait_of(response.headers) is not None):
+            wait = wait_of(response.headers)
+            raise _AgainError("the hub's rate limit is used up", PAUSE if wait is None else wait)
+        if code == "GatedRepo" or status in (401, 403):
+            raise PermissionError(
+                f"{self._name} is gated: accept its terms on the hub and log in with hf auth login"
+            )
+        if status == 404:
+            raise CheckpointError(
+                f"{self._name} has no {file.path} at revision {quote(self._commit)}: choose "
+                "another model or revision"
+            )
+        raise _AgainError(f"status {status}")
+
+
+class _Part:
+    """The part of a file that has come. A context manager; `size` bytes are there and hashed."""
+
+    def __init__(self, blob: Path, file: RemoteFile, commit: str) -> None:
+        self._blob = blob
+        self._path = blob.with_name(f"{blob.name}.part")
+        self._sidecar = blob.with_name(f"{blob.name}.part.json")
+        self._file = file
+        self._commit = commit
+        self._etag = ""  # the server's, which may be a CDN's
+
+    def __enter__(self) -> _Part:
+        self._stream = self._path.open("ab+", buffering=0)
+        self._begin_hash()
+        said = self._said()
+        size = self._path.stat().st_size
+        if said.get("digest") != self._file.digest or size > self._file.size:
+            self.begin_again()
+            return self
+        self._etag = str(said.get("etag", ""))
+        self._stream.seek(0)
+        buffer = memoryview(bytearray(BLOCK_BYTES))
+        while count := self._stream.readinto(buffer):
+            self._hash.update(buffer[:count])
+            self.size += count
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def _begin_hash(self) -> None:
+        self.size = 0
+        self._hash: _Hash
+        if self._file.sha256:
+            self._hash = hashlib.sha256()
+        else:  # as git names its blobs
+            self._hash = hashlib.sha1(b"blob %d\0" % self._file.size, usedforsecurity=False)
+
+    def _said(self) -> dict[str, Any]:
+        try:
+            said = json.loads(self._sidecar.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    def condition(self) -> dict[str, str]:
+        """The headers that ask for what is missing."""
+        if not self.size:
+            return {}
+        headers = {"Range": f"bytes={self.size}-"}
+        if self._etag and not self._etag.startswith("W/"):  # weak ones promise no equal bytes
+            headers["If-Range"] = self._etag
+        return headers
+
+    def note(self, etag: str) -> None:
+        """Say in the sidecar what is being written: before its first byte, or with a new etag."""
+        if self.size and etag == self._etag:
+            return
+        self._etag = etag
+        said = {"digest": self._file.digest, "etag": etag, "commit": self._commit}
+        written = self._sidecar.with_name(f"{self._sidecar.name}.tmp")
+        with self._room():
+            written.write_text(json.dumps(said), encoding="utf-8")
+            written.replace(self._sidecar)
+
+    def write(self, data: bytes) -> None:
+        """Append `data`."""
+        view = memoryview(data)
+        while view:
+            with self._room():
+                count = self._stream.write(view)
+            self._hash.update(view[:count])
+            self.size += count
+            view = view[count:]
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as reason:
+            if reason.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise with_sentence(
+                reason,
+                f"no room for {self._file.path} in {self._blob.parent}: free "
+                f"{(self._file.size - self.size) / 1e6:.0f} MB and try again, what has come stays",
+            ) from None
+
+    def begin_again(self) -> None:
+        """Forget what has come."""
+        self._stream.truncate(0)
+        self._etag = ""
+        self._begin_hash()
+
+    def is_right(self) -> bool:
+        """Whether all has come, and nothing else."""
+        return self.size == self._file.size and self._hash.hexdigest() == self._file.digest
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        self._stream.close()
+        self._path.replace(self._blob)
+        self._sidecar.unlink(missing_ok=True)
