@@ -21,7 +21,7 @@ needs_extension = pytest.mark.skipif(
     reason="PYTHIA_RT_TESTING_DIR does not name a build of _testing",
 )
 # Of backend.h, what prepares a model, moves pages of caches and tells of a pass.
-NO_OPERATIONS = {"make_ready", "check_heads", "upload", "download", "copy", "pass"}
+NO_OPERATIONS = {"make_ready", "check_heads", "upload", "download", "copy", "pass", "each"}
 AROUND = {trace.ENTERING, trace.BETWEEN, trace.SAMPLING, trace.PYTHON}
 
 

@@ -115,6 +115,10 @@ class Backend {
   virtual const char* isa() const = 0;
   virtual int n_threads() const = 0;
 
+  // Calls task(i) once for each i in [0, n), spread over those threads; without any, in this
+  // one. Never during an operation.
+  virtual void each(int64_t n, FunctionRef<void(int64_t index)> task) = 0;
+
   // Throws std::invalid_argument for heads that the device's attention has no room for.
   virtual void check_heads(const HeadLayout& heads) const = 0;
 

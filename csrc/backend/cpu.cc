@@ -31,6 +31,10 @@ class CpuBackend : public HostBackend {
   const char* isa() const override { return kernels_.isa; }
   int n_threads() const override { return pool_.n_threads(); }
 
+  void each(int64_t n, FunctionRef<void(int64_t index)> task) override {
+    pool_.run(n, [&](int64_t index, int /*worker*/) { task(index); });
+  }
+
   void check_heads(const HeadLayout& /*heads*/) const override {}
 
   void pass(const Batch& batch, FunctionRef<void()> work) override {
@@ -145,6 +149,13 @@ class CpuBackend : public HostBackend {
         if (task.appends) rotate_and_append(heads, qkv, task, 0);
         attend(heads, scoring, qkv, out, task, next, attention);
       }
+    });
+  }
+
+  // Rows of logits are long: copied by one thread they take longer than some layers.
+  void read_rows(Rows in, float* const* outs) override {
+    each_row(pool_, in.count, in.width, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) std::copy_n(in.row(i), in.width, outs[i]);
     });
   }
 

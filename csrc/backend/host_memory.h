@@ -73,12 +73,6 @@ class HostBackend : public Backend {
     }
   }
 
-  void read_rows(Rows in, float* const* outs) override {
-    for (int64_t i = 0; i < in.count; ++i) {
-      std::memcpy(outs[i], in.row(i), static_cast<size_t>(in.width) * sizeof(float));
-    }
-  }
-
   void write(const float* in, Rows out) override {
     for (int64_t i = 0; i < out.count; ++i) {
       std::memcpy(out.row(i), in + i * out.width, static_cast<size_t>(out.width) * sizeof(float));

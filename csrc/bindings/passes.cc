@@ -204,7 +204,9 @@ std::pair<py::array_t<int32_t>, FloatArray> top_of(const FloatArray& logits, int
   {
     const GilRelease release;
     for (int64_t i = 0; i < n; ++i) {
-      top_tokens(in + i * vocab_size, vocab_size, count, out_ids + i * count, out + i * count);
+      const float* row = in + i * vocab_size;
+      const SoftmaxTerm term = softmax(selected_kernels(), row, vocab_size, 0);
+      top_tokens(row, vocab_size, term, count, out_ids + i * count, out + i * count);
     }
   }
   return {ids, log_probabilities};

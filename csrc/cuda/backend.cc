@@ -80,6 +80,9 @@ class CudaBackend : public Backend {
   const char* device() const override { return "cuda"; }
   const char* isa() const override { return isa_.c_str(); }
   int n_threads() const override { return 0; }
+  void each(int64_t n, FunctionRef<void(int64_t index)> task) override {
+    for (int64_t i = 0; i < n; ++i) task(i);
+  }
 
   void check_heads(const HeadLayout& heads) const override {
     if (heads.head_dim > kMostHeadDim) {

@@ -41,6 +41,14 @@ void Model::make_room(const std::vector<RoomRequest>& requests) {
   });
 }
 
+void Model::spread(int64_t n, FunctionRef<void(int64_t index)> task) {
+  if (!mutex_.is_orphaned()) {  // else the threads are of no use before the next pass
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (lock.owns_lock()) return cpu_->each(n, task);
+  }
+  for (int64_t i = 0; i < n; ++i) task(i);
+}
+
 void Model::between_passes(FunctionRef<void()> function) {
   const bool is_orphaned = mutex_.is_orphaned();
   const std::lock_guard lock(mutex_);

@@ -50,6 +50,9 @@ class Model {
   // Room for so many positions more in each cache. Throws NoRoom, and nothing has changed.
   void make_room(const std::vector<RoomRequest>& requests);
 
+  // Calls task(i) once for each i in [0, n), on the CPU's threads if nobody else uses them now.
+  void spread(int64_t n, FunctionRef<void(int64_t index)> task);
+
   // Calls function() between two passes, when nobody else uses the devices.
   void between_passes(FunctionRef<void()> function);
 

@@ -34,6 +34,21 @@ void check(const std::vector<Writer*>& writers, int64_t max_rows) {
   }
 }
 
+// Calls task(i) for each writer: nothing of theirs is shared, but that a hook may be. Those without
+// one come first, while the pass's threads are awake.
+void each_writer(const std::vector<Writer*>& writers, FunctionRef<void(size_t index)> task) {
+  std::vector<size_t> plain, hooked;
+  for (size_t i = 0; i < writers.size(); ++i) {
+    (writers[i]->has_hook() ? hooked : plain).push_back(i);
+  }
+  if (!plain.empty()) {
+    writers.front()->sequence().model().spread(static_cast<int64_t>(plain.size()), [&](int64_t i) {
+      task(plain[static_cast<size_t>(i)]);
+    });
+  }
+  for (const size_t i : hooked) task(i);
+}
+
 // What takes part in a pass.
 class Pass {
  public:
@@ -77,8 +92,8 @@ class Pass {
       throw;
     }
     pace.note(n_text_rows_, n_rows_ - n_text_rows_, seconds_since(begin));
+    each_writer(writers_, [&](size_t i) { writers_[i]->settle(chunks_[i]); });
     if (n_text_rows_ > 0) prepare(model.pool());
-    for (size_t i = 0; i < chunks_.size(); ++i) writers_[i]->settle(chunks_[i]);
   }
 
  private:
@@ -131,7 +146,11 @@ std::vector<size_t> write(const std::vector<Writer*>& writers, Pace& pace,
                           const WriteOptions& options, FunctionRef<void()> interrupt) {
   check(writers, options.max_rows);
   const Clock::time_point begin = Clock::now();
-  for (Writer* writer : writers) writer->begin();
+  std::vector<Writer*> ready;
+  for (Writer* writer : writers) {
+    if (writer->sequence().is_ready()) ready.push_back(writer);
+  }
+  each_writer(ready, [&](size_t i) { ready[i]->begin(); });
   for (;;) {
     std::vector<size_t> wanting = attention(writers);
     if (!wanting.empty()) return wanting;

@@ -56,15 +56,18 @@ bool Writer::is_end(int32_t token) const {
   return std::find(ids.begin(), ids.end(), token) != ids.end();
 }
 
-void Writer::judge(Judged& into, const float* logits, int32_t token, float log_probability) const {
+void Writer::judge(Judged& into, const float* logits, int32_t token) const {
+  const int64_t vocab_size = sequence_.model().spec().vocab_size;
+  const SoftmaxTerm term =
+      softmax(kernels_for(sequence_.model().cpu().isa()), logits, vocab_size, token);
   into.tokens.push_back(token);
-  into.log_probabilities.push_back(log_probability);
+  into.log_probabilities.push_back(log_softmax(term));
   if (options_.n_top == 0) return;
   const size_t place = into.top_ids.size(), n = static_cast<size_t>(options_.n_top);
   into.top_ids.resize(place + n);
   into.top_log_probabilities.resize(place + n);
-  top_tokens(logits, sequence_.model().spec().vocab_size, options_.n_top,
-             into.top_ids.data() + place, into.top_log_probabilities.data() + place);
+  top_tokens(logits, vocab_size, term, options_.n_top, into.top_ids.data() + place,
+             into.top_log_probabilities.data() + place);
 }
 
 // The next token from these logits, into written_; false where that failed, and then neither it nor
@@ -82,9 +85,7 @@ bool Writer::sample(const float* logits) {
       if (const uint32_t* allowed = hook_->allowed()) sampler_.allow(allowed);
     }
     const int32_t token = sampler_.sample(from, static_cast<size_t>(vocab_size));
-    const SoftmaxTerm term =
-        softmax(kernels_for(sequence_.model().cpu().isa()), logits, vocab_size, token);
-    judge(written_, logits, token, log_softmax(term));
+    judge(written_, logits, token);
     ++n_tokens_;
     has_ended_ = n_tokens_ >= options_.max_tokens || is_end(token);
     if (!options_.watched.empty()) {
@@ -173,13 +174,11 @@ void Writer::keep_echo(const Chunk& chunk) {
   for (int64_t i = 0; i < chunk.count; ++i) {
     const int32_t token = chunk.tokens[i + 1];
     if (options_.n_top == 0) {
-      judge(echoed_, nullptr, token, log_softmax(terms_[static_cast<size_t>(i)]));
-      continue;
+      echoed_.tokens.push_back(token);
+      echoed_.log_probabilities.push_back(log_softmax(terms_[static_cast<size_t>(i)]));
+    } else {
+      judge(echoed_, row_logits_.data() + i * vocab_size, token);
     }
-    const float* logits = row_logits_.data() + i * vocab_size;
-    const SoftmaxTerm term =
-        softmax(kernels_for(sequence_.model().cpu().isa()), logits, vocab_size, token);
-    judge(echoed_, logits, token, log_softmax(term));
   }
 }
 

@@ -72,13 +72,15 @@ class Writer {
   void settle(const Chunk& chunk);
   // It was not.
   void withdraw();
+  // Whether begin() and settle() call the hook, and so must stay in the thread that runs passes.
+  bool has_hook() const { return hook_ != nullptr; }
 
  private:
   Chunk echo_chunk(int64_t most);
   void keep_echo(const Chunk& chunk);
   bool sample(const float* logits);
   void verify();
-  void judge(Judged& into, const float* logits, int32_t token, float log_probability) const;
+  void judge(Judged& into, const float* logits, int32_t token) const;
   bool is_end(int32_t token) const;
 
   Sequence& sequence_;

@@ -113,6 +113,7 @@ class TracedBackend : public Backend {
   const char* device() const override { return backend_->device(); }
   const char* isa() const override { return backend_->isa(); }
   int n_threads() const override { return backend_->n_threads(); }
+  void each(int64_t n, FunctionRef<void(int64_t index)> task) override { backend_->each(n, task); }
   void check_heads(const HeadLayout& heads) const override { backend_->check_heads(heads); }
   std::unique_ptr<DeviceBuffer> allocate(size_t bytes) override {
     trace.allocated += bytes;
