@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,13 @@ from pythia_rt.convert.errors import FlatFileError
 from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.convert.flatfile.layout import balances_final_norm
 from pythia_rt.options import one_of
+from pythia_rt.together import n_together
 
 if TYPE_CHECKING:
     from pythia_rt.prompt import Prompt
 
 Floats = NDArray[np.float32]
 POOLINGS = ("mean", "last")
-# Tokens of the texts that are read together: enough that few passes are half empty, few enough for
-# the key-value caches of all of them to stay small.
-_TOGETHER = 1024
 
 
 class Embedding:
@@ -80,9 +79,7 @@ def _hidden(model: _core.Model, texts: list[NDArray[np.int32]], kv_format: str) 
     """Yield what the head would get of each text [tokens, hidden_size]."""
     first = 0
     while first < len(texts):
-        last, n_tokens = first + 1, len(texts[first])
-        while last < len(texts) and (n_tokens := n_tokens + len(texts[last])) <= _TOGETHER:
-            last += 1
+        last = first + n_together(len(text) for text in itertools.islice(texts, first, None))
         group = texts[first:last]
         sessions = [_core.Session(model, capacity=len(t), kv_format=kv_format) for t in group]
         rows = _core.hidden(sessions, group)

@@ -23,7 +23,7 @@ sys.path.append(str(ROOT))
 import drawn  # noqa: E402
 from local_hub import LocalHub  # noqa: E402
 
-from pythia_rt import Model, _core  # noqa: E402
+from pythia_rt import Engine, Model, _core  # noqa: E402
 from pythia_rt.convert import convert  # noqa: E402
 from pythia_rt.model import DEMO_FOLDER  # noqa: E402
 
@@ -98,6 +98,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(cache: Path) -> Model:
     """The demo model, converted into `cache`."""
     return Model.demo(cache_dir=cache)
+
+
+@pytest.fixture
+def engine(model: Model) -> Iterator[Engine]:
+    """An engine of the model, which cancels what a test leaves."""
+    with Engine(model) as engine:
+        yield engine
+        engine.close(cancel=True)
 
 
 @pytest.fixture(scope="session")

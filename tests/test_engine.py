@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,6 @@ from pythia_rt.engine.prepare import new_scheduler, prepare
 
 PROMPT = "The kernel"
 LONG: dict[str, Any] = {"max_new_tokens": 1500, "logit_bias": {0: -np.inf}}
-
-
-@pytest.fixture
-def engine(model: Model) -> Iterator[Engine]:
-    with Engine(model) as engine:
-        yield engine
-        engine.close(cancel=True)
 
 
 class Gate:
@@ -166,6 +159,8 @@ def test_no_room_for_one(model: Model) -> None:
         small = [engine.submit([i] * 200, max_new_tokens=100, seed=i) for i in (1, 2, 3)]
         with pytest.raises(MemoryError, match=rf"needs {4 * page} bytes of key-value cache"):
             engine.submit([1] * 400, max_new_tokens=50)
+        with pytest.raises(MemoryError, match=rf"needs {4 * page} bytes of key-value cache"):
+            engine.submit([1] * 200, max_new_tokens=50, draft=Draft.model(model))
         assert [handle.result().tokens for handle in small] == [
             model.generate([i] * 200, max_new_tokens=100, seed=i).tokens for i in (1, 2, 3)
         ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,13 +17,6 @@ from pythia_rt.engine.prepare import new_scheduler, prepare
 
 PROMPT = "The kernel"
 LONG: dict[str, Any] = {"max_new_tokens": 1500, "logit_bias": {0: -np.inf}}
-
-
-@pytest.fixture
-def engine(model: Model) -> Iterator[Engine]:
-    with Engine(model) as engine:
-        yield engine
-        engine.close(cancel=True)
 
 
 def told(generation: Generation) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/distinct.h"
 #include "bindings/arrays.h"
 #include "bindings/bound_session.h"
 #include "bindings/exceptions.h"
@@ -28,13 +29,9 @@ namespace {
 
 // Locks all sessions of a batch.
 std::vector<std::unique_lock<ForkSafeMutex>> claim_all(const std::vector<BoundSession*>& sessions) {
+  check_distinct(sessions, "session");
   std::vector<std::unique_lock<ForkSafeMutex>> locks;
-  for (size_t i = 0; i < sessions.size(); ++i) {
-    for (size_t j = 0; j < i; ++j) {
-      if (sessions[i] == sessions[j]) throw_invalid("a batch names the same session twice");
-    }
-    locks.push_back(claim(sessions[i]->mutex(), "session"));
-  }
+  for (BoundSession* session : sessions) locks.push_back(claim(session->mutex(), "session"));
   return locks;
 }
 

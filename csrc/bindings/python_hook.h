@@ -53,12 +53,12 @@ class PythonHook : public Hook {
     return mask_.data();
   }
 
-  void change(float* logits, int64_t n) override {
+  void change(const float* logits, int64_t n, float* out) override {
     const GilAcquire lock;
-    // A view: the object outlives the call if somebody keeps it, so it owns what it shows.
+    // Somebody may keep the array, and write into it later: it is a copy, and is copied.
     FloatArray row(n, logits);
     object_.attr("change")(row);
-    std::copy_n(row.data(), n, logits);
+    std::copy_n(row.data(), n, out);
   }
 
   void accept(int32_t token) override {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/distinct.h"
 #include "bindings/arrays.h"
 #include "bindings/bound_session.h"
 #include "bindings/exceptions.h"
@@ -99,16 +100,13 @@ class BoundWriter {
 std::vector<size_t> write_texts(const std::vector<BoundWriter*>& writers, Pace& pace,
                                 std::optional<Wake*> wake, double seconds, int64_t max_rows) {
   std::vector<GuardedSampler*> samplers;
-  for (size_t i = 0; i < writers.size(); ++i) {
-    samplers.push_back(&writers[i]->sampler());
-    for (size_t j = 0; j < i; ++j) {
-      if (&writers[i]->session() == &writers[j]->session())
-        throw_invalid("a batch names the same session twice");
-      if (samplers[i] == samplers[j]) throw_invalid("a batch names the same sampler twice");
-    }
-  }
   std::vector<BoundSession*> sessions;
-  for (const BoundWriter* writer : writers) sessions.push_back(&writer->session());
+  for (const BoundWriter* writer : writers) {
+    samplers.push_back(&writer->sampler());
+    sessions.push_back(&writer->session());
+  }
+  check_distinct(sessions, "session");
+  check_distinct(samplers, "sampler");
   const GilRelease release;
   std::vector<std::unique_lock<ForkSafeMutex>> locks;
   std::vector<Writer*> texts;

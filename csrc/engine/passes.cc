@@ -1,10 +1,7 @@
 #include "engine/passes.h"
 
 #include <algorithm>
-#include <set>
 #include <utility>
-
-#include "base/error.h"
 
 namespace pythia_rt {
 
@@ -108,15 +105,9 @@ void take_pages(const std::vector<Request>& requests, bool with_new) {
 }
 
 void check_sequences(const std::vector<Request>& requests) {
-  std::set<const Sequence*> seen;
-  for (const Request& request : requests) {
-    if (&request.sequence->model() != &requests.front().sequence->model()) {
-      throw_invalid("the sessions of a batch must share a model");
-    }
-    if (!seen.insert(request.sequence).second) {
-      throw_invalid("a batch names the same session twice");
-    }
-  }
+  std::vector<const Sequence*> sequences;
+  for (const Request& request : requests) sequences.push_back(request.sequence);
+  check_batch(sequences);
 }
 
 void run_passes(const std::vector<Request>& requests, FunctionRef<void()> interrupt, Probe* probe) {

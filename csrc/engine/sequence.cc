@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/distinct.h"
 #include "base/error.h"
 #include "engine/log_softmax.h"
 #include "kernels/dispatch.h"
@@ -131,6 +132,15 @@ void Sequence::drop_waiting() {
 float* Sequence::room_for_logits() {
   logits_.resize(static_cast<size_t>(model_->spec().vocab_size));
   return logits_.data();
+}
+
+void check_batch(const std::vector<const Sequence*>& sequences) {
+  for (const Sequence* sequence : sequences) {
+    if (&sequence->model() != &sequences.front()->model()) {
+      throw_invalid("the sessions of a batch must share a model");
+    }
+  }
+  check_distinct(sequences, "session");
 }
 
 }  // namespace pythia_rt

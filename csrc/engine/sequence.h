@@ -100,4 +100,8 @@ class Sequence {
   bool has_logits_ = false;
 };
 
+// Throws std::invalid_argument for sequences of different models, or one that is named twice: they
+// cannot share passes.
+void check_batch(const std::vector<const Sequence*>& sequences);
+
 }  // namespace pythia_rt

@@ -16,8 +16,8 @@ class Hook {
   // Which ids may come next: bit i % 32 of word i / 32 for id i. Null for all of them. Holds until
   // the next call.
   virtual const uint32_t* allowed() = 0;
-  // Changes the logits [n] that the next token is sampled from.
-  virtual void change(float* logits, int64_t n) = 0;
+  // What the next token is sampled from instead of these logits [n], into out [n].
+  virtual void change(const float* logits, int64_t n, float* out) = 0;
   // The token that was sampled.
   virtual void accept(int32_t token) = 0;
 };

@@ -1,31 +1,28 @@
 #include "writing/model_draft.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <utility>
 
 #include "base/error.h"
 #include "engine/passes.h"
+#include "writing/seconds.h"
 
 namespace pythia_rt {
-
-namespace {
-
-// How fast the measured time of a token follows the last one.
-constexpr double kFollow = 0.2;
-
-double seconds_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-}  // namespace
 
 ModelDraft::ModelDraft(std::shared_ptr<Model> model, KvFormat kv_format, int32_t n_tokens,
                        std::vector<int32_t> text)
     : sequence_(std::move(model), 0, kv_format),
       n_tokens_(std::min<int64_t>(n_tokens, sequence_.model().spec().n_tokens)),
-      text_(std::move(text)) {}
+      text_(std::move(text)),
+      is_known_(std::all_of(text_.begin(), text_.end(), [&](int32_t token) {
+        return token < sequence_.model().spec().vocab_size;
+      })) {}
+
+void ModelDraft::extend(int32_t token) {
+  text_.push_back(token);
+  is_known_ = is_known_ && token < sequence_.model().spec().vocab_size;
+}
 
 bool ModelDraft::run(const int32_t* tokens, int64_t count, FunctionRef<void()> interrupt) {
   if (count > sequence_.capacity() - sequence_.position()) return false;
@@ -44,20 +41,15 @@ bool ModelDraft::run(const int32_t* tokens, int64_t count, FunctionRef<void()> i
 // Reads what the text has beyond what was read before, at least its last token.
 bool ModelDraft::catch_up(FunctionRef<void()> interrupt) {
   const size_t most = std::min(read_.size(), text_.size() - 1);
-  const auto agreed = static_cast<size_t>(
-      std::mismatch(read_.begin(), read_.begin() + static_cast<std::ptrdiff_t>(most), text_.begin())
-          .first -
-      read_.begin());
-  sequence_.rewind(static_cast<int64_t>(agreed));
-  read_.resize(agreed);
-  return run(text_.data() + agreed, static_cast<int64_t>(text_.size() - agreed), interrupt);
+  n_agreed_ = std::min(n_agreed_, most);
+  while (n_agreed_ < most && read_[n_agreed_] == text_[n_agreed_]) ++n_agreed_;
+  sequence_.rewind(static_cast<int64_t>(n_agreed_));
+  read_.resize(n_agreed_);
+  return run(text_.data() + n_agreed_, static_cast<int64_t>(text_.size() - n_agreed_), interrupt);
 }
 
 int64_t ModelDraft::propose(int64_t count, int32_t* out, FunctionRef<void()> interrupt) {
-  const auto& vocabulary = sequence_.model().spec();
-  const bool is_known = std::all_of(text_.begin(), text_.end(),
-                                    [&](int32_t token) { return token < vocabulary.vocab_size; });
-  if (text_.empty() || !is_known || count == 0) return 0;
+  if (text_.empty() || !is_known_ || count == 0) return 0;
   if (!catch_up(interrupt)) return 0;
   for (int64_t i = 0; i < count; ++i) {
     const float* logits = sequence_.last_logits().data();
@@ -67,8 +59,7 @@ int64_t ModelDraft::propose(int64_t count, int32_t* out, FunctionRef<void()> int
     if (i + 1 == count) break;
     const double begin = seconds_now();
     if (!run(out + i, 1, interrupt)) return i + 1;
-    const double seconds = seconds_now() - begin;
-    seconds_ += seconds_ == 0 ? seconds : kFollow * (seconds - seconds_);
+    follow(seconds_, seconds_now() - begin);
   }
   return count;
 }

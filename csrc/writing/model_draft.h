@@ -17,7 +17,7 @@ class ModelDraft : public Draft {
   ModelDraft(std::shared_ptr<Model> model, KvFormat kv_format, int32_t n_tokens,
              std::vector<int32_t> text);
 
-  void extend(int32_t token) override { text_.push_back(token); }
+  void extend(int32_t token) override;
   // None where the model's context ends, its cache has no room or its logits are not numbers: a
   // draft is never the reason that a text fails.
   int64_t propose(int64_t count, int32_t* out, FunctionRef<void()> interrupt) override;
@@ -31,7 +31,9 @@ class ModelDraft : public Draft {
   Sequence sequence_;
   int64_t n_tokens_;
   std::vector<int32_t> text_;
+  bool is_known_;              // every token of the text is in the model's vocabulary
   std::vector<int32_t> read_;  // what stands in the sequence: text, then proposals
+  size_t n_agreed_ = 0;        // first tokens of read_ that are known to be the text's
   double seconds_ = 0;
 };
 

@@ -4,14 +4,11 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "writing/seconds.h"
 
 namespace pythia_rt {
 
 namespace {
-
-// How fast a measured time follows the last one, and how much of a pass that was far too slow,
-// because something else was running, is believed.
-constexpr double kFollow = 0.2, kBelieved = 2.0;
 
 // A row of a prompt is to take no longer than expected in nearly all passes, not on average: what
 // is expected rises fast and falls slowly.
@@ -24,15 +21,6 @@ constexpr int64_t kLeastPromptRows = 4, kFirstPromptRows = 8;
 // What another row adds to a pass as long as none was measured, in passes of one row.
 constexpr double kRowGuess = 0.1;
 
-void follow(double& known, double seconds, double rise, double fall) {
-  if (known == 0) {
-    known = seconds;
-  } else {
-    const double change = std::min(seconds, kBelieved * known) - known;
-    known += (change > 0 ? rise : fall) * change;
-  }
-}
-
 }  // namespace
 
 Pace::Pace(std::optional<double> target) : target_(target) {
@@ -43,8 +31,7 @@ Pace::Pace(std::optional<double> target) : target_(target) {
 
 void Pace::note(int64_t n_text_rows, int64_t n_prompt_rows, double seconds) {
   if (n_prompt_rows == 0) {
-    follow(seconds_[static_cast<size_t>(std::min(n_text_rows, kCounted))], seconds, kFollow,
-           kFollow);
+    follow(seconds_[static_cast<size_t>(std::min(n_text_rows, kCounted))], seconds);
   } else {
     const double of_texts = n_text_rows == 0 ? 0 : this->seconds(n_text_rows);
     const double left = std::max(seconds - of_texts, seconds / 10);

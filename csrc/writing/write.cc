@@ -1,37 +1,24 @@
 #include "writing/write.h"
 
 #include <algorithm>
-#include <chrono>
-#include <set>
 
 #include "base/error.h"
+#include "writing/seconds.h"
 
 namespace pythia_rt {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 // A pass with more texts has no row to spare for guesses.
 constexpr int64_t kMostRowsWithGuesses = 16;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
 
 void check(const std::vector<Writer*>& writers, int64_t max_rows) {
   if (max_rows < 1 || max_rows > kMaxRows) {
     throw_invalid("a pass has between 1 and ", kMaxRows, " rows, not ", max_rows);
   }
-  std::set<const Sequence*> seen;
-  for (const Writer* writer : writers) {
-    if (&writer->sequence().model() != &writers.front()->sequence().model()) {
-      throw_invalid("the sessions of a batch must share a model");
-    }
-    if (!seen.insert(&writer->sequence()).second) {
-      throw_invalid("a batch names the same session twice");
-    }
-  }
+  std::vector<const Sequence*> sequences;
+  for (const Writer* writer : writers) sequences.push_back(&writer->sequence());
+  check_batch(sequences);
 }
 
 // Calls task(i) for each writer: nothing of theirs is shared, but that a hook may be. Those without
@@ -81,7 +68,7 @@ class Pass {
 
   void run(Pace& pace, FunctionRef<void()> interrupt) {
     Model& model = writers_.front()->sequence().model();
-    const Clock::time_point begin = Clock::now();
+    const double begin = seconds_now();
     try {
       std::vector<RoomRequest> rooms;
       for (const Chunk& chunk : chunks_) rooms.push_back({chunk.cache, chunk.count});
@@ -91,7 +78,7 @@ class Pass {
       withdraw(writers_);
       throw;
     }
-    pace.note(n_text_rows_, n_rows_ - n_text_rows_, seconds_since(begin));
+    pace.note(n_text_rows_, n_rows_ - n_text_rows_, seconds_now() - begin);
     each_writer(writers_, [&](size_t i) { writers_[i]->settle(chunks_[i]); });
     if (n_text_rows_ > 0) prepare(model.pool());
   }
@@ -145,7 +132,7 @@ std::vector<size_t> attention(const std::vector<Writer*>& writers) {
 std::vector<size_t> write(const std::vector<Writer*>& writers, Pace& pace,
                           const WriteOptions& options, FunctionRef<void()> interrupt) {
   check(writers, options.max_rows);
-  const Clock::time_point begin = Clock::now();
+  const double begin = seconds_now();
   std::vector<Writer*> ready;
   for (Writer* writer : writers) {
     if (writer->sequence().is_ready()) ready.push_back(writer);
@@ -158,7 +145,7 @@ std::vector<size_t> write(const std::vector<Writer*>& writers, Pace& pace,
     if (pass.is_empty()) return {};
     pass.run(pace, interrupt);
     const bool is_woken = options.wake != nullptr && options.wake->exchange(false);
-    if (is_woken || seconds_since(begin) >= options.seconds) return attention(writers);
+    if (is_woken || seconds_now() - begin >= options.seconds) return attention(writers);
   }
 }
 

@@ -77,8 +77,8 @@ bool Writer::sample(const float* logits) {
   try {
     const float* from = logits;
     if (hook_ != nullptr && hook_->changes()) {
-      changed_.assign(logits, logits + vocab_size);
-      hook_->change(changed_.data(), vocab_size);
+      changed_.resize(static_cast<size_t>(vocab_size));
+      hook_->change(logits, vocab_size, changed_.data());
       from = changed_.data();
     }
     if (hook_ != nullptr && hook_->masks()) {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pythia_rt.chat.messages import Message, Messages, check_messages
 from pythia_rt.convert.errors import Sentence
+from pythia_rt.convert.files.closing import Closing
 from pythia_rt.sampling import Sampling, SamplingOptions, merged
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Chat:
         self._messages = [*turns, {"role": "assistant", "content": answer.strip()}]
 
 
-class ChatStream(Iterator[str]):
+class ChatStream(Iterator[str], Closing):
     """An answer as it is written: iterate over it, then read `result`. As `Stream`, and whatever
     way it ends, what was written becomes a turn of its chat."""
 
@@ -177,17 +177,6 @@ class ChatStream(Iterator[str]):
             return rest
         self._record(ended=True)
         raise StopIteration
-
-    def __enter__(self) -> ChatStream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop writing; an answer of which nothing was written is none."""

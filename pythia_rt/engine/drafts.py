@@ -93,6 +93,14 @@ def _same_tokenizer(model: Model, other: Model) -> bool:
     return ours.vocabulary == theirs.vocabulary
 
 
+def draft_bytes(draft: Draft | None, capacity: int) -> int:
+    """Bytes of cache that a draft may need beside one text of so many tokens."""
+    if draft is None or draft.other is None:
+        return 0
+    n_tokens = min(capacity, int(draft.other.spec["max_positions"]))
+    return -(-n_tokens // _core.PAGE_POSITIONS) * draft.other.new_session(1).page_bytes
+
+
 def new_draft(draft: Draft | None, predicted: Ids, text: Ids, n_tokens: int) -> _core.Draft | None:
     """The core's draft for one text, of which `text` [n] is known; None for none."""
     if draft is None:

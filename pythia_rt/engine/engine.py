@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,6 +14,7 @@ from pythia_rt.engine.loop import Loop
 from pythia_rt.engine.prepare import new_scheduler, prepare
 from pythia_rt.engine.request import Request, as_request
 from pythia_rt.engine.scheduler import MAX_TEXTS
+from pythia_rt.memory import usable_memory
 from pythia_rt.options import real, whole_number_from
 from pythia_rt.prompt import Prompt
 from pythia_rt.sampling import Sampling
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _MOST = 1 << 62  # bytes
 _MOST_WAITING = 1 << 30
 _SECONDS = real(lambda seconds: seconds > 0, "a number of seconds above 0")
-_SHARE_FOR_PREFIXES = 16  # of the machine's memory, one part of so many
+_SHARE_FOR_PREFIXES = 16  # of the memory that the process may use, one part of so many
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ class Engine:
         """At most `max_rows` texts are written at a time (None: 32), and `max_waiting` more may
         wait: `submit` raises QueueFull then.
 
-        `cache_bytes` bounds the key-value caches: requests wait for room (None: for what there is).
+        `cache_bytes` bounds the key-value caches, those of drafts' models too: requests wait for
+        room (None: for what there is).
         `prefix_bytes` is what may be kept for prompts that begin alike (None: a sixteenth of the
-        machine's memory; 0: nothing); it gives way where texts need the room.
+        memory that the process may use; 0: nothing); it gives way where texts need the room.
         `seconds_between_tokens` is how long a text may wait for its next token while prompts are
         read (None: 1.6 times as long as without, and at least 0.01). Raises ValueError for a bad
         argument.
@@ -174,13 +175,9 @@ def _new_prefixes(
     model: Model, prefix_bytes: int | None, cache_bytes: int | None
 ) -> _core.Prefixes | None:
     if prefix_bytes is None:
-        prefix_bytes = _memory() // _SHARE_FOR_PREFIXES
+        prefix_bytes = usable_memory() // _SHARE_FOR_PREFIXES
     if cache_bytes is not None:
         prefix_bytes = min(prefix_bytes, cache_bytes)
     if prefix_bytes == 0:
         return None
     return _core.Prefixes(model._core, model.kv_format, prefix_bytes)
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.engine.drafts import Ids
+from pythia_rt.engine.drafts import Ids, read_draft
 from pythia_rt.generation import Generation
 from pythia_rt.writing import Judged, Writing
 
@@ -30,7 +30,7 @@ class Job:
         prompt: NDArray[np.int32],
         writings: list[Writing],
         *,
-        predicted: Ids,
+        predicted: Ids | None = None,
         watch: NDArray[np.uint32] | None = None,
         new_hook: Callable[[], object] | None = None,
         session: _core.Session | None = None,
@@ -42,7 +42,8 @@ class Job:
         self.request = request
         self.prompt = prompt
         self.writings = writings
-        self.predicted = predicted
+        self.draft = read_draft(request.draft)
+        self.predicted = predicted if predicted is not None else np.zeros(0, np.int32)
         self.watch = watch
         self.session = session
         self.deadline = deadline

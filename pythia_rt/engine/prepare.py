@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pythia_rt.engine.drafts import check_draft
+from pythia_rt.engine.drafts import check_draft, read_draft
 from pythia_rt.engine.job import Job
 from pythia_rt.engine.request import Request
 from pythia_rt.engine.scheduler import Scheduler
@@ -38,7 +38,7 @@ def prepare(
         request,
         ids,
         writings,
-        predicted=check_draft(request.draft, model),  # type: ignore[arg-type]
+        predicted=check_draft(read_draft(request.draft), model),
         watch=writings[0].watched(vocab_size),
         new_hook=hook_maker(
             request.constraint,
@@ -68,7 +68,6 @@ def continue_session(model: Model, session: _core.Session, writing: Writing) -> 
         Request(writing.prompt),
         writing.prompt,
         [writing],
-        predicted=check_draft(None, model),
         watch=writing.watched(model._vocab_size),
         session=session,
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pythia_rt import _core
-from pythia_rt.engine.drafts import new_draft
+from pythia_rt.engine.drafts import draft_bytes, new_draft
 from pythia_rt.engine.errors import Cancelled, DeadlineExceeded
 from pythia_rt.engine.fair_queue import FairQueue
 from pythia_rt.engine.job import Job
@@ -88,10 +88,11 @@ class Scheduler:
         return len(self._runs)
 
     def bytes_for(self, job: Job) -> int:
-        """Bytes of cache that a request may need."""
+        """Bytes of cache that a request may need, its draft's among them."""
         if not self._page_bytes:
             self._page_bytes = self._new_session(1).page_bytes
-        return job.pages(_core.PAGE_POSITIONS) * self._page_bytes
+        of_drafts = len(job.writings) * draft_bytes(job.draft, job.writings[0].capacity)
+        return job.pages(_core.PAGE_POSITIONS) * self._page_bytes + of_drafts
 
     def check(self, job: Job) -> None:
         """Raise MemoryError for a request that no budget is left for even alone."""
@@ -234,11 +235,11 @@ class Scheduler:
             watch=job.watch,
             top=request.top_logprobs,
             echo=waits and job.echo is not None and not job.echo and not writing.tokens,
-            draft=new_draft(request.draft, job.predicted, text, self._n_tokens),  # type: ignore[arg-type]
+            draft=new_draft(job.draft, job.predicted, text, self._n_tokens),
             hook=job.hooks[number],
         )
         writing.n_top = request.top_logprobs
-        writing.has_draft = request.draft is not None
+        writing.has_draft = job.draft is not None
         self._runs.append(_Run(job, number, session, writer, self.clock()))
 
     def _fork(self, job: Job, session: _core.Session) -> None:

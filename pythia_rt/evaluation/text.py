@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt.convert.files.text import check_text_file, decode_text, read_text_file
+from pythia_rt.memory import usable_memory
 from pythia_rt.prompt import no_tokenizer, token_ids
 from pythia_rt.tokenizer import Tokenizer
 
@@ -71,7 +72,7 @@ def available_memory() -> int:
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return usable_memory()
 
 
 def _read_start(path: Path, tokenizer: Tokenizer, max_tokens: int) -> str:

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from pythia_rt import _core
 from pythia_rt.scoring.branches import Branch, Ids, grow
+from pythia_rt.together import n_together
 
-# Tokens that are read together: enough that few passes are half empty, few enough for the key-value
-# caches of all of them to stay small. A sequence counts as so many at least, for its page.
-_TOGETHER = 1024
+# A sequence counts as so many tokens at least, for its page.
 _LEAST = 16
 
 
@@ -61,10 +60,8 @@ def answer(
     root = grow([question.context[:-1] for question in questions])
     steps = [_Step(None, *use) for use in _uses(root, questions)]
     while steps:
-        batch = [steps.pop()]
-        cost = _cost(batch[0], questions)
-        while steps and (cost := cost + _cost(steps[-1], questions)) <= _TOGETHER:
-            batch.append(steps.pop())
+        count = n_together(_cost(step, questions) for step in reversed(steps))
+        batch = [steps.pop() for _ in range(count)]
         sessions = [new_session() if step.before is None else step.before.fork() for step in batch]
         found = _run(batch, sessions, questions)
         for step, session in zip(batch, sessions, strict=True):
