@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -21,7 +20,6 @@ from .flatfile.layout import (
     TEXT_FILES,
     TOKENIZER_FILE,
     Linear,
-    balances_final_norm,
     is_quantised,
     linears,
     stored_tensors,
@@ -29,9 +27,9 @@ from .flatfile.layout import (
     vectors,
 )
 from .flatfile.metadata import (
-    FINAL_NORM,
     KV_BOUND,
     MERGED,
+    MLP_SIZE,
     NO_TOKENIZER,
     QUANTISED,
     REPORT,
@@ -48,6 +46,7 @@ from .opening import Source, open_source
 from .plan import Plan
 from .progress import Progress
 from .quantise.balanced import BalancedWeights, balance_checkpoint
+from .quantise.basis import SourceBasis, source_mlp_size
 from .quantise.calibration_text import CalibrationText, Text, read_calibration
 from .quantise.calibrator import Calibrator, Parts
 from .quantise.kv_range import bound_keys_and_values
@@ -190,8 +189,8 @@ def convert(
             "producer": PRODUCER,
             KV_BOUND: _number(0.0),
         }
-        if balances_final_norm(plan.spec, formats):
-            values[FINAL_NORM] = _final_norm(opened, plan)
+        if plan.spec["mlp"] == "gated":
+            values[MLP_SIZE] = str(source_mlp_size(plan))
         if merges:
             values[MERGED] = to_json(
                 {m.label: {"name": identify(m.path)[0], "weight": m.weight} for m in merges}
@@ -202,7 +201,9 @@ def convert(
             values[QUANTISED] = ", ".join(opened.quantised)
         if vocabulary is None:
             values[NO_TOKENIZER] = opened.lacking
-        stored = stored_tensors(plan.spec, formats, {n: len(data) for n, data in files.items()})
+        basis = SourceBasis(opened, plan, formats)
+        sizes = {name: len(data) for name, data in files.items()}
+        stored = stored_tensors(plan.spec, formats, basis.stored(), sizes)
         with (
             FlatFileWriter(
                 target,
@@ -213,7 +214,9 @@ def convert(
             ) as writer,
             digests,
         ):
-            bound = _write_weights(writer, opened, plan, formats, sequences, n_threads, progress)
+            bound = _write_weights(
+                writer, opened, plan, formats, basis, sequences, n_threads, progress
+            )
             values[KV_BOUND] = _number(bound)
             for name in TEXT_FILES:
                 if name in files:
@@ -278,11 +281,12 @@ def _write_weights(
     source: TensorSource,
     plan: Plan,
     formats: dict[str, str],
+    basis: SourceBasis,
     sequences: list[NDArray[np.int32]],
     threads: int,
     progress: bool,
 ) -> float:
-    """Write every vector, table and matrix of `plan`, in the order of `layout.stored_tensors`.
+    """Write all of `plan` and what takes it back, in the order of `layout.stored_tensors`.
 
     Returns what no entry of the model's keys and values exceeds.
     """
@@ -315,17 +319,11 @@ def _write_weights(
                 packed = _pack(weights, plan, matrix, form, threads, bar)
             _write_matrix(writer, matrix, form, packed)
             bar.add_tensor()
+    for name, data in basis.tensors(balance):
+        writer.write(name, [data])
     for name in weights.rescaled:  # since they were written
         writer.rewrite(name, weights.vector(name).view(np.uint8).data)
     return bound_keys_and_values(plan.spec, weights)
-
-
-def _final_norm(source: TensorSource, plan: Plan) -> str:
-    """The source's final norm as metadata has it."""
-    reader = WeightReader(source)
-    names = (name for name in plan.vectors if name.startswith("final_norm."))
-    values = [reader.vector(plan.vectors[name], 1) for name in names]
-    return base64.b64encode(np.concatenate(values).astype("<f4").tobytes()).decode()
 
 
 def _number(value: float) -> str:

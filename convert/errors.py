@@ -1,4 +1,4 @@
-"""The two exceptions for bad files, and how sentences are put into words."""
+"""The exceptions for bad files, and how sentences are put into words."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ class CheckpointError(ValueError):
 
 class FlatFileError(ValueError):
     """A flat file cannot be opened; the message is one sentence that says what to do."""
+
+
+class MissingBasis(FlatFileError):  # noqa: N818
+    """A flat file does not say how its values take back what conversion did; convert again."""
 
 
 def quote(text: str) -> str:

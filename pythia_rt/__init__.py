@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pythia_rt.convert as convert
-    from pythia_rt.convert.errors import CheckpointError, FlatFileError
+    from pythia_rt.convert.errors import CheckpointError, FlatFileError, MissingBasis
     from pythia_rt.engine.drafts import Draft
     from pythia_rt.engine.engine import Engine
     from pythia_rt.engine.errors import Cancelled, DeadlineExceeded, EngineClosed, QueueFull
@@ -49,6 +49,7 @@ __all__ = [
     "Generation",
     "Handle",
     "Loading",
+    "MissingBasis",
     "Model",
     "PairScore",
     "Perplexity",
@@ -80,6 +81,7 @@ _HOMES = {
     "Generation": "pythia_rt.generation",
     "Handle": "pythia_rt.engine.handle",
     "Loading": "pythia_rt.loading",
+    "MissingBasis": "pythia_rt.convert.errors",
     "Model": "pythia_rt.model",
     "PairScore": "pythia_rt.scoring",
     "Perplexity": "pythia_rt.scoring",

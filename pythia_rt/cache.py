@@ -22,13 +22,14 @@ from filelock import FileLock
 import pythia_rt
 from pythia_rt.convert import FlatFile, FlatFileError, convert, resolve
 from pythia_rt.convert.files.gguf import all_parts
+from pythia_rt.convert.flatfile.basis import BASIS_PREFIX
 from pythia_rt.convert.flatfile.layout import (
     CHAT_TEMPLATE_FOLDER,
     TEXT_FILES,
     TOKENIZER_FILE,
     TOKENIZER_SOURCES,
 )
-from pythia_rt.convert.flatfile.metadata import FINAL_NORM, VERSION
+from pythia_rt.convert.flatfile.metadata import VERSION
 from pythia_rt.convert.merging import ADAPTER, Merge, Weighted, read_merges
 from pythia_rt.convert.quantise.recipe import check_formats
 from pythia_rt.convert.source.adapter import WEIGHT_FILES as ADAPTER_FILES
@@ -106,7 +107,7 @@ def _name(folder: Path, format: str, merges: Sequence[Merge]) -> str:
     key: dict[str, object] = {
         "producer": pythia_rt.__version__,
         "version": VERSION,
-        "says": FINAL_NORM,  # what files of this version did not always say
+        "says": BASIS_PREFIX,  # what files of this version did not always say
         "format": format,
         "folder": str(folder),
         "files": [

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt import _core
-from pythia_rt.convert.errors import FlatFileError
 from pythia_rt.convert.flatfile import FlatFile
-from pythia_rt.convert.flatfile.layout import balances_final_norm
 from pythia_rt.options import one_of
 from pythia_rt.together import n_together
 
@@ -51,8 +49,8 @@ class Embedding:
 
         Raises ValueError, before any text is read, for a bad argument, an empty text, ids outside
         the vocabulary and a text that does not fit into the context; RuntimeError where numbers
-        leave the range of a format; FlatFileError for a quantised file that was written before
-        files said what this takes.
+        leave the range of a format; MissingBasis for a quantised file that was written before files
+        said what this takes.
         """
         if isinstance(texts, (str, bytes, np.ndarray)) or not isinstance(texts, Iterable):
             raise ValueError("embed takes a list of texts: for a single one, a list of that one")
@@ -61,13 +59,16 @@ class Embedding:
         for text in ids:
             self._check_length(len(text))
         self.file.check_unchanged()
-        restored = _Restored(self.file)
+        from pythia_rt.insides.basis import Basis  # not to write text
+
+        # Of balanced files; pooling leaves it as it is.
+        back = Basis(self.file).of("final_norm")
         rows = []
         for text, hidden in zip(ids, _hidden(self._core, ids, self._kv_format), strict=True):
             if not np.isfinite(hidden).all():
                 raise self._not_finite(text[: 1 + int(np.isfinite(hidden).all(axis=1).argmin())])
             pooled = hidden[-1] if pooling == "last" else hidden.mean(axis=0, dtype=np.float64)
-            rows.append(restored(pooled))
+            rows.append(pooled if back is None else back.to_checkpoint(pooled))
         found = np.stack(rows) if rows else np.zeros((0, self.file.spec["hidden_size"]))
         if normalise:
             lengths = np.sqrt(np.square(found).sum(axis=1, keepdims=True))
@@ -85,34 +86,3 @@ def _hidden(model: _core.Model, texts: list[NDArray[np.int32]], kv_format: str) 
         rows = _core.hidden(sessions, group)
         yield from np.split(rows, np.cumsum([len(text) for text in group])[:-1])
         first = last
-
-
-class _Restored:
-    """Undoes what balancing did to the final norm, which pooling leaves as it is: channel by
-    channel a gain and a bias.
-
-    A channel that the head does not read at all is 0 or its bias.
-    """
-
-    def __init__(self, file: FlatFile) -> None:
-        """Raises FlatFileError where the file should say what the source's norm was."""
-        self._gain, self._bias = np.ones(1), np.zeros(1)
-        if not balances_final_norm(file.spec, file.formats):
-            return
-        if file.final_norm is None:
-            raise FlatFileError(
-                f"{file.path} was written by an older pythia_rt and does not say what its hidden "
-                "states are scaled by: convert its source again"
-            )
-        size = file.spec["hidden_size"]
-        gain, *bias = (
-            file.tensors[f"final_norm.{part}"].view(np.float32)[:size].astype(np.float64)
-            for part in ("weight", "bias")[: len(file.final_norm)]
-        )
-        self._gain = np.divide(file.final_norm[0], gain, out=np.zeros(size), where=gain != 0)
-        if bias:
-            self._bias = file.final_norm[1] - bias[0] * self._gain
-
-    def __call__(self, pooled: NDArray[Any]) -> NDArray[np.float64]:
-        restored: NDArray[np.float64] = pooled * self._gain + self._bias
-        return restored

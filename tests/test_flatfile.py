@@ -58,7 +58,7 @@ def test_the_tensors_are_views_of_one_mapping_or_copy(flat: Path, copy: bool) ->
     file = FlatFile(flat, copy=copy)
     header, data = split(flat)
     assert set(file.tensors) | {"tokenizer.json"} == {
-        name for name in header if not name.startswith(("padding.", "__"))
+        name for name in header if not name.startswith(("basis.", "padding.", "__"))
     }
     for name, view in file.tensors.items():
         assert not view.flags.writeable
@@ -266,7 +266,7 @@ CONTRADICTIONS: list[tuple[Callable[[Header], None], str]] = [
     (spec_change(norm_eps=0), "norm_eps"),
     (spec_change(norm_eps=float("nan")), "norm_eps"),
     (spec_change(rotary_dim=8), "instead of"),
-    (spec_change(rotary_dim=0), "does not belong there"),
+    (spec_change(rotary_dim=0), "instead of"),
     (spec_change(rotary_dim=0, rope_factor=2.0), "nothing rotates"),
     (spec_change(rope_factor=float("inf")), "rope_factor"),
     (spec_change(rope_factor=10**400), "rope_factor"),
@@ -306,6 +306,10 @@ CONTRADICTIONS: list[tuple[Callable[[Header], None], str]] = [
     (reshape("final_norm.bias", [160], "F16"), "is F16 [160] instead of F32 [80]"),
     (reshape("final_norm.bias", [80], "I32"), "is I32 [80] instead of F32 [80]"),
     (reshape("final_norm.bias", [80, 1], "F32"), "is F32 [80, 1] instead of F32 [80]"),
+    (rename("basis.keys", "basis.locks"), "'basis.locks' does not belong there"),
+    (reshape("basis.keys", [144], "F32"), "is F32 [144] instead of F32 [2, 72]"),
+    (reshape("basis.keys", [2, 72], "I32"), "is I32 [2, 72] instead of F32 [2, 72]"),
+    (reshape("basis.keys", [2, 144], "F16"), "is F16 [2, 144] instead of F16 [2, 72]"),
 ]
 
 

@@ -51,6 +51,11 @@ def title(architecture: str) -> str:
     return families()[architecture].title if architecture in families() else architecture
 
 
+def rotates_neighbours(architecture: str) -> bool:
+    """Whether models of the `architecture` of a spec rotate neighbouring dimensions together."""
+    return architecture in families() and families()[architecture].rotates_neighbours
+
+
 def find(config: Mapping[str, Any]) -> Family:
     """Return the family of a config.json; raise CheckpointError when it is unknown."""
     model_type = config.get("model_type")

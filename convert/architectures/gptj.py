@@ -50,6 +50,7 @@ FAMILY = Family(
         "mlp_down": "mlp.fc_out",
     },
     layer="h",
+    rotates_neighbours=True,
     read=read,
     defaults={
         "hidden_size": 4096,

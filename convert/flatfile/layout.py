@@ -75,11 +75,15 @@ def vectors(spec: Spec) -> dict[str, int]:
 
 
 def stored_tensors(
-    spec: Spec, formats: Mapping[str, str], files: Mapping[str, int]
+    spec: Spec,
+    formats: Mapping[str, str],
+    basis: Mapping[str, Stored],
+    files: Mapping[str, int],
 ) -> dict[str, Stored]:
     """Return {tensor name: how it is stored}, in the order of the file, without padding tensors.
 
-    `formats` maps linear names to formats; `files` maps names of TEXT_FILES to their bytes.
+    `formats` maps linear names to formats; `basis` has what the file has of basis.py; `files` maps
+    names of TEXT_FILES to their bytes.
     """
     stored: dict[str, Stored] = {}
     for name, size in vectors(spec).items():
@@ -91,16 +95,11 @@ def stored_tensors(
             formats[matrix.name], matrix.rows, matrix.columns
         ):
             stored[f"{matrix.name}.{part}"] = Stored(dtype, tuple(shape))
+    stored |= basis
     for name in TEXT_FILES:
         if name in files:
             stored[name] = Stored("U8", (files[name],))
     return stored
-
-
-def balances_final_norm(spec: Spec, formats: Mapping[str, str]) -> bool:
-    """Whether the final norm may be balanced with a matrix that is quantised, a head of its own."""
-    readers = [matrix.name for matrix in linears(spec) if matrix.reads == "final_norm"]
-    return any(is_quantised(formats[name]) for name in readers)
 
 
 def is_quantised(form: str) -> bool:

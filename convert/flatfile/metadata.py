@@ -29,9 +29,9 @@ REPORT = "report"  # JSON: how the file was measured against its source; most fi
 MAX_REPORT_BYTES = 1 << 20
 # A number that no entry of a key or value exceeds (quantise.kv_range); not in old files.
 KV_BOUND = "kv_bound"
-# The final norm of the source, where the file's own is balanced with the head: base64 of
-# little-endian float32, gain and then bias; not in old files.
-FINAL_NORM = "final_norm"
+# The width of the MLP's inside in the source, a decimal number, where it is gated: the file's is
+# whole tiles; not in old files.
+MLP_SIZE = "mlp_size"
 # JSON {label: {"name", "weight"}} of the adapters and task vectors that were merged into the
 # source; the digests of their files have the label before their names.
 MERGED = "merged"
@@ -47,7 +47,7 @@ PREFIX = "pythia_rt."
 
 def metadata_entries(values: Mapping[str, str]) -> dict[str, str]:
     """Return `values`, all KEYS and maybe others of this file, as a flat file's metadata."""
-    others = (KV_BOUND, FINAL_NORM, MERGED, QUANTISED, VALUE_DIGESTS, NO_TOKENIZER, REPORT)
+    others = (KV_BOUND, MLP_SIZE, MERGED, QUANTISED, VALUE_DIGESTS, NO_TOKENIZER, REPORT)
     keys = [*KEYS, *(key for key in others if key in values)]
     return {PREFIX + key: values[key] for key in keys}
 

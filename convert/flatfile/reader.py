@@ -6,7 +6,6 @@ Whatever differs is refused here, so that the core never sees a contradiction.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,22 +21,24 @@ from ..files.gguf import is_gguf
 from ..files.json_object import parse_json
 from ..files.positional import PositionalFile
 from ..files.safetensors_header import Header, TensorEntry, read_header
+from .basis import BASIS_PREFIX, decode, found_basis
 from .layout import (
     TEXT_FILES,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
+    VECTOR_MULTIPLE,
+    Stored,
     linears,
-    norms,
     stored_tensors,
 )
 from .memory import MappedFile, copy_file
 from .metadata import (
     ALIGNMENT,
-    FINAL_NORM,
     KEYS,
     KV_BOUND,
     MAX_REPORT_BYTES,
     MERGED,
+    MLP_SIZE,
     NO_TOKENIZER,
     PADDING_PREFIX,
     PREFIX,
@@ -61,8 +62,8 @@ class FlatFile:
     `tokenizer_config` are two of them, or None. `metadata` has the keys of KEYS, `entries` dtype
     and shape of every tensor. `report` is the JSON object in which its conversion recorded how good
     it is, or None. `kv_bound` is what no entry of a key or value exceeds, None where that is not
-    known. `final_norm` is the source's, gain and bias [hidden_size], where the file's own may be
-    another, else None. `merged` has the name and the weight of each adapter and task vector that
+    known. `source_mlp_size` is how wide the source's MLP is inside, None where that is not known.
+    `merged` has the name and the weight of each adapter and task vector that
     was merged into the source, by labels as "adapter 1". `quantised_before` lists the formats that
     values had lost precision to in the source; `no_tokenizer` says why there is none,
     where that is known, or is empty. `value_digests` are those of the source's tensors, see
@@ -101,7 +102,7 @@ class FlatFile:
             self.spec, self.formats = self._read_model()
             self.text = self._read_text()
             self.entries = self._check_tensors(header)
-            self.final_norm = self._read_final_norm(header)
+            self.source_mlp_size = self._read_mlp_size(header)
             data = copy_file(file) if copy else self._map(file)
         finally:
             if self._mapped is None:
@@ -114,6 +115,9 @@ class FlatFile:
         self.files = {
             name: self.tensors.pop(name).tobytes() for name in TEXT_FILES if name in self.tensors
         }
+        self._basis = {
+            name: self.tensors.pop(name) for name in self.entries if name.startswith(BASIS_PREFIX)
+        }
         self.tokenizer = self.files.get(TOKENIZER_FILE)
         self.tokenizer_config = self.files.get(TOKENIZER_CONFIG_FILE)
 
@@ -121,6 +125,14 @@ class FlatFile:
     def source_digests(self) -> dict[str, str]:
         """SHA-256, in hexadecimal, of each file that was converted."""
         return _string_map(self.metadata["source_digests"], self._where("source_digests"))
+
+    @property
+    def basis(self) -> dict[str, NDArray[np.float32]]:
+        """What it says of the basis of its source, by the names of basis.py; a copy."""
+        return {
+            name: decode(data, Stored(self.entries[name].dtype, self.entries[name].shape))
+            for name, data in self._basis.items()
+        }
 
     def verify(self) -> None:
         """Read all data and compare its digest; raise FlatFileError when it has changed.
@@ -218,24 +230,19 @@ class FlatFile:
             found[label] = (name, float(weight))
         return found
 
-    def _read_final_norm(self, header: Header) -> list[NDArray[np.float32]] | None:
-        text = header.metadata.get(PREFIX + FINAL_NORM)
-        norm = next((norm for norm in norms(self.spec) if norm.name == "final_norm"), None)
-        if text is None or norm is None:
+    def _read_mlp_size(self, header: Header) -> int | None:
+        text = header.metadata.get(PREFIX + MLP_SIZE)
+        most = self.spec["mlp_size"]
+        if self.spec["mlp"] != "gated":
+            return most
+        if text is None:
             return None
-        n_vectors = 2 if norm.bias else 1
-        try:
-            # The length is compared first: it bounds what is decoded.
-            if len(text) != (4 * n_vectors * norm.size + 2) // 3 * 4:
-                raise ValueError(text)
-            values = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
-            if not np.isfinite(values).all():
-                raise ValueError(text)
-        except ValueError:
+        is_number = text.isascii() and text.isdigit() and len(text) < 20
+        if not is_number or not most - VECTOR_MULTIPLE < int(text) <= most:
             raise FlatFileError(
-                f"{self._where(FINAL_NORM)} is no norm of this model: convert its source again"
-            ) from None
-        return list(values.reshape(n_vectors, norm.size))
+                f"{self._where(MLP_SIZE)} is no size of this model: convert its source again"
+            )
+        return int(text)
 
     def _read_model(self) -> tuple[Spec, dict[str, str]]:
         spec = self._validated("spec", validate_spec)
@@ -286,8 +293,9 @@ class FlatFile:
         if set(names) != set(self.formats):
             self._refuse("its formats are not those of its matrices")
         files = {name: entries[name].nbytes for name in TEXT_FILES if name in entries}
+        basis = found_basis(self.spec, {name: entry.dtype for name, entry in entries.items()})
         try:
-            expected = stored_tensors(self.spec, self.formats, files)
+            expected = stored_tensors(self.spec, self.formats, basis, files)
         except ValueError as error:  # sizes that fit each other, of matrices larger than any
             self._refuse(str(error))
         for name in [*expected, *entries]:

@@ -60,9 +60,10 @@ class Family:
     transformers whose saves have a head, `old_classes` are its old names; `title` is for people.
     `modules` maps the layout's names without "layers.{i}." and ".weight" to forms, where a string
     is `whole`; `layer` is what the source calls "layers", whose matrices it
-    stores as [in, out] where it `stores_columns`. `heads` are the head's names. `read` returns what
-    a config.json says, but for what all families have alike: vocabulary, special ids and whether
-    the head is tied. `defaults` and `spellings` are as in `Config`.
+    stores as [in, out] where it `stores_columns`; it `rotates_neighbours`, dimensions 2i and 2i + 1
+    of a head, where others rotate i with i + rotary_dim / 2. `heads` are the head's names. `read`
+    returns what a config.json says, but for what all families have alike: vocabulary, special ids
+    and whether the head is tied. `defaults` and `spellings` are as in `Config`.
     """
 
     model_types: tuple[str, ...]
@@ -74,6 +75,7 @@ class Family:
     defaults: Mapping[str, Any]
     layer: str = "layers"
     stores_columns: bool = False
+    rotates_neighbours: bool = False
     heads: tuple[str, ...] = ("lm_head",)
     old_classes: tuple[str, ...] = ()
     spellings: Mapping[str, Sequence[str]] = field(default_factory=dict)

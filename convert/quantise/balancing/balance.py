@@ -15,11 +15,13 @@ class Balance:
     """The balanced model in terms of its source; an empty one changes nothing.
 
     `vectors` has the new values of the norms and biases that change, by neutral name, without
-    padding. A matrix W becomes rows[:, None] * W * columns.
+    padding. A matrix W becomes rows[:, None] * W * columns. `basis` has, by the name of a tensor of
+    the source's basis (flatfile/basis.py) and by layer, what else takes the rewrites back.
     """
 
     def __init__(self) -> None:
         self.vectors: dict[str, Floats] = {}
+        self.basis: dict[tuple[str, int], Floats] = {}
         self._rows: dict[str, Floats] = {}
         self._columns: dict[str, Floats] = {}
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...flatfile.basis import UNREAD
 from .sums import Doubles, reciprocal
 
 
@@ -35,14 +36,14 @@ def share_gain(weight: Doubles, squares: Doubles) -> Gain:
     residual stream that is 50 times larger than the others, and was trained a small gain, spoils
     the 8 bits of its group of activations; with all of it in the norm, an important channel does.
 
-    Channels without weight get zeros on both sides.
+    Channels without weight get zeros on both sides; one that has weight, and that nothing reads,
+    gets UNREAD in the norm and zeros in the columns.
     """
     total = squares.sum()
-    if total == 0:
-        return Gain(np.zeros_like(weight), np.zeros_like(weight))
-    relative = np.sqrt(squares * (len(squares) / total))
+    relative = np.sqrt(squares * (len(squares) / total if total > 0 else 0))
     gain = np.sqrt(relative * np.sqrt(relative))  # pow() differs between C libraries
-    return Gain(gain * reciprocal(weight), weight * reciprocal(gain))
+    norm = np.where((gain == 0) & (weight != 0), UNREAD, gain * reciprocal(weight))
+    return Gain(norm, weight * reciprocal(gain))
 
 
 def share_evenly(first: Doubles, second: Doubles) -> Doubles:

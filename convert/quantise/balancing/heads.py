@@ -41,13 +41,20 @@ class Heads:
         mean: Doubles = heads.mean(axis=1)
         return mean.reshape(-1)
 
-    def clear_constant_keys(self, bias: Doubles) -> None:
+    def keys(self, rows: Doubles) -> Doubles:
+        """The part of `rows` [rows of qkv] that belongs to the keys, as a view."""
+        return rows[self._queries : self._queries + self._keys]
+
+    def take_constant_keys(self, bias: Doubles) -> Doubles:
         """Set what the bias [rows of qkv] adds to the keys' unrotated dimensions to 0, in place.
 
-        It moves all scores of a query alike; the runtime leaves it out as well.
+        It moves all scores of a query alike; the runtime leaves it out as well. Returns what it was
+        [kv_heads * unrotated dimensions].
         """
-        keys = bias[self._queries : self._queries + self._keys]
-        keys.reshape(self._kv_heads, self._dim)[:, self._rotary_dim :] = 0
+        unrotated = self.keys(bias).reshape(self._kv_heads, self._dim)[:, self._rotary_dim :]
+        constant: Doubles = unrotated.reshape(-1).copy()
+        unrotated[:] = 0
+        return constant
 
     def score_factors(self, squares: Doubles) -> Doubles:
         """Factors of the rows of qkv that make queries and keys equally large, and keep q . k.

@@ -7,6 +7,7 @@ from typing import final
 
 import numpy as np
 
+from ...flatfile.basis import KEY_CONSTANT, KEYS, MLP, VALUE_CONSTANT, VALUES
 from ...flatfile.layout import Linear, linears, norms
 from ...flatfile.spec import Spec
 from .balance import Balance
@@ -93,8 +94,9 @@ class _Solver:
         bias = self._bias(matrix, sums)
         factors = np.ones(matrix.rows)
         if scores in self._wanted:
-            self._heads.clear_constant_keys(bias)
+            self._record(KEY_CONSTANT, matrix, self._heads.take_constant_keys(bias))
             factors *= self._heads.score_factors(squares + bias * bias)
+            self._record(KEYS, matrix, self._heads.keys(factors))
         if values in self._wanted:
             (reader,) = self._readers[matrix.name]
             self._share_values(reader, factors, squares, bias)
@@ -116,10 +118,12 @@ class _Solver:
         outputs = squares if matrix.bias else squares + bias * bias  # what is left in the values
         if matrix.bias:
             self._store(f"{matrix.name}.bias", self._vector(f"{matrix.name}.bias") + sums.shifted)
+            self._record(VALUE_CONSTANT, matrix, self._heads.values(bias))
             self._heads.values(bias)[:] = 0
         columns = self._heads.gather_values(sums.columns / matrix.rows)
         shares = share_evenly(np.sqrt(self._heads.values(outputs)), np.sqrt(columns))
         self._heads.values(factors)[:] = shares
+        self._record(VALUES, matrix, shares)
         self.balance.set_factors(matrix.name, columns=1 / self._heads.spread_values(shares))
 
     def balance_mlp(self, matrix: Linear) -> None:
@@ -134,6 +138,7 @@ class _Solver:
         bias = self._bias(matrix, sums)
         inside = self._inside.squares(sums.rows, bias)
         shares = share_evenly(np.sqrt(inside), np.sqrt(after.columns))
+        self._record(MLP, matrix, shares)
         factors = self._inside.row_factors(shares)
         self.balance.set_factors(matrix.name, rows=factors)
         self.balance.set_factors(reader.name, columns=1 / shares)
@@ -179,3 +184,7 @@ class _Solver:
 
     def _store(self, name: str, values: Doubles) -> None:
         self.balance.vectors[name] = values.astype(np.float32)
+
+    def _record(self, name: str, matrix: Linear, values: Doubles) -> None:
+        """What takes a rewrite back, in the layer of `matrix`."""
+        self.balance.basis[name, matrix.layer] = values.astype(np.float32)
