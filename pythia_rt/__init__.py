@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pythia_rt.scoring import PairScore, Perplexity, Score
     from pythia_rt.session import Session
     from pythia_rt.stream import Stream
+    from pythia_rt.sweeps.run import Sweep, sweep
     from pythia_rt.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -60,11 +61,13 @@ __all__ = [
     "Session",
     "SessionFileError",
     "Stream",
+    "Sweep",
     "Timing",
     "Tokenizer",
     "__version__",
     "convert",
     "evaluate",
+    "sweep",
 ]
 
 _HOMES = {
@@ -92,9 +95,11 @@ _HOMES = {
     "Session": "pythia_rt.session",
     "SessionFileError": "pythia_rt.saved_session",
     "Stream": "pythia_rt.stream",
+    "Sweep": "pythia_rt.sweeps.run",
     "Timing": "pythia_rt.generation",
     "Tokenizer": "pythia_rt.tokenizer",
     "evaluate": "pythia_rt.evaluation",
+    "sweep": "pythia_rt.sweeps.run",
 }
 
 

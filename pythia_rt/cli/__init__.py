@@ -1,4 +1,4 @@
-"""The command `pythia-rt`: generate, chat, convert, evaluate, lm-eval, info; a module for each."""
+"""The command `pythia-rt`, with a module for each of its commands."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pythia_rt.cli.generate import generate_text
 from pythia_rt.cli.group import Commands
 from pythia_rt.cli.info import show_info
 from pythia_rt.cli.lm_eval import run_harness
+from pythia_rt.cli.sweep import sweep_models
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,6 +26,7 @@ for command in (
     chat_with_model,
     convert_checkpoint,
     evaluate_file,
+    sweep_models,
     run_harness,
     show_info,
 ):

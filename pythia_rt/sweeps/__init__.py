@@ -1,0 +1,51 @@
+"""Measuring many checkpoints of models, over machines too (docs/sweeps.md).
+
+    >>> import pythia_rt
+    >>> found = pythia_rt.sweep("EleutherAI/pythia-70m", steps="log", out="curves",
+    ...                         metrics=["perplexity:text.txt"])
+
+`run.py` has `sweep`; `plan.py` says which checkpoints there are, `metrics` what can be measured.
+"""
+
+from __future__ import annotations
+
+from pythia_rt.sweeps.metrics import (
+    METRICS,
+    Continuations,
+    Divergence,
+    Function,
+    Given,
+    Harness,
+    LastWords,
+    Measured,
+    Memorisation,
+    Metric,
+    Ngram,
+    Perplexity,
+    Value,
+    read_metrics,
+)
+from pythia_rt.sweeps.processes import Processes
+from pythia_rt.sweeps.ray_cluster import RayCluster
+from pythia_rt.sweeps.run import Sweep, sweep
+
+__all__ = [
+    "METRICS",
+    "Continuations",
+    "Divergence",
+    "Function",
+    "Given",
+    "Harness",
+    "LastWords",
+    "Measured",
+    "Memorisation",
+    "Metric",
+    "Ngram",
+    "Perplexity",
+    "Processes",
+    "RayCluster",
+    "Sweep",
+    "Value",
+    "read_metrics",
+    "sweep",
+]

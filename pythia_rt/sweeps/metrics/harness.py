@@ -1,0 +1,98 @@
+"""Tasks of lm-evaluation-harness, which is the extra `lm-eval`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import numbers
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pythia_rt.model import Model
+from pythia_rt.sweeps.metrics.base import Measured, Metric, Value
+
+_SEED = 1234  # the harness's own of few-shot examples
+_REPLICATES = 1000  # for the errors that it has no formula for
+
+
+@dataclass(frozen=True)
+class Harness(Metric):
+    """What lm-evaluation-harness measures in `tasks`, names with "+" between them.
+
+    Values are called task.metric, as "sciq.acc", with the harness' own errors; `fewshot` is its
+    num_fewshot, `limit` documents of each task are read, `include` is a folder with more tasks.
+    """
+
+    name = "harness"
+
+    tasks: str
+    fewshot: int | None = None
+    limit: int | None = None
+    include: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a missing harness before anything is fetched."""
+        super().__post_init__()
+        import pythia_rt.lm_eval as registered
+
+        _ = registered
+
+    def options(self) -> dict[str, Any]:
+        """Its release as well: tasks change with it. Where `include` is does not matter."""
+        found = super().options()
+        del found["include"]
+        return {**found, "lm_eval": importlib.metadata.version("lm_eval")}
+
+    def measure(self, model: Model, reference: Model | None) -> Measured:
+        """Run the tasks, as `lm_eval.simple_evaluate` does, but for its look at the machine, which
+        takes longer than many a task."""
+        from lm_eval.evaluator import evaluate
+        from lm_eval.tasks import TaskManager
+
+        from pythia_rt.lm_eval.model import PythiaRtLM
+
+        with contextlib.redirect_stdout(io.StringIO()), _one_process():  # it prints
+            loaded = TaskManager(include_path=self.include).load(self.tasks.split("+"))
+            for task in loaded["tasks"].values():
+                own = task.get_config("num_fewshot")
+                if self.fewshot is not None and own != 0:
+                    task.set_config(key="num_fewshot", value=self.fewshot)
+                elif own is None:
+                    task.set_config(key="num_fewshot", value=0)
+                task.set_fewshot_seed(seed=_SEED)
+            found: Any = evaluate(
+                PythiaRtLM(model),
+                loaded,
+                limit=self.limit,
+                bootstrap_iters=_REPLICATES,
+                log_samples=False,
+            )
+        values = []
+        for task, results in found["results"].items():
+            n = int(found.get("n-samples", {}).get(task, {}).get("effective", 1))
+            for key, value in results.items():
+                name, _, kind = key.partition(",")
+                if not isinstance(value, numbers.Real) or name.endswith("_stderr") or not kind:
+                    continue
+                error = results.get(f"{name}_stderr,{kind}")
+                stderr = float(error) if isinstance(error, numbers.Real) else None
+                shown = name if kind == "none" else f"{name}.{kind}"
+                values.append(Value(f"{task}.{shown}", float(value), stderr, n))
+        return Measured(values)
+
+
+@contextlib.contextmanager
+def _one_process() -> Iterator[None]:
+    """Have it draw its replicates here: it would fork, and this process has threads."""
+    before = os.environ.get("DISABLE_MULTIPROC")
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DISABLE_MULTIPROC"]
+        else:
+            os.environ["DISABLE_MULTIPROC"] = before

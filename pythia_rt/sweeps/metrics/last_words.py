@@ -1,0 +1,35 @@
+"""Whether the last word of passages is foreseen, as LAMBADA asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pythia_rt.model import Model
+from pythia_rt.sweeps.metrics.base import Given, Measured, Metric, exponential, mean
+
+
+@dataclass(frozen=True)
+class LastWords(Metric):
+    """Accuracy and perplexity of the last word of each text, given all before its last space.
+
+    `file` has a JSON object {"text": ...} on each line. As in lm-evaluation-harness' lambada: the
+    answer is right if all its tokens were the likeliest, and the perplexity is of words.
+    """
+
+    name = "last_words"
+
+    file: Given
+    max_texts: int | None = None
+
+    def measure(self, model: Model, reference: Model | None) -> Measured:
+        """Judge all last words together."""
+        pairs = []
+        for line in self.file.lines("text")[: self.max_texts]:
+            context, space, word = str(line["text"]).rpartition(" ")
+            if not space or not word:
+                raise ValueError(f"{self.file.name} has a text without a last word: {line!r:.80}")
+            pairs.append((context, " " + word))
+        scores = model.score_pairs(pairs)
+        nats = mean("nats_per_word", (-score.total for score in scores))
+        right = mean("last_words", (score.is_greedy for score in scores))
+        return Measured([right, exponential("word_perplexity", nats)])

@@ -1,0 +1,48 @@
+"""How well a text is predicted."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pythia_rt.model import Model
+from pythia_rt.sweeps.metrics.base import (
+    Given,
+    Measured,
+    Metric,
+    Value,
+    exponential,
+    mean,
+    predicted,
+)
+
+
+@dataclass(frozen=True)
+class Perplexity(Metric):
+    """Perplexity of a text, or of a .npy of token ids, read as `Model.perplexity` reads it.
+
+    Gives perplexity, nats_per_token, bits_per_byte (of a whole text) and top1, the share of tokens
+    that were the likeliest.
+    """
+
+    name = "perplexity"
+
+    text: Given
+    window: int | None = None
+    stride: int | None = None
+    max_tokens: int | None = None
+
+    def measure(self, model: Model, reference: Model | None) -> Measured:
+        """Read the text once."""
+        ids = predicted(model, self.text, self.max_tokens)
+        (score,) = model.score([ids], window=self.window, stride=self.stride)
+        nats = mean("nats_per_token", -score.log_probabilities.astype(np.float64))
+        values = [exponential("perplexity", nats), nats]
+        if self.text.array() is None and self.max_tokens is None:
+            scale = nats.n / len(self.text.text().encode()) / math.log(2)
+            error = None if nats.stderr is None else nats.stderr * scale
+            values.append(Value("bits_per_byte", nats.value * scale, error, nats.n))
+        values.append(mean("top1", score.is_likeliest))
+        return Measured(values)
