@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pythia_rt.convert as convert
+    import pythia_rt.harvest as harvest
     from pythia_rt.convert.errors import CheckpointError, FlatFileError, MissingBasis
     from pythia_rt.engine.drafts import Draft
     from pythia_rt.engine.engine import Engine
@@ -67,6 +68,7 @@ __all__ = [
     "__version__",
     "convert",
     "evaluate",
+    "harvest",
     "sweep",
 ]
 
@@ -104,8 +106,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name == "convert":
-        return importlib.import_module("pythia_rt.convert")
+    if name in ("convert", "harvest"):
+        return importlib.import_module(f"pythia_rt.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'pythia_rt' has no attribute {name!r}")
     value: object = getattr(importlib.import_module(_HOMES[name]), name)

@@ -10,6 +10,7 @@ from pythia_rt.cli.convert import convert_checkpoint
 from pythia_rt.cli.evaluate import evaluate_file
 from pythia_rt.cli.generate import generate_text
 from pythia_rt.cli.group import Commands
+from pythia_rt.cli.harvest import harvest_activations
 from pythia_rt.cli.info import show_info
 from pythia_rt.cli.lm_eval import run_harness
 from pythia_rt.cli.sweep import sweep_models
@@ -28,6 +29,7 @@ for command in (
     evaluate_file,
     sweep_models,
     run_harness,
+    harvest_activations,
     show_info,
 ):
     main.add_command(command)

@@ -23,7 +23,42 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 _SOURCE = ("revision", "format", "cache_dir", "local_files_only")
 _SAMPLING = tuple(option.name for option in dataclasses.fields(Sampling))
-_NAMES = (*_SOURCE, *LOADING, "quiet", "verbose", "suggested_sampling", *_SAMPLING)
+_OF_MODEL = (*_SOURCE, *LOADING, "quiet")
+_NAMES = (*_OF_MODEL, "verbose", "suggested_sampling", *_SAMPLING)
+
+
+def model_options(
+    *, weights: str = "--format", quiet: str
+) -> Callable[[Command], Callable[..., None]]:
+    """Options of a command that loads a model; it gets them as `options`, ModelOptions.
+
+    `weights` is the one for the weights' format; `quiet` says what --quiet leaves out.
+    """
+
+    def add(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            options = ModelOptions(weights, {name: values.pop(name) for name in _OF_MODEL})
+            command(options=options, **values)
+
+        for option in reversed(_of_model(weights, quiet)):
+            run = option(run)
+        return run
+
+    return add
+
+
+def _of_model(weights: str, quiet: str) -> tuple[Callable[[Any], Any], ...]:
+    return (
+        click.option("--revision", help="Branch, tag or commit of a hub model."),
+        click.option(weights, "format", help="Weight format to convert to.  [default: q4]"),
+        click.option(
+            "--cache-dir", type=click.Path(path_type=Path), help="Where to keep flat files."
+        ),
+        click.option("--local-files-only", is_flag=True, help="Download nothing."),
+        loading_options(*LOADING),
+        click.option("--quiet", is_flag=True, help=f"Show {quiet}."),
+    )
 
 
 def writing_options(
@@ -35,14 +70,7 @@ def writing_options(
     --verbose shows.
     """
     added = (
-        click.option("--revision", help="Branch, tag or commit of a hub model."),
-        click.option(weights, "format", help="Weight format to convert to.  [default: q4]"),
-        click.option(
-            "--cache-dir", type=click.Path(path_type=Path), help="Where to keep flat files."
-        ),
-        click.option("--local-files-only", is_flag=True, help="Download nothing."),
-        loading_options(*LOADING),
-        click.option("--quiet", is_flag=True, help=f"Show {quiet}."),
+        *_of_model(weights, quiet),
         click.option("--verbose", is_flag=True, help=f"Show {verbose} too."),
         click.option(
             "--suggested-sampling",
@@ -65,8 +93,8 @@ def writing_options(
     return add
 
 
-class WritingOptions:
-    """What `writing_options` hold: whether to be `quiet` or `verbose`, and what `load` needs.
+class ModelOptions:
+    """What `model_options` hold: whether to be `quiet`, and what `load` needs.
 
     Raises what click raises for options that contradict each other, and ValueError for a value that
     an option cannot have.
@@ -74,30 +102,12 @@ class WritingOptions:
 
     def __init__(self, weights: str, values: dict[str, Any]) -> None:
         self.quiet: bool = values["quiet"]
-        self.verbose: bool = values["verbose"]
-        if self.quiet and self.verbose:
-            raise click.UsageError("Give --quiet or --verbose, not both.")
         self._weights = weights
-        self._suggested: bool = values["suggested_sampling"]
         self._source = {name: values[name] for name in _SOURCE}
         self._loading = Loading(**{name: values[name] for name in LOADING})
-        self._given = given_options({name: values[name] for name in _SAMPLING})
-        self._sampling = merged(None, **self._given)
 
-    def load(self, model: str | None) -> tuple[Model, Sampling]:
-        """The model, by default the demo, and how to sample from it."""
-        loaded = self._load(model)
-        if self._suggested:
-            return loaded, merged(loaded.suggested_sampling, **self._given)
-        return loaded, self._sampling
-
-    def load_draft(self, path: str) -> Model:
-        """A draft's model, of a flat file, loaded as the model is."""
-        from pythia_rt.model import Model
-
-        return Model.load(path, dataclasses.replace(self._loading, gpu_layers=None))
-
-    def _load(self, model: str | None) -> Model:
+    def load_model(self, model: str | None) -> Model:
+        """The model, by default the demo."""
         from pythia_rt.convert.files.gguf import is_gguf
         from pythia_rt.model import Model
 
@@ -111,6 +121,12 @@ class WritingOptions:
         self._refuse_unused(flat_file=False, local=Path(model).exists())
         return Model.from_pretrained(model, self._loading, **source, progress=not self.quiet)
 
+    def load_draft(self, path: str) -> Model:
+        """A draft's model, of a flat file, loaded as the model is."""
+        from pythia_rt.model import Model
+
+        return Model.load(path, dataclasses.replace(self._loading, gpu_layers=None))
+
     def _refuse_unused(self, *, flat_file: bool, local: bool) -> None:
         """An option that would be ignored is an error, so that nobody believes it had an effect."""
         if flat_file and self._source["format"]:
@@ -123,6 +139,26 @@ class WritingOptions:
             )
         if local and self._source["revision"]:
             raise click.UsageError("--revision is for hub models: local files have none to choose.")
+
+
+class WritingOptions(ModelOptions):
+    """What `writing_options` hold: besides, how to sample, and whether to be `verbose`."""
+
+    def __init__(self, weights: str, values: dict[str, Any]) -> None:
+        self.verbose: bool = values["verbose"]
+        if values["quiet"] and self.verbose:
+            raise click.UsageError("Give --quiet or --verbose, not both.")
+        super().__init__(weights, values)
+        self._suggested: bool = values["suggested_sampling"]
+        self._given = given_options({name: values[name] for name in _SAMPLING})
+        self._sampling = merged(None, **self._given)
+
+    def load(self, model: str | None) -> tuple[Model, Sampling]:
+        """The model, by default the demo, and how to sample from it."""
+        loaded = self.load_model(model)
+        if self._suggested:
+            return loaded, merged(loaded.suggested_sampling, **self._given)
+        return loaded, self._sampling
 
 
 def show_facts(model: Model, seed: int | None) -> None:

@@ -1,0 +1,108 @@
+"""What is at points of a model while it reads windows."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pythia_rt import _core
+from pythia_rt.options import one_of
+
+if TYPE_CHECKING:
+    from pythia_rt.model import Model
+
+Ids = NDArray[np.int32]
+Rows = NDArray[Any]  # [tokens, width] of float32 or float16
+
+DTYPES = {"f16": np.float16, "f32": np.float32}
+# Tokens that are read together: enough that few passes are half empty, few enough for the key-value
+# caches of all of them to stay small.
+TOGETHER = 1024
+
+
+class Capture:
+    """Reads windows and keeps what is at some points; the head does not run."""
+
+    def __init__(self, model: Model, points: str | Iterable[str], dtype: str) -> None:
+        """Raises ValueError for a point that the model does not have, or that has no row for each
+        token, and for another `dtype` than "f16" and "f32"."""
+        one_of(list(DTYPES))("dtype", dtype)
+        self._model = model
+        self._dtype = dtype
+        everything = {
+            f"layers.{layer}.{name}" if in_layers else name: (name, layer)
+            for name, in_layers, _ in model._core.points
+            for layer in (range(model.spec["n_layers"]) if in_layers else (-1,))
+        }
+        self._places = {}
+        for point in [points] if isinstance(points, str) else points:
+            found = fnmatch.filter(everything, point)
+            if not found:
+                raise ValueError(f"this model has no point {point}")
+            self._places.update({name: everything[name] for name in found})
+        if not self._places:
+            raise ValueError("points must name at least one")
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Their names, "layers.3.resid_post", and the values of a token there."""
+        of_point = {name: width for name, _, width in self._model._core.points}
+        return {name: of_point[point] for name, (point, _) in self._places.items()}
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the rows."""
+        return np.dtype(DTYPES[self._dtype])
+
+    def rows(self, windows: Sequence[Ids]) -> list[Rows]:
+        """Of each point the rows of all tokens of the windows, [tokens, width].
+
+        Raises RuntimeError, with the point, for what is no number of the type.
+        """
+        sessions = [self._model.new_session(len(window)) for window in windows]
+        _, captured = _core.run_probed(sessions, list(windows), capture=list(self._places.values()))
+        found: list[Rows] = []
+        for name, values in zip(self._places, captured, strict=True):
+            with np.errstate(over="ignore"):
+                rows = np.ascontiguousarray(values, self.dtype)
+            if not all_finite(rows):
+                raise self._not_finite(name)
+            found.append(rows)
+        return found
+
+    def _not_finite(self, name: str) -> RuntimeError:
+        if self._dtype == "f16":
+            return RuntimeError(
+                f"{name} has a value beyond 65504, where float16 ends: dtype='f32' has room for it"
+            )
+        return RuntimeError(f"{name} has a value that is not finite")
+
+
+def groups(windows: Iterable[Ids]) -> Iterator[list[Ids]]:
+    """Yield windows that are read together."""
+    group: list[Ids] = []
+    n_tokens = 0
+    for window in windows:
+        if group and n_tokens + len(window) > TOGETHER:
+            yield group
+            group, n_tokens = [], 0
+        group.append(window)
+        n_tokens += len(window)
+    if group:
+        yield group
+
+
+def all_finite(rows: Rows) -> bool:
+    """Whether all values are finite. Exact, and as fast as memory for float16 too."""
+    if rows.dtype != np.float16:
+        return bool(np.isfinite(rows).all())
+    if not rows.size:
+        return True
+    # The bits of infinities and of what is no number lie above those of all other numbers of their
+    # sign.
+    largest_positive, largest_negative = rows.view(np.int16).max(), rows.view(np.uint16).max()
+    return bool(largest_positive < 0x7C00 and largest_negative < 0xFC00)
