@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from pythia_rt.convert.files.atomic import new_folder, write_file
 from pythia_rt.harvest.folder import Harvest
+from pythia_rt.insides.names import BY_NAME, theirs
 
 _TOKENS = "token_ids"
 _TOGETHER = 64  # windows of a record batch
-_HOOKS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 _EXTENSION = "datasets.features.features.Array2DExtensionType"
 
 
@@ -43,7 +43,7 @@ def write_arrow(
     if not harvest.is_complete:
         raise ValueError(f"{harvest.folder} is not complete: harvest the rest first")
     shape = (harvest.meta["context"], harvest.meta["points"].get(point, 0))
-    column = hook_name(point) if column is None else column
+    column = _hook(point) if column is None else column
     parts = list(_full_windows(harvest, point))
     n_rows = sum(len(starts) for _, starts, _ in parts)
     if not n_rows:
@@ -74,13 +74,12 @@ def write_arrow(
     return n_rows
 
 
-def hook_name(point: str) -> str:
-    """TransformerLens' name of a point. Raises ValueError where it has none."""
-    layers, _, rest = point.partition(".")
+def _hook(point: str) -> str:
+    """TransformerLens' name of a point."""
+    _, _, rest = point.partition("layers.")
     layer, _, name = rest.partition(".")
-    if layers != "layers" or name not in _HOOKS:
-        raise ValueError(f"column must name the hook that {point} is for")
-    return f"blocks.{layer}.hook_{name}"
+    line = BY_NAME[name if rest else point]
+    return theirs(line, int(layer or -1))[0]
 
 
 def _pyarrow() -> ModuleType:

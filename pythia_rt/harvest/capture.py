@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt import _core
+from pythia_rt.insides.lookup import Capture as Points
+from pythia_rt.insides.lookup import Names
+from pythia_rt.insides.names import canonical
 from pythia_rt.options import one_of
 
 if TYPE_CHECKING:
@@ -22,28 +24,28 @@ DTYPES = {"f16": np.float16, "f32": np.float32}
 # Tokens that are read together: enough that few passes are half empty, few enough for the key-value
 # caches of all of them to stay small.
 TOGETHER = 1024
+_IN_THE_STREAM = ("embed", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 
-class Capture:
+class Capturing:
     """Reads windows and keeps what is at some points; the head does not run."""
 
-    def __init__(self, model: Model, points: str | Iterable[str], dtype: str) -> None:
+    def __init__(self, model: Model, points: Points, dtype: str) -> None:
         """Raises ValueError for a point that the model does not have, or that has no row for each
         token, and for another `dtype` than "f16" and "f32"."""
         one_of(list(DTYPES))("dtype", dtype)
         self._model = model
         self._dtype = dtype
-        everything = {
-            f"layers.{layer}.{name}" if in_layers else name: (name, layer)
-            for name, in_layers, _ in model._core.points
-            for layer in (range(model.spec["n_layers"]) if in_layers else (-1,))
+        names = Names(model.file.spec)
+        self._places = {
+            canonical(place): place
+            for place in names.select(points, lambda place: place.point in _IN_THE_STREAM)
         }
-        self._places = {}
-        for point in [points] if isinstance(points, str) else points:
-            found = fnmatch.filter(everything, point)
-            if not found:
-                raise ValueError(f"this model has no point {point}")
-            self._places.update({name: everything[name] for name in found})
+        for name, place in self._places.items():
+            if place.point not in _IN_THE_STREAM:
+                raise ValueError(
+                    f"{name} is not harvested: the points are {', '.join(_IN_THE_STREAM)}"
+                )
         if not self._places:
             raise ValueError("points must name at least one")
 

@@ -18,7 +18,7 @@ import pythia_rt
 from pythia_rt.convert.errors import quote, with_sentence
 from pythia_rt.convert.files.atomic import AtomicFile
 from pythia_rt.convert.files.destination import check_folder
-from pythia_rt.harvest.capture import DTYPES, Capture, Ids, groups
+from pythia_rt.harvest.capture import DTYPES, Capturing, Ids, groups
 from pythia_rt.harvest.corpus import (
     Cut,
     Text,
@@ -39,6 +39,7 @@ from pythia_rt.harvest.folder import (
     write_array,
     write_meta,
 )
+from pythia_rt.insides.lookup import Capture as Points
 from pythia_rt.options import whole_number_from
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ _MAY_DIFFER = ("files", "shards", "complete")
 def harvest(
     model: Model,
     texts: Iterable[Text],
-    points: str | Iterable[str],
+    points: Points,
     out: str | os.PathLike[str],
     *,
     context: int | None = None,
@@ -72,7 +73,8 @@ def harvest(
     follow each other, with an end token behind each, and windows are cut of that, so that all but
     the last are full. Of all that, the first `max_tokens` tokens are read.
 
-    `points` are names as those of `Model.run`, globs too. Values are float16 ("f16") or float32, in
+    `points` are names of the stream and of what is added to it, "layers.3.resid_post" or
+    TransformerLens', and globs. Values are float16 ("f16") or float32, in
     .npy files of whole windows with at most `shard_tokens` rows (or one window). Neither the head
     runs nor a layer after the last one that is asked for. The bytes do not depend on the machine,
     the device or the number of threads.
@@ -86,7 +88,7 @@ def harvest(
     full. What was written stays.
     """
     whole_number_from(1, 1 << 40, "tokens")("shard_tokens", shard_tokens)
-    capture = Capture(model, points, dtype)
+    capture = Capturing(model, points, dtype)
     cut = read_cut(model, context, prepend_bos=prepend_bos, joined=joined, max_tokens=max_tokens)
     corpus = _read_corpus(model, texts, cut)
     folder = Path(out).expanduser()
@@ -172,7 +174,7 @@ def _read_corpus(model: Model, texts: Iterable[Text], cut: Cut) -> _Corpus:
 
 
 def _meta(
-    model: Model, capture: Capture, corpus: _Corpus, cut: Cut, dtype: str, shard_tokens: int
+    model: Model, capture: Capturing, corpus: _Corpus, cut: Cut, dtype: str, shard_tokens: int
 ) -> dict[str, Any]:
     """What meta.json says before anything is harvested."""
     about = model.file.metadata
@@ -213,7 +215,7 @@ def _check_same(folder: Path, meta: dict[str, Any], before: dict[str, Any]) -> N
 
 
 def _write_shards(
-    folder: Path, meta: dict[str, Any], corpus: _Corpus, capture: Capture, bar: Any
+    folder: Path, meta: dict[str, Any], corpus: _Corpus, capture: Capturing, bar: Any
 ) -> None:
     shards = corpus.shards(meta["shard_tokens"])
     for number, windows in enumerate(shards):
@@ -241,7 +243,7 @@ def _is_whole(folder: Path, meta: dict[str, Any], number: int) -> bool:
 
 
 def _write_shard(
-    folder: Path, number: int, windows: list[Ids], capture: Capture, bar: Any
+    folder: Path, number: int, windows: list[Ids], capture: Capturing, bar: Any
 ) -> dict[str, str]:
     """Write a shard of each point; return the SHA-256 of each file."""
     n_tokens = sum(map(len, windows))

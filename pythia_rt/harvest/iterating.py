@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.harvest.capture import Capture, groups
+from pythia_rt.harvest.capture import Capturing, groups
 from pythia_rt.harvest.corpus import Cut, Text, read_cut, read_documents, windows_of
+from pythia_rt.insides.lookup import Capture as Points
 from pythia_rt.options import integer, whole_number_from
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Rows = NDArray[Any]
 def iter_activations(
     model: Model,
     texts: Iterable[Text],
-    points: str | Iterable[str],
+    points: Points,
     *,
     batch: int = 4096,
     shuffle_buffer: int = 0,
@@ -48,22 +49,24 @@ def iter_activations(
     whole_number_from(1, 1 << 40, "rows")("batch", batch)
     whole_number_from(0, 1 << 40, "rows")("shuffle_buffer", shuffle_buffer)
     integer(lambda n: n >= 0, "a whole number from 0 on")("seed", seed)
-    capture = Capture(model, points, dtype)
+    capture = Capturing(model, points, dtype)
     cut = read_cut(model, context, prepend_bos=prepend_bos, joined=joined, max_tokens=max_tokens)
-    is_one = isinstance(points, str) and len(capture.widths) == 1
+    is_one = isinstance(points, str) and not any(sign in points for sign in "*?[")
     batches = _batches(_rows(model, texts, capture, cut), capture, batch, shuffle_buffer, seed)
     names = list(capture.widths)
     return (b[0] if is_one else dict(zip(names, b, strict=True)) for b in batches)
 
 
-def _rows(model: Model, texts: Iterable[Text], capture: Capture, cut: Cut) -> Iterator[list[Rows]]:
+def _rows(
+    model: Model, texts: Iterable[Text], capture: Capturing, cut: Cut
+) -> Iterator[list[Rows]]:
     documents = (ids for ids, _ in read_documents(model, texts, cut))
     for group in groups(window.ids for window in windows_of(documents, cut)):
         yield capture.rows(group)
 
 
 def _batches(
-    arriving: Iterable[list[Rows]], capture: Capture, batch: int, held: int, seed: int
+    arriving: Iterable[list[Rows]], capture: Capturing, batch: int, held: int, seed: int
 ) -> Iterator[list[Rows]]:
     """Yield batches of what arrives, each row once; half of `held` rows, at random, when those are
     there."""
