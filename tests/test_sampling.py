@@ -233,6 +233,29 @@ def test_draws_follow_the_distribution() -> None:
     assert chi_square(counts, at(0.85)) > critical  # the test would notice
 
 
+def test_samplers_in_turn_draw_what_each_draws_alone() -> None:
+    """They work in the same memory: of other sizes, orders and masks, and after a failure."""
+    random = np.random.default_rng(3)
+    cases = [(n, CASES[name] | {"seed": n}) for n in (64, 700, 7) for name in CASES]
+    logits = [f32(random.normal(0, 3, (12, n))) for n, _ in cases]
+    alone = [
+        [one.sample(row) for row in rows]
+        for (n, options), rows in zip(cases, logits, strict=True)
+        for one in [sampler(n, **options)]
+    ]
+    together = [sampler(n, **options) for n, options in cases]
+    found: list[list[int]] = [[] for _ in cases]
+    for i in range(12):
+        for one, tokens, rows in zip(together, found, logits, strict=True):
+            tokens.append(one.sample(rows[i]))
+        masked = sampler(64)
+        masked.allow(np.array([1 << i, 0], np.uint32))
+        assert masked.sample(logits[0][i]) == i
+        with pytest.raises(RuntimeError, match="not a number"):
+            masked.sample(f32([math.nan] * 64))
+    assert found == alone
+
+
 def test_greedy_takes_the_lowest_id_of_equals() -> None:
     assert sampler(5, temperature=0.0).sample(f32([1, 3, 2, 3, 3])) == 1
     assert sampler(5, temperature=0.0).sample(f32([-INF, -INF, -5, -5, -INF])) == 2

@@ -53,6 +53,15 @@ Largest check_logits(const float* logits, std::size_t n) {
   return largest;
 }
 
+Candidates& candidates_of_this_thread(std::size_t n) {
+  thread_local Candidates candidates;
+  if (candidates.entries.size() < n) {
+    candidates.entries.resize(n);
+    candidates.weights.resize(n);
+  }
+  return candidates;
+}
+
 }  // namespace
 
 Sampler::Sampler(std::int32_t n_tokens, const SamplingOptions& options)
@@ -64,9 +73,7 @@ Sampler::Sampler(std::int32_t n_tokens, const SamplingOptions& options)
   history_.seen.reserve(n);
   history_.is_seen.assign(n, false);
   history_.generated.assign(n, 0);
-  candidates_.entries.resize(n);
-  candidates_.weights.resize(n);
-  candidates_.mask.resize((n + 31) / 32);
+  mask_.resize((n + 31) / 32);
 }
 
 void Sampler::accept_prompt(const std::int32_t* tokens, std::size_t n) {
@@ -80,27 +87,29 @@ void Sampler::accept_prompt(const std::int32_t* tokens, std::size_t n) {
 }
 
 void Sampler::allow(const std::uint32_t* mask) {
-  std::copy_n(mask, n_mask_words(), candidates_.mask.begin());
+  std::copy_n(mask, n_mask_words(), mask_.begin());
   is_masked_ = true;
 }
 
 std::int32_t Sampler::sample(const float* logits, std::size_t n_logits) {
-  candidates_.is_masked = std::exchange(is_masked_, false);
+  const bool is_masked = std::exchange(is_masked_, false);
   if (n_logits < static_cast<std::size_t>(n_tokens_)) {
     throw_invalid("sampling needs a logit for each of the ", n_tokens_, " tokens, not ", n_logits);
   }
+  Candidates& candidates = candidates_of_this_thread(static_cast<std::size_t>(n_tokens_));
+  candidates.mask = is_masked ? mask_.data() : nullptr;
   if (is_plain_greedy_) {
     const auto n = static_cast<std::size_t>(n_tokens_);
     const std::size_t likeliest = check_logits(logits, n).id;
     // Then `greedy` comes to this, without a list of candidates.
-    if (candidates_.allows(likeliest)) {
+    if (candidates.allows(likeliest)) {
       generator_();  // as in draw()
       return accept(static_cast<std::int32_t>(likeliest));
     }
   }
-  load(logits);
-  for (Step step : steps_) step(options_, history_, candidates_);
-  return accept(candidates_.entries[draw()].id);
+  load(logits, candidates);
+  for (Step step : steps_) step(options_, history_, candidates);
+  return accept(candidates.entries[draw(candidates)].id);
 }
 
 std::int32_t Sampler::accept(std::int32_t token) {
@@ -110,24 +119,24 @@ std::int32_t Sampler::accept(std::int32_t token) {
   return token;
 }
 
-void Sampler::load(const float* logits) {
-  candidates_.size = static_cast<std::size_t>(n_tokens_);
-  check_logits(logits, candidates_.size);
-  for (std::size_t i = 0; i < candidates_.size; ++i) {
-    candidates_.entries[i] = {static_cast<double>(logits[i]), static_cast<std::int32_t>(i)};
+void Sampler::load(const float* logits, Candidates& candidates) const {
+  candidates.size = static_cast<std::size_t>(n_tokens_);
+  check_logits(logits, candidates.size);
+  for (std::size_t i = 0; i < candidates.size; ++i) {
+    candidates.entries[i] = {static_cast<double>(logits[i]), static_cast<std::int32_t>(i)};
   }
 }
 
 // Index of the candidate in whose share of the total weight a uniform number falls. Each token
 // takes one number of the generator, greedy ones too.
-std::size_t Sampler::draw() {
+std::size_t Sampler::draw(Candidates& candidates) {
   const double uniform = static_cast<double>(generator_() >> 11) * 0x1.0p-53;  // [0, 1)
-  const double target = uniform * weigh(candidates_);
+  const double target = uniform * weigh(candidates);
   // The sum repeats that of weigh(), and uniform * total < total: so it passes the target, and
   // where it does the weight is not 0.
-  double sum = candidates_.weights[0];
+  double sum = candidates.weights[0];
   std::size_t index = 0;
-  while (sum <= target) sum += candidates_.weights[++index];
+  while (sum <= target) sum += candidates.weights[++index];
   return index;
 }
 

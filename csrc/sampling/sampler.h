@@ -13,7 +13,8 @@ namespace pythia_rt {
 
 // The same options, logits and calls give the same tokens on every machine and with every C++
 // library: the generator is specified by the standard, all arithmetic is IEEE double in a fixed
-// order, and ties are broken by id. One thread at a time; nothing is allocated after construction.
+// order, and ties are broken by id. One thread at a time. What it works in is its thread's, for all
+// samplers: where many texts are written, nearer memory than one of its own each would be.
 class Sampler {
  public:
   // Ids 0 .. n_tokens - 1 may be sampled. Throws std::invalid_argument as check_options does.
@@ -26,7 +27,7 @@ class Sampler {
   // Of what the next call of sample() draws from, whether it fails or not, keeps the ids whose bit
   // is set: i of word i / 32 for the id i, in the n_mask_words() at `mask`, which are copied.
   void allow(const std::uint32_t* mask);
-  std::size_t n_mask_words() const { return candidates_.mask.size(); }
+  std::size_t n_mask_words() const { return mask_.size(); }
 
   // Draws the next token from logits [n_logits] and records it as generated. n_logits may be larger
   // than n_tokens: the rest are padding rows of the vocabulary and never drawn.
@@ -35,18 +36,18 @@ class Sampler {
   std::int32_t sample(const float* logits, std::size_t n_logits);
 
  private:
-  void load(const float* logits);
-  std::size_t draw();
+  void load(const float* logits, Candidates& candidates) const;
+  std::size_t draw(Candidates& candidates);
   std::int32_t accept(std::int32_t token);
   void see(std::size_t id);
 
   std::int32_t n_tokens_;
   SamplingOptions options_;
   std::vector<Step> steps_;
-  bool is_plain_greedy_;    // no step but `allow` and `greedy`
-  bool is_masked_ = false;  // the next sample() is
+  bool is_plain_greedy_;             // no step but `allow` and `greedy`
+  std::vector<std::uint32_t> mask_;  // [ceil(n_tokens / 32)], see allow()
+  bool is_masked_ = false;           // the next sample() is
   History history_;
-  Candidates candidates_;
   std::mt19937_64 generator_;
 };
 

@@ -70,7 +70,7 @@ void logit_bias(const SamplingOptions& options, const History&, Candidates& cand
 
 // What Sampler::allow was told: a logit of -infinity for all others.
 void allow(const SamplingOptions&, const History&, Candidates& candidates) {
-  if (!candidates.is_masked) return;
+  if (candidates.mask == nullptr) return;
   for (std::size_t i = 0; i < candidates.size; ++i) {
     const bool is_allowed = (candidates.mask[i / 32] >> (i % 32) & 1) != 0;
     candidates.entries[i].logit = is_allowed ? candidates.entries[i].logit : -kInfinity;

@@ -19,17 +19,19 @@ struct Candidate {
 // with a finite logit, and an order that does not depend on the C++ library: the former one, or one
 // sorted by a rule in which equal candidates stand by id.
 struct Candidates {
-  std::vector<Candidate> entries;  // [n_tokens], of which the first `size` count
-  std::vector<double> weights;     // [n_tokens], filled by weigh()
+  std::vector<Candidate> entries;  // [n_tokens] or more, of which the first `size` count
+  std::vector<double> weights;     // as many, filled by weigh()
   std::size_t size = 0;
-  std::vector<std::uint32_t> mask;  // [ceil(n_tokens / 32)]: bit i of word i / 32 allows the id i
-  bool is_masked = false;           // else every id may come
+  // [ceil(n_tokens / 32)]: bit i of word i / 32 allows the id i. Null: every id may come.
+  const std::uint32_t* mask = nullptr;
 
   // Room for keep_mass(), taken when it is first called.
   std::vector<std::uint64_t> places, half_sorted;
   std::vector<Candidate> sorted;
 
-  bool allows(std::size_t id) const { return !is_masked || (mask[id / 32] >> (id % 32) & 1) != 0; }
+  bool allows(std::size_t id) const {
+    return mask == nullptr || (mask[id / 32] >> (id % 32) & 1) != 0;
+  }
 
   Candidate* begin() { return entries.data(); }
   Candidate* end() { return entries.data() + size; }
