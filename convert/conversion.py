@@ -53,6 +53,7 @@ from .quantise.kv_range import bound_keys_and_values
 from .quantise.recipe import check_formats, choose_formats, describe
 from .quantise.weights import WeightReader, pack_chunk
 from .source.digests import SourceDigests
+from .source.drop import check_droppable, drop_weights
 from .source.hub import identify, resolve
 from .source.tensor import TensorSource
 from .text.tokenizer import Vocabulary, build_tokenizer, encode
@@ -75,6 +76,8 @@ def convert(
     format: str = "q4",
     base: str | Path | None = None,
     revision: str | None = None,
+    step: int | None = None,
+    keep_source: bool = True,
     embed: str | None = None,
     head: str | None = None,
     attention: str | None = None,
@@ -93,7 +96,9 @@ def convert(
     """Convert the checkpoint `source` into the flat file `destination` and return its path.
 
     `source` is a folder in Hugging Face layout, a GGUF file (the first part of a split one), or a
-    hub id, which is downloaded at `revision` into `cache_dir`.
+    hub id, which is downloaded at `revision` into `cache_dir`; `step` is short for the revision
+    step{N}, or for that folder of a local one. Without `keep_source` the weights that were
+    downloaded are deleted when the destination is there, except what other revisions share.
     `format` is a recipe: one of quantise.recipe, or a format for all matrices;
     `embed`, `head`, `attention` and `mlp` override what it says about these. `activation` ("gelu",
     "gelu_tanh") overrides the config's. `threads` (default: one per core) pack. An existing
@@ -141,7 +146,9 @@ def convert(
     merges = read_merges(ADAPTER, adapters)
     find_place(target, force=force)
     calibration = None if calibrate is None else read_calibration(calibrate, calibrate_tokens)
-    path, _ = resolve(source, revision, cache_dir, progress=progress)
+    if not keep_source:
+        check_droppable(source)
+    path, _ = resolve(source, revision, cache_dir, progress=progress, step=step)
     base_path = None if base is None else resolve(base, None, cache_dir, progress=progress)[0]
     base_folder = base_path.parent if base_path is not None and base_path.is_file() else base_path
     merges += tuple(
@@ -229,6 +236,8 @@ def convert(
                 made = FlatFile(writer.write_header(metadata_entries(values)))
                 values[REPORT] = to_json(report(made, path, base_path, activation, merges))
             writer.finish(metadata_entries(values))
+    if not keep_source:
+        drop_weights(path)
     return target
 
 

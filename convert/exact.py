@@ -19,6 +19,7 @@ def open_exactly(
     *,
     base: str | Path | None = None,
     revision: str | None = None,
+    step: int | None = None,
     activation: str | None = None,
     cache_dir: str | Path | None = None,
     threads: int | None = None,
@@ -34,7 +35,7 @@ def open_exactly(
 
     Raises what `convert` raises, with the same arguments.
     """
-    path, _ = resolve(source, revision, cache_dir, progress=progress)
+    path, _ = resolve(source, revision, cache_dir, progress=progress, step=step)
     base_path = None if base is None else resolve(base, None, cache_dir, progress=progress)[0]
     with tempfile.TemporaryDirectory(prefix="pythia_rt-") as temporary:
         made = convert(

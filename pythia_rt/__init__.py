@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pythia_rt.scoring import PairScore, Perplexity, Score
     from pythia_rt.session import Session
     from pythia_rt.stream import Stream
+    from pythia_rt.suites import Checkpoint, checkpoints
     from pythia_rt.sweeps.run import Sweep, sweep
     from pythia_rt.tokenizer import Tokenizer
 
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Cancelled",
+    "Checkpoint",
     "CheckpointError",
     "Constraint",
     "DeadlineExceeded",
@@ -66,6 +68,7 @@ __all__ = [
     "Timing",
     "Tokenizer",
     "__version__",
+    "checkpoints",
     "convert",
     "evaluate",
     "harvest",
@@ -74,6 +77,7 @@ __all__ = [
 
 _HOMES = {
     "Cancelled": "pythia_rt.engine.errors",
+    "Checkpoint": "pythia_rt.suites.checkpoints",
     "CheckpointError": "pythia_rt.convert.errors",
     "Constraint": "pythia_rt.grammar",
     "DeadlineExceeded": "pythia_rt.engine.errors",
@@ -100,6 +104,7 @@ _HOMES = {
     "Sweep": "pythia_rt.sweeps.run",
     "Timing": "pythia_rt.generation",
     "Tokenizer": "pythia_rt.tokenizer",
+    "checkpoints": "pythia_rt.suites.checkpoints",
     "evaluate": "pythia_rt.evaluation",
     "sweep": "pythia_rt.sweeps.run",
 }

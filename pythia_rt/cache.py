@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from filelock import FileLock
 
@@ -35,21 +36,22 @@ from pythia_rt.convert.quantise.recipe import check_formats
 from pythia_rt.convert.source.adapter import WEIGHT_FILES as ADAPTER_FILES
 from pythia_rt.convert.source.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from pythia_rt.convert.source.checkpoint import CONFIG_FILE
-from pythia_rt.convert.source.hub import identify
+from pythia_rt.convert.source.drop import check_droppable, drop_weights
+from pythia_rt.convert.source.hub import identify, locate
+from pythia_rt.convert.source.settings import own_cache
+
+FileKey: TypeAlias = "tuple[str, int, str | int]"  # name, bytes, identity
 
 # What a checkpoint can be made of: other files in the folder (a README, images) change nothing.
 _SOURCE_SUFFIXES = {".bin", ".jinja", ".json", ".safetensors"}
 _READ_FILES = {CONFIG_FILE, *TEXT_FILES} - {TOKENIZER_FILE}
+_DROPPED = "dropped"  # the folder of notes beside that of flat files
 _SHOWN_BYTES = 160  # of the source's name in the file's, which may have 255 in all
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
     """Where flat files are kept: in `cache_dir`, $PYTHIA_RT_CACHE or ~/.cache/pythia_rt."""
-    chosen = cache_dir or os.environ.get("PYTHIA_RT_CACHE") or "~/.cache/pythia_rt"
-    try:
-        return Path(chosen).expanduser() / "flat"
-    except RuntimeError:  # a user without a home, as in some containers
-        raise OSError(f"{chosen} is nowhere, this user has no home: set PYTHIA_RT_CACHE") from None
+    return own_cache(cache_dir) / "flat"
 
 
 def open_checkpoint(
@@ -63,34 +65,74 @@ def open_checkpoint(
     progress: bool,
     copy: bool,
     adapters: Sequence[Weighted] = (),
+    step: int | None = None,
+    keep_source: bool = True,
 ) -> FlatFile:
     """The flat file of the checkpoint `source`, from the cache or converted into it now.
 
-    Safe when several processes do it at once: one converts, the others wait for it. Raises what
-    `resolve` and `convert` raise, and OSError when the cache cannot be written.
+    Safe when several processes do it at once: one converts, the others wait for it. Without
+    `keep_source` the weights that were downloaded are deleted then; a note of them stays, by which
+    the flat file is found again. Raises what `resolve` and `convert` raise, and OSError when the
+    cache cannot be written.
     """
     check_formats(format)  # an unknown format is refused before gigabytes are downloaded
+    if not keep_source:
+        check_droppable(source)
     hub_cache = None if cache_dir is None else Path(cache_dir)
-    folder, _ = resolve(source, revision, hub_cache, local_files_only, progress)
     merges = read_merges(ADAPTER, adapters)
-    path = cache_folder(cache_dir) / _name(folder, format, merges)
-    if (found := _open(path, copy)) is not None:
-        return found
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        # Another process may have written it while this one waited for the lock.
-        if (found := _open(path, copy)) is not None:
-            return found
-        convert(
-            folder,
-            path,
-            format=format,
-            threads=threads,
-            progress=progress,
-            force=True,
-            adapters=[(merge.path, merge.weight) for merge in merges],
-        )
-    return FlatFile(path, copy=copy)
+    flat = cache_folder(cache_dir)
+    if (flat.parent / _DROPPED / source.replace("/", "--")).is_dir():
+        place = locate(source, revision, hub_cache, local_files_only, step)
+        if place is not None and (noted := _noted(flat, *place)):
+            found = _open(flat / _name(place[0], format, merges, noted), copy)
+            if found is not None:
+                if not keep_source:
+                    drop_weights(place[0])
+                return found
+    folder, commit = resolve(source, revision, hub_cache, local_files_only, progress, step)
+    path = flat / _name(folder, format, merges)
+    if (found := _open(path, copy)) is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            # Another process may have written it while this one waited for the lock.
+            if (found := _open(path, copy)) is None:
+                convert(
+                    folder,
+                    path,
+                    format=format,
+                    threads=threads,
+                    progress=progress,
+                    force=True,
+                    adapters=[(merge.path, merge.weight) for merge in merges],
+                )
+                found = FlatFile(path, copy=copy)
+    if not keep_source and commit:
+        _note_dropped(flat, folder, commit)
+        drop_weights(folder)
+    return found
+
+
+def _note(flat: Path, folder: Path, commit: str) -> Path:
+    name, _ = identify(folder)
+    return flat.parent / _DROPPED / name.replace("/", "--") / f"{commit}.json"
+
+
+def _note_dropped(flat: Path, folder: Path, commit: str) -> None:
+    """Write down what the snapshot `folder` holds, as the names of flat files need it."""
+    note = _note(flat, folder, commit)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    written = note.with_name(f"{note.name}.{os.getpid()}.tmp")
+    written.write_text(json.dumps(_keys(folder)), encoding="utf-8")
+    written.replace(note)
+
+
+def _noted(flat: Path, folder: Path, commit: str) -> list[FileKey]:
+    """What was noted of a commit; nothing where that is damaged or was never written."""
+    try:
+        said = json.loads(_note(flat, folder, commit).read_text(encoding="utf-8"))
+        return [(str(name), int(size), identity) for name, size, identity in said]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _open(path: Path, copy: bool) -> FlatFile | None:
@@ -101,8 +143,11 @@ def _open(path: Path, copy: bool) -> FlatFile | None:
         return None
 
 
-def _name(folder: Path, format: str, merges: Sequence[Merge]) -> str:
-    """The name of the flat file of `folder`, which may also be a GGUF file, with adapters."""
+def _name(folder: Path, format: str, merges: Sequence[Merge], noted: Sequence[FileKey] = ()) -> str:
+    """The name of the flat file of `folder`, which may also be a GGUF file, with adapters.
+
+    `noted` are its files where not all are there any more.
+    """
     folder = folder.resolve()
     key: dict[str, object] = {
         "producer": pythia_rt.__version__,
@@ -110,11 +155,7 @@ def _name(folder: Path, format: str, merges: Sequence[Merge]) -> str:
         "says": BASIS_PREFIX,  # what files of this version did not always say
         "format": format,
         "folder": str(folder),
-        "files": [
-            (file.name, file.stat().st_size, _identity(file))
-            for file in (all_parts(folder) if folder.is_file() else _files(folder))
-            if file.is_file()
-        ],
+        "files": noted or _keys(folder),
         "content": {
             name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
             for name in sorted(_READ_FILES)
@@ -135,6 +176,14 @@ def _adapter_key(folder: Path) -> list[object]:
     files = [folder / name for name in ADAPTER_FILES]
     found = [(f.name, f.stat().st_size, _identity(f)) for f in files if f.is_file()]
     return [str(folder), hashlib.sha256(text).hexdigest(), found]
+
+
+def _keys(folder: Path) -> list[FileKey]:
+    return [
+        (file.name, file.stat().st_size, _identity(file))
+        for file in (all_parts(folder) if folder.is_file() else _files(folder))
+        if file.is_file()
+    ]
 
 
 def _files(folder: Path) -> list[Path]:

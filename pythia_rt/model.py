@@ -84,9 +84,11 @@ class Model(Chatting, Embedding, Generating, Scoring):
         loading: Loading | None = None,
         *,
         revision: str | None = None,
+        step: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         format: str = "q4",
         local_files_only: bool = False,
+        keep_source: bool = True,
         progress: bool = True,
         adapters: Sequence[Weighted] = (),
         **options: Unpack[LoadingOptions],
@@ -95,7 +97,9 @@ class Model(Chatting, Embedding, Generating, Scoring):
 
         Downloads only the files it needs, converts them to a flat file of `format` and keeps that
         in the cache (`cache_dir`, else $PYTHIA_RT_CACHE, else ~/.cache/pythia_rt), so the next
-        call loads at once. With `local_files_only` nothing is downloaded. `adapters` are merged
+        call loads at once. With `local_files_only` nothing is downloaded. `step` is short for the
+        revision step{N} of a training, or for that folder of a local one. Without `keep_source` the
+        downloaded weights are deleted when the flat file is there. `adapters` are merged
         into the weights, folders or pairs (folder, weight): see `pythia_rt.convert.convert`.
 
         Options are the fields of `Loading` (threads, kv_format, copy, device, gpu_layers), which
@@ -107,13 +111,18 @@ class Model(Chatting, Embedding, Generating, Scoring):
         """
         from pythia_rt.cache import open_checkpoint  # a flat file needs none of it
 
-        besides = ("revision", "cache_dir", "format", "local_files_only", "progress", "adapters")
+        besides = (
+            *("revision", "step", "cache_dir", "format", "local_files_only", "keep_source"),
+            *("progress", "adapters"),
+        )
         loading = _available(loading, options, besides)  # before minutes of conversion
         file = open_checkpoint(
             os.fspath(name_or_folder),
             revision=revision,
+            step=step,
             cache_dir=cache_dir,
             format=format,
+            keep_source=keep_source,
             threads=loading.threads,
             local_files_only=local_files_only,
             progress=progress,

@@ -163,8 +163,8 @@ def test_a_half_filled_cache_is_not_enough(tmp_path: Path, fake: Repository) -> 
 def test_what_the_hub_refuses(tmp_path: Path, fake: Repository) -> None:
     write_checkpoint(fake.folder)
     fake.serve()
-    with pytest.raises(FileNotFoundError, match="has no revision 'step4'"):
-        hub.resolve(NAME, "step4", tmp_path)
+    with pytest.raises(FileNotFoundError, match="has no revision 'other'"):
+        hub.resolve(NAME, "other", tmp_path)
     with pytest.raises(FileNotFoundError, match="neither a folder here nor a model"):
         hub.resolve("no/body", "step3", tmp_path)
     fake.served.gated.add(NAME)

@@ -195,7 +195,7 @@ def test_model_args(tmp_path: Path, demo_file: Callable[[str], Path]) -> None:
     assert demo.get_model_info()["model_format"] == "q8"
     for arguments, sentence in (
         (f"pretrained={file},format=q8", "format has no effect here"),
-        (f"pretrained={file},step=1000", "revision has no effect here"),
+        (f"pretrained={file},step=1000", "step has no effect here"),
         ("pretrained=a/b,step=1000,revision=main", "step and revision both name a revision"),
         (f"pretrained={file},max_length=5000", "max_length must be from 1 to 2048 tokens"),
         (f"pretrained={file},device=tpu", "device must be one of cpu, cuda, auto"),
@@ -214,7 +214,7 @@ def test_step_is_a_revision(monkeypatch: pytest.MonkeyPatch, models: dict[str, M
     monkeypatch.setattr(Model, "from_pretrained", from_pretrained)
     our_model("EleutherAI/pythia-70m", step=3000, format="q4", device="cuda:0")
     assert asked["name"] == "EleutherAI/pythia-70m"
-    assert (asked["revision"], asked["format"], asked["device"]) == ("step3000", "q4", "cuda")
+    assert (asked["step"], asked["format"], asked["device"]) == (3000, "q4", "cuda")
 
 
 def test_the_entry_point_is_the_class() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import threading
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -21,8 +22,9 @@ from ..flatfile.layout import (
     TOKENIZER_SOURCES,
 )
 from .checkpoint import CONFIG_FILE, WEIGHT_FILES, index_shards
-from .listing import Listing, RemoteFile, read_listing
+from .listing import Listing, NoRevisionError, RemoteFile, list_revisions, read_listing
 from .settings import hub_cache, is_hub_id, is_offline
+from .steps import no_step, revision_of, step_of
 from .store import Store
 from .transfer import StoppedError, Transfer, open_client
 
@@ -42,13 +44,25 @@ class Repository:
 
     def fetch(self, *, offline: bool, progress: bool) -> tuple[Path, str]:
         """Return the folder in the cache and the commit, after downloading what is missing."""
-        listing = self.list_files(offline=offline)
+        listing = self._find(offline)
         if isinstance(listing, str):
             return self._from_cache(listing)
         return self._download(listing, progress), listing.commit
 
-    def list_files(self, *, offline: bool) -> Listing | str:
-        """What the hub has at the revision; or why it cannot be asked, should the cache lack it."""
+    def locate(self, *, offline: bool) -> str:
+        """Return the commit of the revision, as the hub or else the cache has it."""
+        listing = self._find(offline)
+        if not isinstance(listing, str):
+            return listing.commit
+        if (commit := self.store.commit_of(self.revision)) is None:
+            raise FileNotFoundError(listing)
+        return commit
+
+    def _find(self, offline: bool) -> Listing | str:
+        """What the hub has at the revision; or why it cannot be asked, should the cache lack it.
+
+        Where `main` holds no weights the revision becomes that of the last step.
+        """
         missing = f"{self.name} is not in the cache at revision {self.revision}"
         if offline:
             return Sentence(
@@ -58,19 +72,38 @@ class Repository:
         if is_offline():
             return f"{missing}, and HF_HUB_OFFLINE is set: unset it to allow downloading once"
         try:
-            return read_listing(self.name, self.revision)
+            listing = self._list()
+            if self.revision == "main" and not set(WEIGHT_FILES) & listing.files.keys():
+                steps = self._steps()
+                if steps:
+                    warnings.warn(
+                        f"main of {self.name} holds no weights: taking step {max(steps)}, the last",
+                        stacklevel=5,
+                    )
+                    self.revision = revision_of(max(steps))
+                    listing = self._list()
+            return listing
         except ConnectionError as reason:
             return (
                 f"{self.name} is not in the cache and the hub does not answer "
                 f"({reason}): check the network"
             )
 
-    def cached_commit(self) -> str | None:
-        """The commit of the revision as far as the cache knows."""
-        return self.store.commit_of(self.revision)
+    def _list(self) -> Listing:
+        try:
+            return read_listing(self.name, self.revision)
+        except NoRevisionError:
+            step = step_of(self.revision)
+            if step is None:
+                raise
+            raise FileNotFoundError(no_step(self.name, step, self._steps())) from None
+
+    def _steps(self) -> list[int]:
+        found = (step_of(revision.name) for revision in list_revisions(self.name))
+        return [step for step in found if step is not None]
 
     def _from_cache(self, otherwise: str) -> tuple[Path, str]:
-        if (commit := self.cached_commit()) is not None:
+        if (commit := self.store.commit_of(self.revision)) is not None:
             folder = self.store.snapshot(commit)
             try:
                 needed = self._needed(lambda name: (folder / name).is_file())

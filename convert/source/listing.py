@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, errors
 
 from ..errors import CheckpointError, quote
 from .rates import pause, wait_of
-from .settings import endpoint
+from .settings import endpoint, is_hub_id, own_cache
 
 _Answer = TypeVar("_Answer")
 _TRIES = 4
 _PAUSE = 1.0  # seconds before the second try; doubled for each further one
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # No second try: without a network nothing answers in a second either, and a cache may serve.
 _NO_NETWORK = ("ConnectError", "ConnectTimeout", "OfflineModeIsEnabled")
@@ -24,6 +28,10 @@ _NO_NETWORK = ("ConnectError", "ConnectTimeout", "OfflineModeIsEnabled")
 
 class HubUnreachableError(ConnectionError):
     """The hub did not answer; the message is the reason's name."""
+
+
+class NoRevisionError(FileNotFoundError):
+    """A model has no such revision."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def read_listing(name: str, revision: str) -> Listing:
         for s in info.siblings or ()
     ]
     commit = str(info.sha or "")
-    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+    if not _COMMIT.fullmatch(commit):
         raise CheckpointError(
             f"{endpoint()} does not say which commit of {name} {quote(revision)} is: set "
             "HF_ENDPOINT to another mirror"
@@ -93,9 +101,14 @@ def read_listing(name: str, revision: str) -> Listing:
 def file_digests(name: str, revision: str) -> dict[str, RemoteFile]:
     """The files of `revision`, a branch or commit, by their paths; one request for each thousand.
 
-    No file is downloaded: the digests are those that the hub keeps. Raises what `read_listing`
-    raises.
+    No file is downloaded: the digests are those that the hub keeps. What a commit holds never
+    changes, so that is asked once and kept. Raises what `read_listing` raises.
     """
+    kept = None
+    if _COMMIT.fullmatch(revision):
+        kept = _kept(name, revision)
+        if (known := _read_kept(kept)) is not None:
+            return known
     entries: Iterable[Any] = _ask(
         name,
         revision,
@@ -106,7 +119,36 @@ def file_digests(name: str, revision: str) -> dict[str, RemoteFile]:
         for e in entries
         if hasattr(e, "size")  # folders have none
     ]
+    if kept is not None:
+        _keep(kept, found)
     return {file.path: file for file in found}
+
+
+def _kept(name: str, commit: str) -> Path | None:
+    try:
+        place = own_cache() / "listings" / name.replace("/", "--") / f"{commit}.json"
+    except OSError:
+        return None
+    return place if is_hub_id(name) else None
+
+
+def _read_kept(place: Path | None) -> dict[str, RemoteFile] | None:
+    try:
+        said = json.loads(place.read_text(encoding="utf-8")) if place else None
+        return {f[0]: _remote_file("", *f) for f in said} if isinstance(said, list) else None
+    except (OSError, ValueError, TypeError, IndexError):
+        return None
+
+
+def _keep(place: Path, files: list[RemoteFile]) -> None:
+    """What cannot be written is asked again."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        written = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+        written.write_text(json.dumps([(f.path, f.size, f.digest) for f in files]), "utf-8")
+        written.replace(place)
+    except OSError:
+        return
 
 
 def _remote_file(name: str, path: Any, size: Any, digest: Any) -> RemoteFile:
@@ -129,7 +171,7 @@ def _ask(name: str, revision: str | None, question: Callable[[HfApi], _Answer]) 
         try:
             return question(api)
         except errors.RevisionNotFoundError:
-            raise FileNotFoundError(
+            raise NoRevisionError(
                 f"{name} has no revision {quote(revision or 'main')}: see its branches on the hub"
             ) from None
         except errors.GatedRepoError:

@@ -58,6 +58,18 @@ def hub_cache(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     return Path(os.path.expandvars(home)).expanduser() / "hub"
 
 
+def own_cache(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where this package keeps its own: in `cache_dir`, $PYTHIA_RT_CACHE or ~/.cache/pythia_rt.
+
+    Raises OSError for a user without a home.
+    """
+    chosen = cache_dir or os.environ.get("PYTHIA_RT_CACHE") or "~/.cache/pythia_rt"
+    try:
+        return Path(chosen).expanduser()
+    except RuntimeError:  # as in some containers
+        raise OSError(f"{chosen} is nowhere, this user has no home: set PYTHIA_RT_CACHE") from None
+
+
 def timeout() -> float:
     """Seconds without a byte after which a connection counts as lost: $HF_HUB_DOWNLOAD_TIMEOUT."""
     try:

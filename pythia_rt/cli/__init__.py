@@ -6,6 +6,7 @@ import click
 
 import pythia_rt
 from pythia_rt.cli.chat import chat_with_model
+from pythia_rt.cli.checkpoints import list_checkpoints
 from pythia_rt.cli.convert import convert_checkpoint
 from pythia_rt.cli.evaluate import evaluate_file
 from pythia_rt.cli.generate import generate_text
@@ -26,6 +27,7 @@ for command in (
     generate_text,
     chat_with_model,
     convert_checkpoint,
+    list_checkpoints,
     evaluate_file,
     sweep_models,
     run_harness,

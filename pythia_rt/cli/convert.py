@@ -35,6 +35,8 @@ from pythia_rt.cli.command import Command
 @click.option("--mlp", help="Format of the MLP layers.  [default: the recipe's]")
 @click.option("--activation", help="Use this activation in place of the config's, as gelu_tanh.")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
+@click.option("--step", type=int, help="Step of a training: the revision or folder step{N}.")
+@click.option("--drop-source", is_flag=True, help="Delete the downloaded weights afterwards.")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")
 @click.option("--threads", type=int, help="Threads to pack with.  [default: performance cores]")
 @click.option("--force", is_flag=True, help="Replace DESTINATION, a regular file or a link to one.")
@@ -60,6 +62,7 @@ def convert_checkpoint(
     quiet: bool,
     adapters: tuple[str, ...],
     task_vectors: tuple[str, ...],
+    drop_source: bool,
     **options: Any,
 ) -> None:
     """Convert SOURCE, a hub id, a local folder or a GGUF file, to the flat file DESTINATION."""
@@ -73,6 +76,7 @@ def convert_checkpoint(
         source,
         destination,
         progress=not quiet,
+        keep_source=not drop_source,
         adapters=[_weighted(text) for text in adapters],
         task_vectors=[_weighted(text) for text in task_vectors],
         **options,

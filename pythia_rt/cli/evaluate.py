@@ -12,6 +12,8 @@ from pythia_rt.cli.command import Command
 from pythia_rt.cli.loading_options import loading_options
 from pythia_rt.cli.prompt import parse_ids
 
+_OF_LOCAL = ("step", "reference_kv_format")  # what a local reference may have, too
+
 
 @click.command("evaluate", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
@@ -21,6 +23,7 @@ from pythia_rt.cli.prompt import parse_ids
 @click.option("--token-ids", is_flag=True, help="The file holds token ids instead of text.")
 @click.option("--reference", help="Flat file, folder or hub id to compare with.")
 @click.option("--revision", help="Branch, tag or commit of a hub reference.")
+@click.option("--step", type=int, help="Step of a reference's training: the revision step{N}.")
 @click.option("--window", type=int, help="Tokens of a window.  [default: 512, or the context]")
 @click.option("--stride", type=int, help="Tokens from window to window.  [default: the window]")
 @click.option("--max-tokens", type=int, help="Read no more than this of the text.")
@@ -70,9 +73,9 @@ def evaluate_file(
 def _refuse_unused_reference(reference: str | None, options: dict[str, Any]) -> None:
     """An option that would be ignored is an error, as in `generate`."""
     local = reference is not None and Path(reference).exists()
-    for name in ("revision", "cache_dir", "reference_kv_format"):
+    for name in ("revision", "step", "cache_dir", "reference_kv_format"):
         option = "--" + name.replace("_", "-")
         if options[name] is not None and reference is None:
             raise click.UsageError(f"{option} is for --reference, which is not given.")
-        if options[name] is not None and local and name != "reference_kv_format":
+        if options[name] is not None and local and name not in _OF_LOCAL:
             raise click.UsageError(f"{option} is for hub models: {reference} is a local one.")

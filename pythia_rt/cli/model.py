@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pythia_rt.model import Model
 
 Command = Callable[..., None]
-_SOURCE = ("revision", "format", "cache_dir", "local_files_only")
+_SOURCE = ("revision", "step", "format", "cache_dir", "local_files_only")
 _SAMPLING = tuple(option.name for option in dataclasses.fields(Sampling))
 _OF_MODEL = (*_SOURCE, *LOADING, "quiet")
 _NAMES = (*_OF_MODEL, "verbose", "suggested_sampling", *_SAMPLING)
@@ -51,6 +51,7 @@ def model_options(
 def _of_model(weights: str, quiet: str) -> tuple[Callable[[Any], Any], ...]:
     return (
         click.option("--revision", help="Branch, tag or commit of a hub model."),
+        click.option("--step", type=int, help="Step of a training: the revision step{N}."),
         click.option(weights, "format", help="Weight format to convert to.  [default: q4]"),
         click.option(
             "--cache-dir", type=click.Path(path_type=Path), help="Where to keep flat files."
@@ -113,7 +114,7 @@ class ModelOptions:
 
         source = self._source | {"format": self._source["format"] or "q4"}
         if model is None:
-            self._refuse_unused(flat_file=False, local=True)
+            self._refuse_unused(flat_file=False, local=True, demo=True)
             return Model.demo(self._loading, format=source["format"], cache_dir=source["cache_dir"])
         if Path(model).is_file() and not is_gguf(Path(model)):
             self._refuse_unused(flat_file=True, local=True)
@@ -127,7 +128,7 @@ class ModelOptions:
 
         return Model.load(path, dataclasses.replace(self._loading, gpu_layers=None))
 
-    def _refuse_unused(self, *, flat_file: bool, local: bool) -> None:
+    def _refuse_unused(self, *, flat_file: bool, local: bool, demo: bool = False) -> None:
         """An option that would be ignored is an error, so that nobody believes it had an effect."""
         if flat_file and self._source["format"]:
             raise click.UsageError(
@@ -139,6 +140,8 @@ class ModelOptions:
             )
         if local and self._source["revision"]:
             raise click.UsageError("--revision is for hub models: local files have none to choose.")
+        if (flat_file or demo) and self._source["step"] is not None:
+            raise click.UsageError("--step is for hub models and folders of steps.")
 
 
 class WritingOptions(ModelOptions):

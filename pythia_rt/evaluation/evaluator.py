@@ -48,6 +48,7 @@ def evaluate(
     kv_format: str | None = None,
     reference_kv_format: str | None = None,
     revision: str | None = None,
+    step: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Evaluation:
@@ -55,8 +56,8 @@ def evaluate(
 
     `model` is a Model or a flat file. `text` is a str, token ids, or a path object of a UTF-8 file;
     only its first `max_tokens` tokens count. `reference` is a Model, a flat file or a checkpoint, a
-    folder or a hub id (at `revision`, downloaded into `cache_dir`), which is converted into a
-    temporary file of its own number type, without loss.
+    folder or a hub id (at `revision` or `step`, downloaded into `cache_dir`), which is converted
+    into a temporary file of its own number type, without loss.
 
     The text is cut into windows of `window` tokens (by default 512, or the context if that is
     shorter), each read from its start, `stride` tokens (by default `window`) apart; the last one
@@ -89,7 +90,12 @@ def evaluate(
         truth = reference
     elif reference is not None:
         file = _open_reference(
-            reference, threads=threads, revision=revision, cache_dir=cache_dir, progress=progress
+            reference,
+            threads=threads,
+            revision=revision,
+            step=step,
+            cache_dir=cache_dir,
+            progress=progress,
         )
         truth = Model(file, threads=threads, kv_format=reference_kv_format or "f32")
     if truth is not None:
@@ -123,6 +129,7 @@ def _open_reference(
     *,
     threads: int | None,
     revision: str | None,
+    step: int | None,
     cache_dir: str | os.PathLike[str] | None,
     progress: bool,
 ) -> FlatFile:
@@ -130,10 +137,13 @@ def _open_reference(
     if path.is_file():
         if revision is not None:
             raise ValueError(f"{path} is a file, which has no revisions: leave revision out")
+        if step is not None:
+            raise ValueError(f"{path} is a file, which has no steps: leave step out")
         return FlatFile(path)
     return open_exactly(
         os.fspath(reference),
         revision=revision,
+        step=step,
         cache_dir=None if cache_dir is None else os.fspath(cache_dir),
         threads=threads,
         progress=progress,
