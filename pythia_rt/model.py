@@ -259,6 +259,22 @@ class Model(Chatting, Embedding, Generating, Scoring):
             return f"{self.device} {self.isa}"
         return f"{self.device} {self.isa} for {self.gpu_layers} of {layers} layers, {processor}"
 
+    def weight(self, name: str) -> NDArray[np.float32]:
+        """A weight of the checkpoint, dequantised, float32; docs/interpretability.md lists them.
+
+        `name` is ours, as "layers.3.q.weight" [heads, head_dim, hidden_size], or TransformerLens',
+        as "blocks.3.attn.W_Q" [heads, hidden_size, head_dim]; layers below 0 count from the end.
+        What conversion reordered, scaled and moved is taken back: of a file in f32 it is exactly
+        the checkpoint's, of a quantised one as near as that allows, biases included.
+
+        Raises ValueError for a name that the model does not have, with the near ones, and
+        MissingBasis for a quantised file that was written before files said what this takes.
+        """
+        from pythia_rt.insides.weights import Weights
+
+        self.file.check_unchanged()
+        return Weights(self.file).get(name)
+
     def logits(self, tokens: Prompt) -> NDArray[np.float32]:
         """Logits after each of `tokens` (token ids, or a str): float32 [n, vocab_size].
 

@@ -19,7 +19,6 @@ from pythia_rt.convert.flatfile.basis import (
     KEY_CONSTANT,
     KEYS,
     MLP,
-    UNREAD,
     VALUE_CONSTANT,
     VALUES,
     norm_name,
@@ -164,15 +163,25 @@ class Basis:
         gate = inside // TILE * 2 * TILE + inside % TILE
         return np.concatenate([gate, gate + TILE])
 
-    def norm_factors(self, norm: str) -> Doubles | None:
-        """Return what the columns of what reads `norm` ("layers.3.attn_norm") are multiplied by.
+    def outputs(self, role: str, layer: int) -> Affine | None:
+        """Return what takes back what the file's matrix of `role` puts out, its bias included.
 
-        [size]: 0 where the file has nothing of them; None where nothing was done.
+        The runtime does not add all of that: see `key_constant`.
         """
-        scales = self._norm_scales(norm, norm)
-        if scales is None:
+        if role == "mlp_up":
+            return self.of("mlp_pre", layer)
+        parts = [self.of(point, layer) for point in ("q", "k", "v")] if role == "qkv" else []
+        if len(parts) == 3 and KEYS not in self._stored:
+            parts[1] = None  # it is in the file's bias
+        if all(part is None for part in parts):
             return None
-        return np.where(scales == 1 / UNREAD, 0, scales)
+        keys = self._spec["n_kv_heads"] * self._spec["head_dim"]
+        sizes = (self._spec["n_heads"] * self._spec["head_dim"], keys, keys)
+        known = [
+            part or Affine(np.ones(size, np.float32), np.zeros(size, np.float32))
+            for part, size in zip(parts, sizes, strict=True)
+        ]
+        return Affine(*map(np.concatenate, zip(*known, strict=True)))
 
     def vector(self, name: str, size: int) -> Floats:
         """Return the first `size` entries of a norm's or bias's vector of the file."""
