@@ -184,7 +184,7 @@ class Basis:
         return Affine(*map(np.concatenate, zip(*known, strict=True)))
 
     def vector(self, name: str, size: int) -> Floats:
-        """Return the first `size` entries of a norm's or bias's vector of the file."""
+        """Return the first `size` entries of a vector or table of the file."""
         return self._file.tensors[name].view(np.float32)[:size]
 
     def _norm(self, point: str, layer: int) -> Affine | None:

@@ -104,8 +104,7 @@ class Weights:
     def get(self, name: str) -> Floats:
         """See `Model.weight`."""
         line, layer, is_ours = self._find(name)
-        role = line.name.removeprefix(IN_LAYER)
-        found = self._value(*role.rsplit(".", 1), layer)
+        found = self._value(*_role(line.name), layer)
         return found if is_ours or not line.axes else found.transpose(line.axes)
 
     def _find(self, name: str) -> tuple[Line, int, bool]:
@@ -175,8 +174,8 @@ class Weights:
         if prefix + role in self._norms:
             return self._of_norm(prefix + role, role, part, layer)
         if role == "embed_positions":
-            table = self._tables[role]
-            return self._file.tensors[role].view(np.float32).reshape(-1, table.columns).copy()
+            rows, columns = self._tables[role].rows, self._tables[role].columns
+            return np.array(self._basis.vector(role, rows * columns)).reshape(rows, columns)
         if role == "head" and spec["tied_head"]:
             role = "embed"
         name = _MATRICES.get(role, role).replace("N", str(layer))
@@ -201,8 +200,8 @@ class Weights:
         self._basis.of(role, layer)  # raises where the file should have the source's
         stored = self._file.basis.get(norm_name(role, part))
         if stored is not None:
-            return stored if layer < 0 else stored[layer]
-        return self._basis.vector(f"{name}.{part}", self._norms[name].size).copy()
+            return np.array(stored if layer < 0 else stored[layer])
+        return np.array(self._basis.vector(f"{name}.{part}", self._norms[name].size))
 
     def _matrix(self, matrix: Linear) -> tuple[Floats, Floats]:
         """A matrix and its bias, zeros where it has none, in the checkpoint's basis.
