@@ -29,6 +29,7 @@ from pythia_rt import Model, _core
 from pythia_rt.cli import main
 from pythia_rt.convert import convert
 from pythia_rt.harvest import Harvest, corpus, harvest
+from pythia_rt.harvest.shards import ShardWriter
 
 POINTS = ("layers.1.resid_post", "layers.0.mlp_out")
 TEXTS = ("The kernel is a program.", "", "Files are read by it, and written.", "x", "")
@@ -251,6 +252,30 @@ def test_a_full_disk_is_a_sentence_and_what_was_written_stays(
     assert not Harvest(tmp_path / "out").is_complete if step > 1 else done == 0
     harvest(model, texts, POINTS, tmp_path / "out", **options)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_nothing_follows_what_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the thread had to do already: a shard that lacks rows never gets its name."""
+    meta: dict[str, Any] = {"points": {"embed": 2}, "dtype": "f32", "shards": []}
+    write, rows = os.write, np.ones((3, 2), np.float32)
+
+    def full_once(descriptor: int, data: Any) -> int:
+        if len(data) == rows.nbytes:
+            monkeypatch.setattr(os, "write", write)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", full_once)
+    with ShardWriter(tmp_path, meta, 1) as writer, pytest.raises(OSError, match="No space left"):
+        for _ in range(2):
+            writer.begin(0, 6)
+            writer.add([rows])
+            writer.add([rows])
+            writer.end(0, 6)
+        writer.finish()
+    assert meta["shards"] == [] and contents(tmp_path) == {}
 
 
 def test_nothing_is_computed_again(

@@ -123,7 +123,12 @@ def _check_types(meta: Any) -> None:
     """Raise TypeError where what we read of it is something else."""
     shards, points = meta["shards"], meta["points"]
     lists = isinstance(shards, list) and isinstance(points, dict)
-    if not lists or not all(isinstance(shard, dict) for shard in shards):
+    if not lists or not all(
+        isinstance(shard, dict)
+        and isinstance(shard.get("tokens"), int)
+        and isinstance(shard.get("sha256"), dict)
+        for shard in shards
+    ):
         raise TypeError
 
 

@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 import pythia_rt
 from pythia_rt.convert.errors import quote, with_sentence
-from pythia_rt.convert.files.atomic import AtomicFile
 from pythia_rt.convert.files.destination import check_folder
-from pythia_rt.harvest.capture import DTYPES, Capturing, Ids, groups
+from pythia_rt.harvest.capture import Capturing, Ids, groups
 from pythia_rt.harvest.corpus import (
     Cut,
     Text,
@@ -33,12 +32,11 @@ from pythia_rt.harvest.folder import (
     VERSION,
     WINDOWS,
     Harvest,
-    header,
     read_meta,
-    shard_name,
     write_array,
     write_meta,
 )
+from pythia_rt.harvest.shards import ShardWriter, is_whole
 from pythia_rt.insides.lookup import Capture as Points
 from pythia_rt.options import whole_number_from
 
@@ -218,55 +216,18 @@ def _write_shards(
     folder: Path, meta: dict[str, Any], corpus: _Corpus, capture: Capturing, bar: Any
 ) -> None:
     shards = corpus.shards(meta["shard_tokens"])
-    for number, windows in enumerate(shards):
-        n_tokens = sum(map(len, windows))
-        if number < len(meta["shards"]) and _is_whole(folder, meta, number):
-            bar.update(n_tokens)
-            continue
-        digests = _write_shard(folder, number, windows, capture, bar)
-        shard = {"tokens": n_tokens, "sha256": digests}
-        there = [*meta["shards"][:number], shard, *meta["shards"][number + 1 :]]
-        write_meta(folder, {**meta, "shards": there, "complete": len(there) == len(shards)})
-        meta["shards"] = there
-
-
-def _is_whole(folder: Path, meta: dict[str, Any], number: int) -> bool:
-    """Whether the files of a shard that meta.json names are there, of their sizes."""
-    n_tokens = meta["shards"][number].get("tokens")
-    for point, width in meta["points"].items():
-        path = folder / shard_name(point, number)
-        start = header((n_tokens, width), DTYPES[meta["dtype"]])
-        size = len(start) + n_tokens * width * np.dtype(DTYPES[meta["dtype"]]).itemsize
-        if not path.is_file() or path.stat().st_size != size:
-            return False
-    return True
-
-
-def _write_shard(
-    folder: Path, number: int, windows: list[Ids], capture: Capturing, bar: Any
-) -> dict[str, str]:
-    """Write a shard of each point; return the SHA-256 of each file."""
-    n_tokens = sum(map(len, windows))
-    digests = {point: hashlib.sha256() for point in capture.widths}
-    with contextlib.ExitStack() as stack:
-        files = {}
-        for point, width in capture.widths.items():
-            (folder / point).mkdir(exist_ok=True)
-            file = AtomicFile(folder / shard_name(point, number), force=True)
-            files[point] = file
-            stack.callback(file.discard)
-            start = header((n_tokens, width), capture.dtype)
-            file.write(start)
-            digests[point].update(start)
-        for group in groups(windows):
-            for (point, file), rows in zip(files.items(), capture.rows(group), strict=True):
-                content = rows.data.cast("B")
-                file.write(content)
-                digests[point].update(content)
-            bar.update(sum(map(len, group)))
-        for file in files.values():
-            file.publish()
-    return {point: digest.hexdigest() for point, digest in digests.items()}
+    with ShardWriter(folder, meta, len(shards)) as writer:
+        for number, windows in enumerate(shards):
+            n_tokens = sum(map(len, windows))
+            if is_whole(folder, meta, number):
+                bar.update(n_tokens)
+                continue
+            writer.begin(number, n_tokens)
+            for group in groups(windows):
+                writer.add(capture.rows(group))
+                bar.update(sum(map(len, group)))
+            writer.end(number, n_tokens)
+        writer.finish()
 
 
 @contextlib.contextmanager
