@@ -1,18 +1,14 @@
-"""A small random suite of steps, and functions that sweeps measure in other processes."""
+"""A small random suite of steps, and what a sweep leaves in its folder."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import signal
-import time
 from pathlib import Path
-from typing import Any
 
 from checkpoints import make_config, write_checkpoint
 
-from pythia_rt.model import DEMO_FOLDER, Model
+from pythia_rt.model import DEMO_FOLDER
 
 STEPS = (0, 1, 2, 4, 8, 1000)
 TEXT = (
@@ -37,26 +33,3 @@ def contents(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != ".lock"
     }
-
-
-def slow(model: Model) -> float:
-    """Something to be killed in."""
-    time.sleep(float(os.environ.get("SWEEP_SLEEP", "0.1")))
-    return float(model.logits([1, 2, 3])[-1].max())
-
-
-def fragile(model: Model) -> dict[str, Any]:
-    """Fails while the file that SWEEP_BROKEN names is there."""
-    if Path(os.environ["SWEEP_BROKEN"]).exists():
-        raise ZeroDivisionError("this function is broken")
-    return {"layers": model.spec["n_layers"], "logits": model.logits([1, 2])}
-
-
-def deadly(model: Model) -> float:
-    """Kills the process that it is in once, with SWEEP_DEADLY=always every time."""
-    marker = os.environ["SWEEP_DEADLY"]
-    if marker == "always" or not Path(marker).exists():
-        if marker != "always":
-            Path(marker).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return slow(model)

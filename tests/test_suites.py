@@ -16,6 +16,7 @@ from pythia_rt import CheckpointError, Model, checkpoints
 from pythia_rt.cli import main
 from pythia_rt.convert import FlatFile, convert
 from pythia_rt.convert.source import fetch, file_digests, listing, read_ranges, transfer
+from pythia_rt.convert.source.settings import own_cache
 from pythia_rt.convert.source.steps import revision_of, step_of
 from pythia_rt.model import DEMO_FOLDER
 from pythia_rt.suites import known_steps, model_names
@@ -70,6 +71,29 @@ def test_a_hubs_steps(hub: LocalHub, suite: Path) -> None:
     assert [(c.step, c.commit, c.files, c.bytes) for c in bare] == [
         (c.step, c.commit, None, None) for c in found
     ]
+
+
+def test_a_commit_is_asked_about_once(hub: LocalHub) -> None:
+    commit = hub.commit(NAME, "step4")
+    fetch(NAME, step=4)
+    asked = len(hub.requests)
+    assert fetch(NAME, commit).name == commit and file_digests(NAME, commit)
+    assert len(hub.requests) == asked
+    [kept] = (own_cache() / "listings").rglob("*.json")
+    for damaged in ("[", "3", '[["a", 1, "../x"]]', '[["a"]]', "{}x"):
+        kept.write_text(damaged)
+        assert "config.json" in file_digests(NAME, commit)
+
+
+def test_a_whole_suite_costs_a_request_for_each_step(local_hub: LocalHub) -> None:
+    steps = known_steps("EleutherAI/pythia-14m")
+    assert steps is not None
+    for step in steps:
+        files = {"config.json": b"{}", "model.safetensors": str(step).encode()}
+        local_hub.add("EleutherAI/pythia-14m", f"step{step}", files)
+    found = checkpoints("EleutherAI/pythia-14m")
+    assert [c.step for c in found] == steps and len(local_hub.requests) == 155
+    assert checkpoints("EleutherAI/pythia-14m") == found and len(local_hub.requests) == 156
 
 
 def test_a_folders_steps(suite: Path) -> None:

@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import measured
 import pytest
-import sweeps
 from click.testing import CliRunner
 from sweeps import STEPS, TEXT, contents, write_suite
 
@@ -80,7 +80,7 @@ def test_what_was_measured_is_not_measured_again(suite: Path, text: Path, tmp_pa
     out = tmp_path / "out"
     first = sweep(suite, out, f"perplexity:{text}", steps=[1, 2])
     stamps = {p: p.stat().st_mtime_ns for p in out.rglob("step*.json")}
-    more = sweep(suite, out, [f"perplexity:{text}", sweeps.slow], steps=[1, 2, 4])
+    more = sweep(suite, out, [f"perplexity:{text}", measured.slow], steps=[1, 2, 4])
     assert (first.measured, more.measured, more.skipped) == (2, 4, 2)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert steps_of(more, "slow") == steps_of(more, "perplexity") == [1, 2, 4]
@@ -104,7 +104,7 @@ def test_changed_weights_are_measured_anew(text: Path, tmp_path: Path) -> None:
 
 
 def test_every_executor_gives_the_same_bytes(suite: Path, text: Path, tmp_path: Path) -> None:
-    metrics = [f"perplexity:{text}", f"divergence:{text},to_step=8,max_tokens=50", sweeps.slow]
+    metrics = [f"perplexity:{text}", f"divergence:{text},to_step=8,max_tokens=50", measured.slow]
     names = ["here", "threads", "processes"]
     sweep(suite, tmp_path / "here", metrics, steps="0,2,8")
     with ThreadPoolExecutor(2) as executor:
@@ -120,10 +120,10 @@ def test_a_dead_worker_s_checkpoint_is_tried_in_another(
 ) -> None:
     marker = tmp_path / "died"
     monkeypatch.setenv("SWEEP_DEADLY", str(marker))
-    found = sweep(suite, tmp_path / "out", sweeps.deadly, steps="0,1", workers=2)
+    found = sweep(suite, tmp_path / "out", measured.deadly, steps="0,1", workers=2)
     assert marker.exists() and found.measured == 2 and not found.failures
     monkeypatch.setenv("SWEEP_DEADLY", "always")
-    found = sweep(suite, tmp_path / "other", sweeps.deadly, steps="0", workers=2)
+    found = sweep(suite, tmp_path / "other", measured.deadly, steps="0", workers=2)
     assert found.measured == 0
     assert [failure["error"] for failure in found.failures] == ["BrokenProcessPool"]
 
@@ -138,7 +138,7 @@ def test_processes_are_an_executor() -> None:
 
 def test_a_killed_sweep_goes_on(suite: Path, text: Path, tmp_path: Path) -> None:
     """SIGKILL at random moments: nothing is lost but what was in flight, nothing is there twice."""
-    metrics = [f"perplexity:{text}", "sweeps:slow"]
+    metrics = [f"perplexity:{text}", "measured:slow"]
     command = [sys.executable, "-m", "pythia_rt", "sweep", str(suite), "--quiet"]
     for metric in metrics:
         command += ["--metric", metric]
@@ -174,7 +174,7 @@ def test_what_raises_is_recorded_and_tried_again(
     broken = tmp_path / "broken"
     broken.touch()
     monkeypatch.setenv("SWEEP_BROKEN", str(broken))
-    metrics = [sweeps.fragile, f"perplexity:{text}"]
+    metrics = [measured.fragile, f"perplexity:{text}"]
     for workers in (1, 2):  # the exception comes back from another process too
         found = sweep(suite, tmp_path / f"out{workers}", metrics, steps="0,1", workers=workers)
         assert found.measured == 2
@@ -183,7 +183,7 @@ def test_what_raises_is_recorded_and_tried_again(
                 "model": "suite",
                 "step": step,
                 "commit": "",
-                "metric": "sweeps:fragile",
+                "metric": "measured:fragile",
                 "error": "ZeroDivisionError",
                 "message": "this function is broken",
             }

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import hf_hub_download, scan_cache_dir
-from local_hub import BLOCK, LocalHub
+from local_hub import BLOCK, Fault, LocalHub
 
-from pythia_rt.convert import CheckpointError
+from pythia_rt.convert import CheckpointError, convert
 from pythia_rt.convert.source import download, fetch, listing, rates, settings, transfer
 
 NAME = "someone/tiny"
@@ -99,13 +99,15 @@ def test_a_killed_process_is_continued_by_the_next(hub: LocalHub, tmp_path: Path
     hub.slow(pattern(hub), pause=0.02)
     environment = os.environ | hub.environment(tmp_path / "hub")
     kills = 0
-    while kills < 3:
+    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
         before = sent(hub)
-        process = subprocess.Popen([sys.executable, "-c", FETCH, NAME], env=environment)
+        process = subprocess.Popen(
+            [sys.executable, "-c", FETCH, NAME], env=environment, stderr=subprocess.DEVNULL
+        )
         while sent(hub) < before + (3 + kills) * BLOCK and process.poll() is None:
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.send_signal(number)
+        assert process.wait(timeout=60) == -number
         kills += 1
     [part] = [path for path in blobs(tmp_path / "hub") if path.suffix == ".part"]
     said = json.loads(part.with_name(f"{part.name}.json").read_text())
@@ -128,6 +130,9 @@ def test_no_byte_is_taken_that_is_not_the_hubs(hub: LocalHub, tmp_path: Path) ->
     digest = hashlib.sha256(WEIGHTS).hexdigest()
     assert digest not in [path.name for path in blobs(tmp_path / "hub")]
     assert sent(hub) == 2 * len(WEIGHTS)
+    with pytest.raises(CheckpointError, match="came damaged twice"):
+        convert(NAME, tmp_path / "flat")
+    assert not (tmp_path / "flat").exists()
     hub.faults.clear()
     hub.flip(pattern(hub), 5, times=1)
     assert (fetch(NAME) / FILE).read_bytes() == WEIGHTS
@@ -286,6 +291,26 @@ def test_two_processes_fetch_a_file_once(hub: LocalHub, tmp_path: Path) -> None:
     folders = {process.communicate(timeout=60)[0].strip() for process in both}
     assert len(folders) == 1 and sent(hub) == len(WEIGHTS)
     assert (Path(folders.pop()) / FILE).read_bytes() == WEIGHTS
+
+
+def test_several_files_come_at_once(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of these is answered before all are asked for."""
+    shards = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    index = {"weight_map": {f"t{i}": name for i, name in enumerate(shards)}}
+    files = {name: name.encode() * 1000 for name in shards}
+    files |= {"model.safetensors.index.json": json.dumps(index).encode(), "config.json": b"{}"}
+    hub.add(NAME, "step1", files)
+    barrier = threading.Barrier(len(shards), timeout=30)
+    take = hub.take_faults
+
+    def wait_for_all(path: str) -> list[Fault]:
+        if "-of-" in path:
+            barrier.wait()
+        return take(path)
+
+    monkeypatch.setattr(hub, "take_faults", wait_for_all)
+    folder = fetch(NAME, "step1")
+    assert all((folder / name).read_bytes() == content for name, content in files.items())
 
 
 def test_equal_files_of_two_branches_are_fetched_once(hub: LocalHub) -> None:

@@ -80,8 +80,11 @@ def list_revisions(name: str) -> list[Revision]:
 def read_listing(name: str, revision: str) -> Listing:
     """The commit that `revision` points at and its files, in one request.
 
-    Raises what `list_revisions` does, and FileNotFoundError for no such revision.
+    What a commit holds never changes, so that is asked once and kept. Raises what `list_revisions`
+    does, and FileNotFoundError for no such revision.
     """
+    if (known := _read_kept(name, revision)) is not None:
+        return Listing(revision, known)
     info = _ask(
         name, revision, lambda api: api.model_info(name, revision=revision, files_metadata=True)
     )
@@ -95,6 +98,7 @@ def read_listing(name: str, revision: str) -> Listing:
             f"{endpoint()} does not say which commit of {name} {quote(revision)} is: set "
             "HF_ENDPOINT to another mirror"
         )
+    _keep(name, commit, found)
     return Listing(commit, {file.path: file for file in found})
 
 
@@ -104,11 +108,8 @@ def file_digests(name: str, revision: str) -> dict[str, RemoteFile]:
     No file is downloaded: the digests are those that the hub keeps. What a commit holds never
     changes, so that is asked once and kept. Raises what `read_listing` raises.
     """
-    kept = None
-    if _COMMIT.fullmatch(revision):
-        kept = _kept(name, revision)
-        if (known := _read_kept(kept)) is not None:
-            return known
+    if (known := _read_kept(name, revision)) is not None:
+        return known
     entries: Iterable[Any] = _ask(
         name,
         revision,
@@ -119,32 +120,31 @@ def file_digests(name: str, revision: str) -> dict[str, RemoteFile]:
         for e in entries
         if hasattr(e, "size")  # folders have none
     ]
-    if kept is not None:
-        _keep(kept, found)
+    if _COMMIT.fullmatch(revision):
+        _keep(name, revision, found)
     return {file.path: file for file in found}
 
 
-def _kept(name: str, commit: str) -> Path | None:
-    try:
-        place = own_cache() / "listings" / name.replace("/", "--") / f"{commit}.json"
-    except OSError:
+def _kept(name: str, commit: str) -> Path:
+    return own_cache() / "listings" / name.replace("/", "--") / f"{commit}.json"
+
+
+def _read_kept(name: str, commit: str) -> dict[str, RemoteFile] | None:
+    if not _COMMIT.fullmatch(commit) or not is_hub_id(name):
         return None
-    return place if is_hub_id(name) else None
-
-
-def _read_kept(place: Path | None) -> dict[str, RemoteFile] | None:
     try:
-        said = json.loads(place.read_text(encoding="utf-8")) if place else None
-        return {f[0]: _remote_file("", *f) for f in said} if isinstance(said, list) else None
-    except (OSError, ValueError, TypeError, IndexError):
+        said = json.loads(_kept(name, commit).read_text(encoding="utf-8"))
+        return {path: _remote_file(name, path, size, digest) for path, size, digest in said}
+    except (OSError, ValueError, TypeError):
         return None
 
 
-def _keep(place: Path, files: list[RemoteFile]) -> None:
+def _keep(name: str, commit: str, files: list[RemoteFile]) -> None:
     """What cannot be written is asked again."""
     try:
+        place = _kept(name, commit)
         place.parent.mkdir(parents=True, exist_ok=True)
-        written = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+        written = place.with_name(f"{place.name}.{os.getpid()}.{threading.get_ident()}.tmp")
         written.write_text(json.dumps([(f.path, f.size, f.digest) for f in files]), "utf-8")
         written.replace(place)
     except OSError:

@@ -108,7 +108,7 @@ def _of_hub(name: str, *, offline: bool) -> list[Unit]:
         suites = importlib.import_module("pythia_rt.suites")
     except ImportError:
         raise FileNotFoundError(f"{name} is no folder: check the spelling") from None
-    found = suites.checkpoints(name, offline=offline)
+    found = suites.checkpoints(name, offline=offline, files=False)
     return [Unit(name, name, each.step, each.revision, each.commit or "") for each in found]
 
 

@@ -35,12 +35,18 @@ class RayCluster(Executor):
         self._shared: dict[int, tuple[Any, Any]] = {}
         self._started = not ray.is_initialized()
         if self._started:
-            ray.init(
-                address=address,
-                include_dashboard=False if address == LOCAL else None,
-                log_to_driver=False,
-                configure_logging=False,
-            )
+            try:
+                ray.init(
+                    address=address,
+                    include_dashboard=False if address == LOCAL else None,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise ConnectionError(
+                    f"no Ray cluster answers at {address} ({str(error).splitlines()[0]}): start "
+                    "one, or let local start one here"
+                ) from None
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         """Run `fn` on the cluster. Arguments are sent to the cluster once, however often the same
