@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from ..errors import with_sentence
 from .lfs import MAX_POINTER_BYTES, refuse_pointer
@@ -63,6 +65,10 @@ class PositionalFile:
                 raise self._truncated()
             done += count
 
+    def stream(self) -> BinaryIO:
+        """Return a new stream of the whole file, for what reads no positions; it is buffered."""
+        return io.BufferedReader(_Stream(self))
+
     def has_changed(self) -> bool:
         """Return whether somebody has written into the file, or cut it short, since it was opened.
 
@@ -91,3 +97,34 @@ class PositionalFile:
 
     def _truncated(self) -> ValueError:
         return self._error(f"{self.path} ends too early: it is truncated, fetch or write it again")
+
+
+class _Stream(io.RawIOBase):
+    """Reads a PositionalFile from where it stands; closing it closes nothing else."""
+
+    def __init__(self, file: PositionalFile) -> None:
+        self._file = file
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._file.size}[whence]
+        if start + offset < 0:
+            raise ValueError("a place before the beginning")
+        self._place = start + offset
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self._file.size - self._place))
+        self._file.read_into(self._place, view[:count])
+        self._place += count
+        return count

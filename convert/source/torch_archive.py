@@ -120,8 +120,10 @@ def _read_zip(file: PositionalFile) -> tuple[Any, OffsetOf]:
 
 def _zip_entries(file: PositionalFile) -> dict[str, zipfile.ZipInfo]:
     try:
-        with file.path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+        with file.stream() as stream, zipfile.ZipFile(stream) as archive:
             entries = archive.infolist()
+    except OSError:
+        raise
     except Exception:  # zipfile reports damage with half a dozen types of exception
         raise CheckpointError(
             f"{file.path} is truncated or is not an archive of torch.save: fetch the file again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 import pythia_rt
+from pythia_rt.cli.audit import audit_suite
 from pythia_rt.cli.chat import chat_with_model
 from pythia_rt.cli.checkpoints import list_checkpoints
 from pythia_rt.cli.convert import convert_checkpoint
@@ -33,5 +34,6 @@ for command in (
     run_harness,
     harvest_activations,
     show_info,
+    audit_suite,
 ):
     main.add_command(command)
