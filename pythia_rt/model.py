@@ -129,6 +129,11 @@ class Model(Chatting, Embedding, Generating, Scoring):
             copy=loading.copy,
             adapters=adapters,
         )
+        if not Path(name_or_folder).expanduser().exists():
+            from pythia_rt.convert.source.steps import chosen
+            from pythia_rt.suites.known import warn_if_wrong
+
+            warn_if_wrong(os.fspath(name_or_folder), chosen(revision, step) or "main")
         model = cls(file, loading)
         _ = model.tokenizer  # a checkpoint whose tokenizer is damaged is refused here
         return model

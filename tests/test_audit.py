@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from safetensors.numpy import save_file as save_arrays
 
+from pythia_rt import Model
 from pythia_rt.cli import main
 from pythia_rt.convert import CheckpointError
+from pythia_rt.model import DEMO_FOLDER
 from pythia_rt.suites import known
 from pythia_rt.suites.audit import Audit, Identical, Lacking, Mixture, audit
 from pythia_rt.suites.audit_plot import write_plot
@@ -301,14 +303,14 @@ def test_the_bundled_table(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EleutherAI/pythia-160m-weight-seed2", "step0", None),
         ("EleutherAI/pythia-160m-weight-seed3", "step512", None),
         ("EleutherAI/pythia-2.8b", "step54001", None),
-        ("EleutherAI/pythia-2.8b", None, None),
+        ("EleutherAI/pythia-2.8b", "main", None),
         ("EleutherAI/pythia-2.8b-deduped", "step3000", None),
         ("EleutherAI/pythia-70m", "step1", None),  # by design
         ("EleutherAI/pythia-12b", "step4000", None),  # fixed
     ],
 )
 def test_wrong_branches_are_warned_of_once(
-    model: str, revision: str | None, says: str | None, monkeypatch: pytest.MonkeyPatch
+    model: str, revision: str, says: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known, "_warned", set())
     with warnings.catch_warnings(record=True) as caught:
@@ -325,6 +327,19 @@ def test_the_environment_names_another_table(table: Path, monkeypatch: pytest.Mo
     assert read_known().date == "2026-01-02"
     with pytest.warns(UserWarning, match="someone/tiny at step2000 is not what its name says"):
         warn_if_wrong(NAME, "step2000")
+
+
+def test_loading_a_wrong_branch_warns(
+    local_hub: LocalHub, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "_warned", set())
+    monkeypatch.setenv(known.VARIABLE, str(table))
+    for revision in ("step2", "main"):
+        local_hub.add(NAME, revision, DEMO_FOLDER)
+    with pytest.warns(UserWarning, match=r"tiny at step2 is not .* other weights \(someone#5\)"):
+        Model.from_pretrained(NAME, step=2, progress=False)
+    Model.from_pretrained(NAME, step=2, progress=False)  # once: a warning is an error here
+    Model.from_pretrained(NAME, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_the_picture_has_a_panel_for_each_metric_and_map(
             rows.append(row(f"m-seed{seed}", step, 9.0 + seed, arrays=name))
             rows.append(row(f"m-seed{seed}", step, 0.1 * seed, metric="accuracy"))
     rows += [row("other", 512, None), row("other", None, 3.0), row("other", 1, 20.0, format="f32")]
-    monkeypatch.setattr(plot, "known_wrong", lambda model, step: (model, step) == ("other", 1))
+    monkeypatch.setattr(plot, "is_wrong", lambda model, step: (model, step) == ("other", 1))
     figure = plot._draw(sweep_of(rows, tmp_path))
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == ["perplexity", "accuracy", "induction, m: largest of a layer's heads"]

@@ -25,6 +25,7 @@ from pythia_rt.suites.known import (
     KnownTable,
     read_known,
 )
+from pythia_rt.suites.names import known_steps
 
 Progress = Callable[[int, int], None]  # branches done, and of how many
 
@@ -240,7 +241,7 @@ def _lacking(
 ) -> list[Lacking]:
     found = []
     there = {branch.step for branch in branches}
-    for step in sorted(set(steps if steps is not None else _schedule(model)) - there):
+    for step in sorted(set(steps if steps is not None else known_steps(model) or ()) - there):
         found.append(Lacking(f"step{step}", "there is no such branch"))
     for branch in branches:
         if not branch.weights:
@@ -248,11 +249,6 @@ def _lacking(
         elif shards := branch.lacking():
             found.append(Lacking(branch.revision, f"it lacks the shards {', '.join(shards)}"))
     return [replace(one, known=_said(entries, MISSING, [one.revision], 1)) for one in found]
-
-
-def _schedule(model: str) -> Sequence[int]:
-    """Return the steps that a model is known to have; none of one that is not known."""
-    return ()
 
 
 def _main(

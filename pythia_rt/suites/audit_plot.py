@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pythia_rt.convert.files.atomic import write_file
+from pythia_rt.convert.source.steps import step_of
 from pythia_rt.evaluation.plot import check_plot
 from pythia_rt.suites.audit import Audit
 from pythia_rt.suites.audit_table import name_steps
-from pythia_rt.suites.known import step_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

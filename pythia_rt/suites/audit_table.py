@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from pythia_rt.convert.source.steps import step_of
 from pythia_rt.suites.audit import Audit
-from pythia_rt.suites.known import BY_DESIGN, step_of
+from pythia_rt.suites.known import BY_DESIGN
 
 _THOUSAND = 1000
 _INDENT = " " * 12

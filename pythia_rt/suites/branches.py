@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pythia_rt.suites.known import step_of
+from pythia_rt.convert.source.steps import step_of
 
 SAFETENSORS, BIN = FILE_KINDS = ("safetensors", "bin")  # in the order in which they are preferred
 _NAMES = {

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,19 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from pythia_rt.convert.files.json_object import read_json
+from pythia_rt.convert.source.steps import revision_of, step_of
 
 TABLE = Path(__file__).with_name("known.json")
 VARIABLE = "PYTHIA_RT_KNOWN_CHECKPOINTS"
 IDENTICAL, MIXTURE, MISSING, OTHER = KINDS = ("identical", "mixture", "missing", "other")
 BY_DESIGN = "by design"
-_STEP = re.compile(r"step(0|[1-9][0-9]*)")
 _THOUSAND = 1000
-
-
-def step_of(revision: str) -> int | None:
-    """Return the step that a revision's name says; None for main, tags and commits."""
-    match = _STEP.fullmatch(revision)
-    return None if match is None else int(match[1])
 
 
 @dataclass(frozen=True)
@@ -136,20 +129,32 @@ def _steps(items: Any) -> list[int] | None:
 _warned: set[tuple[str, str]] = set()
 
 
-def warn_if_wrong(model: str, revision: str | None, *, stacklevel: int = 2) -> None:
+def wrong(model: str, revision: str) -> list[Known]:
+    """Return the entries by which a step of a hub model is not what its name says.
+
+    Raises what `read_known` raises.
+    """
+    if step_of(revision) is None:
+        return []
+    return [e for e in read_known().of(model) if e.wrong and revision in e.revisions]
+
+
+def is_wrong(model: str, step: int) -> bool:
+    """Whether a step of a hub model stands in the table as another than its name says."""
+    return bool(wrong(model, revision_of(step)))
+
+
+def warn_if_wrong(model: str, revision: str, *, stacklevel: int = 2) -> None:
     """Warn, once in a process, when the table has this branch of a hub model as wrong.
 
     Raises what `read_known` raises.
     """
-    branch = revision or "main"
-    if (model, branch) in _warned:
+    if (model, revision) in _warned:
         return
-    entries = read_known().of(model)
-    _warned.add((model, branch))
-    for entry in entries:
-        if entry.wrong and branch in entry.revisions and step_of(branch) is not None:
-            warnings.warn(
-                f"{model} at {branch} is not what its name says: {entry.what} "
-                f"({', '.join(entry.sources)})",
-                stacklevel=stacklevel + 1,
-            )
+    for entry in wrong(model, revision):
+        warnings.warn(
+            f"{model} at {revision} is not what its name says: {entry.what} "
+            f"({', '.join(entry.sources)})",
+            stacklevel=stacklevel + 1,
+        )
+    _warned.add((model, revision))

@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pythia_rt.convert.source.checkpoint import read_tensors
 from pythia_rt.convert.source.listing import Revision, file_digests, list_revisions
 from pythia_rt.convert.source.ranged_file import RangedFile
+from pythia_rt.convert.source.steps import step_of
 from pythia_rt.convert.source.tensor import SourceTensor
 from pythia_rt.convert.source.transfer import open_client
 from pythia_rt.suites.branches import Branch, in_order, make_branch
-from pythia_rt.suites.known import step_of
 
 _AT_ONCE = 8  # requests
 

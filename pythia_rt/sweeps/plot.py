@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pythia_rt.convert.files.atomic import write_file
 from pythia_rt.evaluation.plot import check_plot
+from pythia_rt.suites.known import is_wrong
 from pythia_rt.sweeps.run import Sweep
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _draw_metric(axes: Axes, metric: str, rows: list[dict[str, Any]]) -> None:
             label += f", {curve.of}"
         axes.plot(steps, middle, style, color=color, marker="o", ms=3, lw=1.4, label=label)
         axes.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
-    wrong = [row for row in rows if known_wrong(row["model"], row["step"])]
+    wrong = [row for row in rows if is_wrong(row["model"], row["step"])]
     if wrong:
         axes.plot(
             [row["step"] for row in wrong], [row["value"] for row in wrong], "x", color=_WRONG,
@@ -181,8 +182,3 @@ def family(model: str) -> str:
     """The name of a model without its seed."""
     match = _SEED.fullmatch(model)
     return match[1] if match else model
-
-
-def known_wrong(model: str, step: int) -> bool:
-    """Whether the branch stands in the table of those that hold other weights than they should."""
-    return False
