@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pythia_rt.convert.errors import quote
 from pythia_rt.convert.source.checkpoint import CONFIG_FILE
+from pythia_rt.convert.source.steps import local_steps, no_step
+from pythia_rt.suites import checkpoints
 
-_STEP = re.compile(r"step(\d+)")
 # What the Pythia papers were evaluated at.
 EVALS = (0, *(2**i for i in range(10)), 1000, *range(3000, 143001, 10000))
 SCHEDULES = ("all", "log", "evals")
-_SHOWN = 3  # steps near one that does not exist
 
 
 @dataclass(frozen=True)
@@ -89,13 +87,8 @@ def available(name: str | os.PathLike[str], *, offline: bool = False) -> list[Un
     if not path.is_dir():
         return _of_hub(os.fspath(name), offline=offline)
     path = path.resolve()
-    steps = sorted(
-        (int(match[1]), folder)
-        for folder in path.iterdir()
-        if (match := _STEP.fullmatch(folder.name)) and folder.is_dir()
-    )
-    if steps:
-        return [Unit(path.name, str(folder), step) for step, folder in steps]
+    if steps := local_steps(path):
+        return [Unit(path.name, str(folder), step) for step, folder in steps.items()]
     if (path / CONFIG_FILE).is_file():
         return [Unit(path.name, str(path), None)]
     raise FileNotFoundError(
@@ -104,12 +97,14 @@ def available(name: str | os.PathLike[str], *, offline: bool = False) -> list[Un
 
 
 def _of_hub(name: str, *, offline: bool) -> list[Unit]:
-    try:
-        suites = importlib.import_module("pythia_rt.suites")
-    except ImportError:
-        raise FileNotFoundError(f"{name} is no folder: check the spelling") from None
-    found = suites.checkpoints(name, offline=offline, files=False)
-    return [Unit(name, name, each.step, each.revision, each.commit or "") for each in found]
+    found = [
+        Unit(name, name, each.step, each.revision, each.commit)
+        for each in checkpoints(name, offline=offline, files=False)
+        if each.commit is not None
+    ]
+    if not found:
+        raise FileNotFoundError(f"no step of {name} is in the hub's cache: leave offline out")
+    return found
 
 
 def read_steps(steps: str | int | Iterable[int]) -> str | list[int]:
@@ -150,10 +145,7 @@ def choose(units: Sequence[Unit], steps: str | list[int]) -> list[Unit]:
         chosen = [step for step in steps if isinstance(step, int)]
     for step in chosen:
         if step not in by_step:
-            near = sorted(sorted(by_step, key=lambda other: abs(other - step))[:_SHOWN])
-            raise ValueError(
-                f"{units[0].model} has no step {step}: the nearest are {', '.join(map(str, near))}"
-            )
+            raise ValueError(no_step(units[0].model, step, by_step))
     return [by_step[step] for step in chosen]
 
 

@@ -32,10 +32,13 @@ def read_digest(folder: Path) -> str:
 
 
 def fetch(unit: Unit, cache: Path) -> Path:
-    """The folder of its source, downloaded into `cache` where it is one of the hub."""
+    """The folder of its source: where it is, in the hub's own cache if it is all there, or
+    downloaded into `cache`. Raises what downloading raises: nothing unverified is ever taken."""
     if unit.is_local:
         return Path(unit.source)
-    return resolve(unit.source, unit.commit or unit.revision, cache)[0]
+    with contextlib.suppress(OSError, CheckpointError):
+        return resolve(unit.source, unit.commit, local_files_only=True)[0]
+    return resolve(unit.source, unit.commit, cache)[0]
 
 
 def convert_unit(

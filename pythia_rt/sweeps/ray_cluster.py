@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 RETRIES = 3
 LOCAL = "local"
+_PATIENCE = 10  # seconds
 
 
 class RayCluster(Executor):
@@ -35,6 +37,7 @@ class RayCluster(Executor):
         self._shared: dict[int, tuple[Any, Any]] = {}
         self._started = not ray.is_initialized()
         if self._started:
+            _check_address(address)
             try:
                 ray.init(
                     address=address,
@@ -66,3 +69,16 @@ class RayCluster(Executor):
         if self._started:
             self._ray.shutdown()
             self._started = False
+
+
+def _check_address(address: str) -> None:
+    """Raise ConnectionError where nobody answers: Ray itself asks for minutes, then aborts."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "://" in address:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at {address} ({error}): start one, or let local start one here"
+        ) from None
