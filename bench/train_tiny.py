@@ -93,6 +93,44 @@ def batches(windows: torch.Tensor, batch: int) -> Iterator[torch.Tensor]:
         yield from torch.split(windows[torch.randperm(len(windows))], batch)
 
 
+def adam(model: Any, rate: float) -> Any:
+    """Return the optimizer of a model, which lets its matrices decay and nothing else."""
+    matrices = [weights for weights in model.parameters() if weights.ndim > 1]
+    vectors = [weights for weights in model.parameters() if weights.ndim == 1]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, rate, (0.9, 0.95), weight_decay=0.1, fused=True)
+
+
+def learn(
+    model: Any,
+    optimizer: Any,
+    rate: float,
+    tokens: torch.Tensor,
+    teacher: Any | None = None,
+    *,
+    half: bool = True,
+) -> float:
+    """Take one step on windows, int64 [n, window + 1]; return the loss before it, in nats.
+
+    A group of parameters may have its rate some `times`. `half` multiplies in bfloat16: twice as
+    fast where processors have it, slower in tiny models.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("times", 1)
+    told = tokens[:, 1:].flatten()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        logits = model(tokens[:, :-1]).logits.float().flatten(0, 1)
+        if teacher is not None:
+            with torch.no_grad():
+                told = teacher(tokens[:, :-1]).logits.float().flatten(0, 1).softmax(1)
+    loss: Any = torch.nn.functional.cross_entropy(logits, told)
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.item())
+
+
 def train(
     model: Any,
     windows: torch.Tensor,
@@ -102,27 +140,12 @@ def train(
     teacher: Any | None,
 ) -> None:
     """Train `model` in place while `progress` lasts; the rate rises, then falls along a cosine."""
-    matrices = [weights for weights in model.parameters() if weights.ndim > 1]
-    vectors = [weights for weights in model.parameters() if weights.ndim == 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, rate, (0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = adam(model, rate)
     mean = math.nan
     for share, tokens in (bar := tqdm(zip(progress, batches(windows, batch), strict=False))):
         now = rate * min(share / 0.05 + 0.01, 0.02 + 0.49 * (1 + math.cos(math.pi * share)))
-        for group in optimizer.param_groups:
-            group["lr"] = now
-        told = tokens[:, 1:].flatten()
-        with torch.autocast("cpu", torch.bfloat16):  # twice as fast where processors have it
-            logits = model(tokens[:, :-1]).logits.float().flatten(0, 1)
-            if teacher is not None:
-                with torch.no_grad():
-                    told = teacher(tokens[:, :-1]).logits.float().flatten(0, 1).softmax(1)
-        loss: Any = torch.nn.functional.cross_entropy(logits, told)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        mean = loss.item() if math.isnan(mean) else 0.95 * mean + 0.05 * loss.item()
+        loss = learn(model, optimizer, now, tokens, teacher)
+        mean = loss if math.isnan(mean) else 0.95 * mean + 0.05 * loss
         bar.set_postfix(loss=f"{mean:.3f}", done=f"{share:.0%}")
 
 

@@ -4,7 +4,8 @@ Blocks run in order, those of Python in one namespace, in which pythia_rt is imp
 the bundled model; of a `sh` block the lines that begin with pythia-rt. A `text` block right after
 is what they print, to the letter. There is no network: the bundled checkpoint is in the hub's
 cache under the names that pages use (see NAMES), and the folder has `demo`, the same checkpoint,
-and `book.txt`, a text. Comments before a block:
+`suite`, a small model at some steps of its training, and `book.txt`, a text. Comments before a
+block:
 
     <!-- not run: why -->       it is not run; tests/test_docs.py lists all of these
     <!-- needs: module -->      it is run where there is the module
@@ -104,6 +105,7 @@ def prepare(folder: Path) -> dict[str, str]:
     from pythia_rt.model import DEMO_FOLDER
 
     (folder / "demo").symlink_to(DEMO_FOLDER)
+    (folder / "suite").symlink_to(ROOT / "tests" / "data" / "suite")
     text = (ROOT / "tests" / "data" / "technical.txt").read_text()
     (folder / "book.txt").write_text(text[:BOOK_CHARACTERS])
     for name in NAMES:
