@@ -11,6 +11,7 @@ import typing_extensions
 
 __all__: list[str] = [
     "Draft",
+    "Edits",
     "Judged",
     "Layer",
     "Linear",
@@ -37,7 +38,6 @@ __all__: list[str] = [
     "fit_scales",
     "format_names",
     "forward",
-    "hidden",
     "isa_names",
     "judge",
     "kv_format_names",
@@ -49,7 +49,7 @@ __all__: list[str] = [
     "pack",
     "pack_codes",
     "packed_layout",
-    "run_probed",
+    "run",
     "sampling_options",
     "score",
     "selected_isa",
@@ -336,7 +336,8 @@ class Model:
     @property
     def points(self) -> list[tuple[str, bool, int]]:
         """
-        What run_probed() can see: (name, whether each layer has one, values of a token).
+        What run() can see: (name, whether each layer has one, values of a token, or -1 where these
+        are [n_heads, keys]).
         """
     @property
     def spec(self) -> dict[str, typing.Any]:
@@ -441,6 +442,23 @@ class Session:
     def waiting(self) -> int:
         """
         Tokens that wait for a pass.
+        """
+
+class Edits:
+    """
+    Changes to the values at points of a model, in one text.
+    """
+    def __init__(self, model: Model, items: collections.abc.Sequence[tuple]) -> None:
+        """
+        In this order. An item is (point, layer, positions, scale, shift): x becomes
+        scale * x + shift, float32 [width] both, and shift also [positions, width]; where the
+        scale is 0 nothing is left of x. Or (point, layer, positions, function):
+        function(rows, positions) is called in each pass for the text's rows, float32
+        [n, width], writable, at positions int64 [n], and changes them in place; what it
+        raises stops the run.
+
+        The layer is -1 for a point in none. `positions` of the text, int64, increase; None:
+        all of them. Raises ValueError for what the model does not have and what does not fit.
         """
 
 class Draft:
@@ -718,18 +736,6 @@ def forward(
     [n_i, vocab_size]. Raises ValueError before anything is appended.
     """
 
-def hidden(
-    sessions: collections.abc.Sequence[Session],
-    tokens: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]],
-) -> numpy.typing.NDArray[numpy.float32]:
-    """
-    Appends tokens [n_i] to each session in shared passes that do not run the head;
-    returns what the head would get, float32 [tokens of all sessions, hidden_size]:
-    after the final norm, or after the last layer where the model has none.
-
-    No logits are kept. Raises ValueError before anything is appended.
-    """
-
 def isa_names() -> list[str]:
     """
     Names of the instruction sets that this processor runs, best first.
@@ -819,27 +825,45 @@ def packed_layout(format: str, rows: int, columns: int) -> list[tuple[str, str, 
     Raises ValueError for an unknown format or a shape that cannot be packed.
     """
 
-def run_probed(
+def run(
     sessions: collections.abc.Sequence[Session],
     tokens: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]],
     *,
     capture: collections.abc.Sequence[tuple[str, int]] = [],
-    replace: collections.abc.Sequence[
-        tuple[
-            str,
-            int,
-            collections.abc.Sequence[int],
-            typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
-        ]
-    ] = [],
-) -> tuple[list[numpy.typing.NDArray[numpy.float32]], list[numpy.typing.NDArray[numpy.float32]]]:
+    positions: collections.abc.Sequence[
+        typing.Annotated[numpy.typing.ArrayLike, numpy.int64] | None
+    ]
+    | None = None,
+    edits: collections.abc.Sequence[typing.Any] | None = None,
+    logits: str = "all",
+    first_layer: int = 0,
+    residuals: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float32]]
+    | None = None,
+    layers: collections.abc.Sequence[int] | None = None,
+    end_layer: int | None = None,
+    half: bool = False,
+    sink: typing.Any = None,
+) -> tuple[typing.Any, list[typing.Any]]:
     """
-    forward(), and a look inside: returns the logits, and what is at each place of
-    `capture` [tokens of all sessions, width].
+    Appends tokens [n_i] to each session in shared passes, and looks inside: returns the logits
+    and what is at each place of `capture`, [wanted tokens of all sessions, width].
 
-    A place is a point's name (Model.points) and its layer, -1 for a point in none. `replace`
-    lists (name, layer, numbers of tokens, values [numbers, width]): what the pass goes on with
-    there, and what is captured. Raises ValueError before anything is appended.
+    A place is a point's name (Model.points) and its layer, -1 for a point in none. Captured is
+    what the passes go on with, after edits; in float32 or, with `half`, in float16, where what
+    is too large is infinite. `positions` are of each session the indices of the wanted tokens
+    among its `tokens`, int64 that increase, or None for all. With a `sink` nothing is returned:
+    sink(index in `capture`, number of the session, positions int64 [n] in it, rows [n, width])
+    is called in each pass.
+
+    `edits` are of each session Edits or None. The logits are 'all', a list of [n_i, vocab_size],
+    'last', of [1, vocab_size], or 'none': None, and then the final norm runs only if it is
+    captured, the head does not, and no logits are kept. The layers that run are those from
+    `first_layer` on, up to and without `end_layer`, or `layers` in their order; they begin with
+    `residuals` [n_i, hidden_size] of each session, if there are any, instead of the embedding.
+    Such a session goes on with the same layers only.
+
+    Raises ValueError before anything is appended, and what edits and the sink raise, which
+    stops the run.
     """
 
 def sampling_options() -> list[SamplingOption]:

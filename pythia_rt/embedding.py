@@ -78,11 +78,13 @@ class Embedding:
 
 def _hidden(model: _core.Model, texts: list[NDArray[np.int32]], kv_format: str) -> Iterable[Floats]:
     """Yield what the head would get of each text [tokens, hidden_size]."""
+    spec = model.spec
+    place = ("final_norm", -1) if spec["final_norm"] else ("resid_post", spec["n_layers"] - 1)
     first = 0
     while first < len(texts):
         last = first + n_together(len(text) for text in itertools.islice(texts, first, None))
         group = texts[first:last]
         sessions = [_core.Session(model, capacity=len(t), kv_format=kv_format) for t in group]
-        rows = _core.hidden(sessions, group)
+        _, (rows,) = _core.run(sessions, group, capture=[place], logits="none")
         yield from np.split(rows, np.cumsum([len(text) for text in group])[:-1])
         first = last

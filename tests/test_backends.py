@@ -128,6 +128,14 @@ def test_writing_some_columns(
     expected = rows.copy()
     expected[:, first : first + columns.shape[1]] = columns
     assert_same_bits(subject.make().write_columns(rows, first, columns), expected)
+    for writes in (False, True):
+        found, seen = subject.make().on_host(expected, first, columns.shape[1], writes)
+        assert_same_bits(seen, columns)
+        changed = expected.copy()
+        if writes:
+            numbers = np.arange(count, dtype=np.float32)[:, None]
+            changed[:, first : first + columns.shape[1]] = 2 * columns + numbers
+        assert_same_bits(found, changed)
 
 
 @every_backend

@@ -81,26 +81,17 @@ def model_of(file: FlatFile) -> Any:
 def captured(file: FlatFile, tokens: NDArray[np.int32]) -> Captured:
     """What is at every point of the model, as its own weights make it."""
     model = model_of(file)
-    layers = range(file.spec["n_layers"])
-    places = [
-        (name, layer)
-        for name, in_layers, _ in model.points
-        for layer in (layers if in_layers else (-1,))
-    ]
+    places = places_of(model)
     session = _core.Session(model, kv_format="f32")
-    _, found = _core.run_probed([session], [tokens], capture=places)
+    _, found = _core.run([session], [tokens], capture=places)
     return dict(zip(places, found, strict=True))
-
-
-def point_of(name: str) -> str:
-    return {"attended": "z"}.get(name, name)
 
 
 def in_the_checkpoint(file: FlatFile, found: Captured) -> Captured:
     basis = Basis(file)
     result = {}
     for (name, layer), values in found.items():
-        back = basis.of(point_of(name), layer)
+        back = basis.of(name, layer)
         result[name, layer] = values if back is None else back.to_checkpoint(values)
     return result
 
@@ -164,7 +155,7 @@ def test_quantised_points_are_those_of_the_checkpoint(
     expected, basis = truth(plain, tokens), Basis(quantised)
     found = in_the_checkpoint(quantised, captured(quantised, tokens))
     errors = {place: np.median(relative(v, expected[place])) for place, v in found.items()}
-    scaled = {place for place in found if basis.of(point_of(place[0]), place[1]) is not None}
+    scaled = {place for place in found if basis.of(place[0], place[1]) is not None}
     assert {("v", 0), ("q", 1)} <= scaled or quantised.spec["qk_norm"] != "none"
     most = max(error for place, error in errors.items() if place not in scaled)
     for place in scaled:
@@ -186,12 +177,12 @@ def test_an_edit_does_what_it_does_in_the_checkpoint(
     some = np.random.default_rng(0)
     clean = logits_with(plain, tokens)
     for point, layer in expected:
-        back = basis.of(point_of(point), layer)
+        back = basis.of(point, layer)
         if back is None:
             continue
         rows = expected[point, layer][[20, 3, 11]]
         changed = rows + 0.5 * some.normal(size=rows.shape).astype(np.float32) * (back.scale != 0)
-        there = Basis(plain).of(point_of(point), layer)
+        there = Basis(plain).of(point, layer)
         theirs = changed if there is None else there.to_runtime(changed)
         truly = logits_with(plain, tokens, (point, layer, numbers, theirs))
         ours = logits_with(balanced, tokens, (point, layer, numbers, back.to_runtime(changed)))
@@ -207,8 +198,10 @@ def test_an_edit_does_what_it_does_in_the_checkpoint(
 
 
 def logits_with(file: FlatFile, tokens: NDArray[np.int32], *replace: Any) -> Floats:
-    session = _core.Session(model_of(file), kv_format="f32")
-    logits: Floats = _core.run_probed([session], [tokens], replace=list(replace))[0][0]
+    model = model_of(file)
+    session = _core.Session(model, kv_format="f32")
+    edits = replacing(_core, model, replace, [len(tokens)])
+    logits: Floats = _core.run([session], [tokens], edits=edits)[0][0]
     return logits
 
 

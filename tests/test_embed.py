@@ -63,6 +63,12 @@ def test_embeddings_are_the_pooled_last_hidden_state(
         np.testing.assert_allclose(projected(theirs, found), pooled, rtol=0, atol=1e-4)
 
 
+def hidden(module: Any, sessions: list[Any], tokens: list[NDArray[np.int32]]) -> Floats:
+    _, (rows,) = module.run(sessions, tokens, capture=[("final_norm", -1)], logits="none")
+    found: Floats = rows
+    return found
+
+
 @pytest.mark.parametrize("form", ["q8", "q4"])
 @pytest.mark.parametrize("name", ["GPT-NeoX", "LLaMA", "Phi"])  # norms of all kinds, a head's bias
 def test_a_quantised_file_has_its_sources_channels(name: str, form: str, tmp_path: Path) -> None:
@@ -74,7 +80,7 @@ def test_a_quantised_file_has_its_sources_channels(name: str, form: str, tmp_pat
     texts = texts_of((30, 40))
     expected, found = exact.embed(texts), rounded.embed(texts)
     sessions = [_core.Session(rounded._core, kv_format="f32") for _ in texts]
-    raw = _core.hidden(sessions, texts)
+    raw = hidden(_core, sessions, texts)
     stored = np.stack([part.mean(axis=0) for part in np.split(raw, [30])])
 
     def error(values: Floats) -> float:
@@ -119,13 +125,13 @@ def test_a_device_gives_the_same(model: Model, gpu_layers: int | None) -> None:
     from backends import _emulated
 
     tokens = texts_of((30, 1, 8))
-    expected = _core.hidden([_core.Session(model._core) for _ in tokens], tokens)
+    expected = hidden(_core, [_core.Session(model._core) for _ in tokens], tokens)
     file = FlatFile(model.file.path)
     layers = {} if gpu_layers is None else {"gpu_layers": gpu_layers}
     on_device = _emulated.Model(
         dict(file.spec), file.formats, file.tensors, threads=1, device="cuda", **layers
     )
-    found = _emulated.hidden([_emulated.Session(on_device) for _ in tokens], tokens)
+    found = hidden(_emulated, [_emulated.Session(on_device) for _ in tokens], tokens)
     assert (found == expected).all()
 
 
@@ -139,7 +145,7 @@ def test_lengths_of_one(model: Model) -> None:
 
 def test_no_logits_are_computed_or_kept(model: Model) -> None:
     session = _core.Session(model._core)
-    rows = _core.hidden([session], [np.arange(5, dtype=np.int32)])
+    rows = hidden(_core, [session], [np.arange(5, dtype=np.int32)])
     assert rows.shape == (5, model.spec["hidden_size"])
     assert session.position == 5
     with pytest.raises(ValueError, match="no logits to continue from"):
@@ -164,10 +170,10 @@ def test_bad_arguments(model: Model) -> None:
         model.embed([[1] * (model.max_positions + 1)])
     assert model.embed([]).shape == (0, model.spec["hidden_size"])
     with pytest.raises(ValueError, match="no session"):
-        _core.hidden([], [])
+        hidden(_core, [], [])
     session = _core.Session(model._core)
     with pytest.raises(ValueError, match="same session twice"):
-        _core.hidden([session, session], [np.arange(3, dtype=np.int32)] * 2)
+        hidden(_core, [session, session], [np.arange(3, dtype=np.int32)] * 2)
     assert session.position == 0
 
 

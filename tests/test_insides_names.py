@@ -89,8 +89,7 @@ def test_the_table_has_what_the_runtime_has(block: str) -> None:
     """Every place that a spec implies and that is not computed of others is one of the core's."""
     spec = make_spec(block=block, qk_norm="none" if block != "sequential" else "head")
     ours = {p.name for p in POINTS if p.why_not(spec) is None and not p.derived}
-    theirs = {name if name != "attended" else "z" for name, _, _ in make_model(spec).points}
-    assert ours - {"scores", "pattern"} == theirs - {"scores", "pattern"}
+    assert ours == {name for name, _, _ in make_model(spec).points}
     for place in Names(spec).all:
         assert BY_NAME[place.point].in_layers == (place.layer >= 0)
 

@@ -20,12 +20,21 @@ from checkpoints import make_config, write_checkpoint
 from models import contents
 from numpy.typing import NDArray
 from oracle import decoder as oracle
+from probing import (
+    LENGTHS,
+    Floats,
+    Place,
+    assert_same,
+    load,
+    places_of,
+    replacing,
+    run,
+    sessions_of,
+    tokens_of,
+)
 
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile, convert
-
-Floats = NDArray[np.float32]
-Place = tuple[str, int]
 
 MOST = 1e-4  # largest difference, as a part of the largest magnitude
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -39,40 +48,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "no bias in attention": {"attention_bias": False},
 }  # fmt: skip
-LENGTHS = (270, 1, 9)  # of the sequences of a batch: the first one takes more than one pass
-
-
-def tokens_of(vocabulary: int, lengths: tuple[int, ...] = LENGTHS) -> list[NDArray[np.int32]]:
-    random = np.random.default_rng(3)
-    return [random.integers(0, vocabulary, n, np.int32) for n in lengths]
-
-
-def load(module: Any, path: Path, **options: Any) -> Any:
-    file = FlatFile(path)
-    return module.Model(dict(file.spec), file.formats, file.tensors, threads=2, **options)
-
-
-def places_of(model: Any) -> list[Place]:
-    """Every place of a model that has a point."""
-    layers = range(model.spec["n_layers"])
-    return [
-        (name, layer)
-        for name, in_layers, _ in model.points
-        for layer in (layers if in_layers else (-1,))
-    ]
-
-
-def run(
-    module: Any, model: Any, tokens: list[NDArray[np.int32]], kv_format: str = "f32", **probe: Any
-) -> tuple[Floats, list[Floats]]:
-    """Return all sequences' logits, and what was captured."""
-    sessions = [module.Session(model, kv_format=kv_format) for _ in tokens]
-    logits, captured = module.run_probed(sessions, tokens, **probe)
-    return np.concatenate(logits), captured
-
-
-def assert_same(found: Floats, expected: Floats) -> None:
-    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
 
 
 def assert_close(found: Floats, expected: NDArray[Any], what: object) -> None:
@@ -108,7 +83,7 @@ def of_transformers(
         keep_input(("resid_pre", i), layer)
         keep_output(("attn_norm", i), layer.input_layernorm)
         keep_output(("qkv", i), layer.attention.query_key_value)
-        keep_input(("attended", i), layer.attention.dense)
+        keep_input(("z", i), layer.attention.dense)
         keep_output(("attn_out", i), layer.attention.dense)
         keep_input(("resid_mid", i), layer.post_attention_layernorm)
         keep_output(("mlp_norm", i), layer.post_attention_layernorm)
@@ -188,7 +163,7 @@ def assert_unchanged(module: Any, model: Any, kv_format: str, reference: list[Fl
     tokens = tokens_of(model.spec["n_tokens"])
     n = sum(LENGTHS)
     places = places_of(model)
-    sessions = [module.Session(model, kv_format=kv_format) for _ in tokens]
+    sessions = sessions_of(module, model, len(tokens), kv_format)
     assert_same(np.concatenate(module.forward(sessions, tokens)), reference[0])
     logits, captured = run(module, model, tokens, kv_format, capture=places)
     assert_same(logits, reference[0])
@@ -201,9 +176,9 @@ def assert_unchanged(module: Any, model: Any, kv_format: str, reference: list[Fl
     back = [
         (*place, list(range(n)), values) for place, values in zip(places, captured, strict=True)
     ]
-    for replacement in back:
-        assert_same(run(module, model, tokens, kv_format, replace=[replacement])[0], reference[0])
-    assert_same(run(module, model, tokens, kv_format, replace=back)[0], reference[0])
+    for replaced in (*([one] for one in back), back):
+        edits = replacing(module, model, replaced, LENGTHS)
+        assert_same(run(module, model, tokens, kv_format, edits=edits)[0], reference[0])
 
 
 def of_scalar(path: Path, kv_format: str, monkeypatch: pytest.MonkeyPatch) -> list[Floats]:
@@ -261,8 +236,9 @@ def test_replaced_values_are_what_the_rest_of_the_model_goes_on_with(
     ends = np.cumsum([0, *map(len, tokens)])
 
     def compare(chosen: list[Place]) -> None:
-        replace = [(*place, numbers, changed[place]) for place in chosen]
-        logits, captured = run(_core, model, tokens, capture=places, replace=replace)
+        replaced = [(*place, numbers, changed[place]) for place in chosen]
+        edits = replacing(_core, model, replaced, [len(text) for text in tokens])
+        logits, captured = run(_core, model, tokens, capture=places, edits=edits)
         expected = []
         for start, sequence in itertools.zip_longest(ends[:-1], tokens):
 
@@ -295,39 +271,12 @@ def test_tokens_that_nobody_asks_about_are_left_alone(
     model = load(_core, made("parallel", "q4")[1])
     tokens = np.arange(5, 15, dtype=np.int32)
     whole = _core.Session(model)
-    everything, (all_values,) = _core.run_probed([whole], [tokens], capture=[("resid_post", 0)])
+    place = ("resid_post", 0)
+    everything, (all_values,) = _core.run([whole], [tokens], capture=[place])
     session = _core.Session(model)
     session.prefill(tokens[:3])
     session.append(tokens[3:6])
-    logits, (values,) = _core.run_probed(
-        [session], [tokens[6:]], capture=[("resid_post", 0)],
-        replace=[("attn_out", 1, [], np.zeros((0, 64), np.float32))],
-    )  # fmt: skip
+    logits, (values,) = _core.run([session], [tokens[6:]], capture=[place])
     assert_same(values, all_values[6:])
     assert_same(logits[0], everything[0][6:])
     assert session.position == 10
-
-
-def test_what_does_not_fit_is_refused(made: Callable[[str, str], tuple[Path, Path]]) -> None:
-    model = load(_core, made("parallel", "q4")[1])
-    session = _core.Session(model)
-    tokens = [np.arange(4, dtype=np.int32)]
-
-    def refused(**probe: Any) -> str:
-        with pytest.raises(ValueError) as caught:
-            _core.run_probed([session], tokens, **probe)
-        assert session.position == 0
-        return str(caught.value)
-
-    rows = np.zeros((1, 64), np.float32)
-    assert "no point 'residual'; there are embed, pos_embed, embed_norm, resid_pre" in refused(
-        capture=[("residual", 0)]
-    )
-    assert refused(capture=[("resid_mid", 0)]) == "this model has no point 'resid_mid'"
-    assert "in the layers 0 to 1, not in 2" in refused(capture=[("q", 2)])
-    assert "in no layer: its layer is -1" in refused(capture=[("embed", 0)])
-    assert refused(capture=[("q", 0), ("q", 0)]) == "the point 'q' is named twice"
-    assert "array [1, 64] of float32" in refused(replace=[("q", 0, [0], rows[:, :63])])
-    assert "none of number 4" in refused(replace=[("q", 0, [4], rows)])
-    with pytest.raises(ValueError, match="no session"):
-        _core.run_probed([], [])

@@ -16,6 +16,7 @@ import pytest
 from models import covering_specs, make_model, make_spec, make_tensors, make_weights, some_tokens
 from numpy.typing import NDArray
 from oracle import decoder as oracle
+from probing import places_of, replacing, width_of
 
 from pythia_rt import _core
 from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, Linear, Norm, linears, norms
@@ -62,12 +63,6 @@ def test_scores_are_those_of_the_formula(spec: Spec) -> None:
     assert np.abs(found - expected[np.arange(39), tokens[1:]]).max() <= 1e-4
 
 
-def places_of(model: Any) -> list[tuple[str, int]]:
-    """Every place of a model that has a point."""
-    layers = range(model.spec["n_layers"])
-    return [(p, i) for p, in_layers, _ in model.points for i in (layers if in_layers else (-1,))]
-
-
 @spaces
 def test_points_are_those_of_the_formula_and_seeing_them_changes_no_bit(spec: Spec) -> None:
     tokens = some_tokens(spec)
@@ -80,11 +75,11 @@ def test_points_are_those_of_the_formula_and_seeing_them_changes_no_bit(spec: Sp
     oracle.forward(spec, make_weights(spec), tokens, keep)
     model = make_model(spec)
     places = places_of(model)
-    assert sorted(places) == sorted(truth)
+    assert {*places, *places_of(model, of_keys=True)} == set(truth)
     expected = _core.Session(model, kv_format="f32").logits(tokens)
     for chosen in (places, *([place] for place in places)):
         session = _core.Session(model, kv_format="f32")
-        (logits,), captured = _core.run_probed([session], [tokens], capture=chosen)
+        (logits,), captured = _core.run([session], [tokens], capture=chosen)
         assert_same(logits, expected)
         for place, found in zip(chosen, captured, strict=True):
             error = np.abs(found - truth[place]).max()
@@ -97,7 +92,7 @@ def test_replaced_values_are_what_the_formula_goes_on_with(spec: Spec) -> None:
     model = make_model(spec)
     random = np.random.default_rng(4)
     for place in places_of(model):
-        (width,) = (width for point, _, width in model.points if point == place[0])
+        width = width_of(model, place[0])
         rows = random.standard_normal((len(numbers), width)).astype(np.float32)
 
         def at(
@@ -111,7 +106,8 @@ def test_replaced_values_are_what_the_formula_goes_on_with(spec: Spec) -> None:
 
         expected = oracle.forward(spec, make_weights(spec), tokens, at)
         session = _core.Session(model, kv_format="f32")
-        (found,), _ = _core.run_probed([session], [tokens], replace=[(*place, numbers, rows)])
+        edits = replacing(_core, model, [(*place, numbers, rows)], [len(tokens)])
+        (found,), _ = _core.run([session], [tokens], edits=edits)
         assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max(), place
 
 
@@ -189,7 +185,7 @@ def test_one_norm_is_read_in_two_formats(attention: str, mlp: str, isa: str) -> 
 def compare(reference: Any, module: Any, model: Any) -> None:
     expected = in_pieces(_core, reference, ())
     session, places = module.Session(model), places_of(model)
-    (probed,), _ = module.run_probed([session], [some_tokens(model.spec)], capture=places)
+    (probed,), _ = module.run([session], [some_tokens(model.spec)], capture=places)
     assert_same(probed, expected)
     for cuts in ((), (5, 29), range(30, 40)):
         assert_same(in_pieces(module, model, cuts), expected)

@@ -185,6 +185,12 @@ class Backend {
 
   // The reverse; what is beyond the width stays.
   virtual void write(const float* in, Rows out) = 0;
+
+  // Calls work(host, begin, end) for stretches [begin, end) of the rows, in several threads where
+  // that pays, until each had its turn: `host` are all of them in the host's memory. If `writes`,
+  // what stands there afterwards stands in the rows. `work` calls no operation.
+  virtual void on_host(Rows rows, bool writes,
+                       FunctionRef<void(Rows host, int64_t begin, int64_t end)> work) = 0;
 };
 
 }  // namespace pythia_rt

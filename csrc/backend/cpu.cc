@@ -159,6 +159,12 @@ class CpuBackend : public HostBackend {
     });
   }
 
+  void on_host(Rows rows, bool /*writes*/,
+               FunctionRef<void(Rows host, int64_t begin, int64_t end)> work) override {
+    each_row(pool_, rows.count, rows.width,
+             [&](int64_t begin, int64_t end) { work(rows, begin, end); });
+  }
+
   // A task is one run of the vocabulary for all rows: its logits do not leave the cache.
   void score(const Matrix& head, Rows in, const int32_t* targets, SoftmaxTerm* out) override {
     constexpr int64_t kStride = kSoftmaxRun + 16;  // an odd number of cache lines

@@ -3,9 +3,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
+#include "base/distinct.h"
 #include "bindings/arrays.h"
 #include "bindings/bound_model.h"
 #include "bindings/gil.h"
@@ -55,6 +58,15 @@ class BoundSession {
   Sequence sequence_;
   ForkSafeMutex mutex_;
 };
+
+// Locks all sessions of a batch.
+inline std::vector<std::unique_lock<ForkSafeMutex>> claim_all(
+    const std::vector<BoundSession*>& sessions) {
+  check_distinct(sessions, "session");
+  std::vector<std::unique_lock<ForkSafeMutex>> locks;
+  for (BoundSession* session : sessions) locks.push_back(claim(session->mutex(), "session"));
+  return locks;
+}
 
 // Room for the logits of `count` tokens.
 inline FloatArray logits_array(const Sequence& sequence, int64_t count) {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
-#include <numeric>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -21,8 +21,8 @@
 #include "calibration/error_feedback.h"
 #include "formats/formats.h"
 #include "forward/activations.h"
-#include "forward/array_probe.h"
 #include "forward/decoder.h"
+#include "forward/run_probe.h"
 #include "model/placement.h"
 #include "model/weights.h"
 
@@ -81,10 +81,8 @@ Spec one_layer(Spec spec) {
 // The points where the inputs of a layer's matrices are.
 std::vector<std::pair<const char*, Point>> inputs_of(Block block) {
   const auto with = [](Point qkv, Point mlp_up) {
-    return std::vector<std::pair<const char*, Point>>{{"qkv", qkv},
-                                                      {"attn_out", Point::attended},
-                                                      {"mlp_up", mlp_up},
-                                                      {"mlp_down", Point::mlp_post}};
+    return std::vector<std::pair<const char*, Point>>{
+        {"qkv", qkv}, {"attn_out", Point::z}, {"mlp_up", mlp_up}, {"mlp_down", Point::mlp_post}};
   };
   switch (block) {
     case Block::sequential:
@@ -121,17 +119,17 @@ class BoundLayer {
       throw_invalid("a sequence has between 1 and ", spec_.max_positions, " positions, not ",
                     count);
     }
-    ArrayProbe probe(count);
-    std::vector<int64_t> all(static_cast<size_t>(count));
-    std::iota(all.begin(), all.end(), 0);
-    probe.replace({Point::resid_pre, 0}, all, hidden.data());
+    RunProbe probe(spec_, weights_, Editor({nullptr}),
+                   Captures({{0, count, std::nullopt}}, false, nullptr),
+                   PatternCaptures(spec_.n_heads, false, nullptr));
+    probe.start_with({{hidden.data(), 0}});
     std::map<Point, FloatArray> arrays;  // one input may be that of two matrices
     const auto seen = [&](Point point) {
       const auto known = arrays.find(point);
       if (known != arrays.end()) return known->second;
       const Place place{point, 0};
       FloatArray array({count, facts_of(spec_, place).width});
-      probe.capture(place, array.mutable_data());
+      probe.captures().add(place, 0, array.mutable_data());
       return arrays.emplace(point, array).first->second;
     };
     FloatArray out = seen(Point::resid_post);
@@ -146,7 +144,7 @@ class BoundLayer {
     cache.make_room(count);
     for (int64_t begin = 0; begin < count; begin += kMaxRows) {
       const int64_t n = std::min(kMaxRows, count - begin);
-      probe.begin({all.begin() + begin, all.begin() + begin + n});
+      probe.begin({{0, 0, n, begin}});
       decoder_.run({{&cache, nullptr, n}}, [&] { release.check_signals(); }, &probe);
     }
     return {out, inputs};

@@ -124,7 +124,9 @@ void bind_model(py::module_& module, std::unique_ptr<Backend> (*make)(int)) {
             }
             return points;
           },
-          "What run_probed() can see: (name, whether each layer has one, values of a token).");
+          "What run() can see: (name, whether each layer has one, values of a token, or -1 where "
+          "these\n"
+          "are [n_heads, keys]).");
 }
 
 }  // namespace pythia_rt

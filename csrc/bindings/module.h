@@ -41,6 +41,10 @@ void bind_session(pybind11::module_& module);
 // Passes that sequences share.
 void bind_passes(pybind11::module_& module);
 
+// The same, looked into and changed.
+void bind_edits(pybind11::module_& module);
+void bind_run(pybind11::module_& module);
+
 // Texts that are written in such passes.
 void bind_writing(pybind11::module_& module);
 

@@ -2,24 +2,15 @@
 
 #include <pybind11/stl.h>
 
-#include <exception>
-#include <mutex>
-#include <set>
-#include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
-#include "base/distinct.h"
 #include "bindings/arrays.h"
 #include "bindings/bound_session.h"
-#include "bindings/exceptions.h"
 #include "bindings/gil.h"
 #include "bindings/module.h"
 #include "engine/log_softmax.h"
 #include "engine/top_tokens.h"
-#include "forward/array_probe.h"
-#include "forward/points.h"
 #include "kernels/dispatch.h"
 #include "kernels/softmax.h"
 
@@ -27,36 +18,25 @@ namespace pythia_rt {
 
 namespace {
 
-// Locks all sessions of a batch.
-std::vector<std::unique_lock<ForkSafeMutex>> claim_all(const std::vector<BoundSession*>& sessions) {
-  check_distinct(sessions, "session");
-  std::vector<std::unique_lock<ForkSafeMutex>> locks;
-  for (BoundSession* session : sessions) locks.push_back(claim(session->mutex(), "session"));
-  return locks;
-}
-
 // Appends tokens and runs them; bind(request, tokens) makes the room for what is asked of a
 // sequence.
 template <typename Bind>
 auto run_batch(const std::vector<BoundSession*>& sessions, const std::vector<TokenArray>& tokens,
-               const Bind& bind, Probe* probe = nullptr) {
+               const Bind& bind) {
   if (sessions.size() != tokens.size()) {
     throw_invalid("there are ", sessions.size(), " sessions for ", tokens.size(), " token arrays");
   }
   std::vector<decltype(bind(std::declval<Request&>(), tokens.front()))> results;
   std::vector<Request> requests;
   std::vector<const int32_t*> pointers;
-  int64_t n_tokens = 0;
   for (size_t i = 0; i < sessions.size(); ++i) {
     requests.push_back({&sessions[i]->sequence(), count_tokens(tokens[i])});
     pointers.push_back(tokens[i].data());
-    requests.back().first_number = n_tokens;
-    n_tokens += requests.back().count;
     results.push_back(bind(requests.back(), tokens[i]));
   }
   const GilRelease release;
   const auto locks = claim_all(sessions);
-  append_and_run(requests, pointers, [&] { release.check_signals(); }, probe);
+  append_and_run(requests, pointers, [&] { release.check_signals(); });
   if (!sessions.empty()) sessions.front()->model().check_memory();
   return results;
 }
@@ -70,73 +50,6 @@ FloatArray bind_logits(Request& request, const TokenArray& /*tokens*/) {
 std::vector<FloatArray> forward_batch(const std::vector<BoundSession*>& sessions,
                                       const std::vector<TokenArray>& tokens) {
   return run_batch(sessions, tokens, bind_logits);
-}
-
-using NamedPlace = std::pair<std::string, int64_t>;  // a point, and its layer or -1
-// Of a place, the numbers of tokens and what they get: [numbers][width].
-using NamedReplacement = std::tuple<std::string, int64_t, std::vector<int64_t>, FloatArray>;
-
-// A place that the model has, in none of those before; and its width.
-std::pair<Place, int64_t> checked_place(const Spec& spec, const std::string& name, int64_t layer,
-                                        std::set<Place>& before) {
-  const Place place{point_from_name(name), layer};
-  const int64_t width = facts_of(spec, place).width;
-  if (!before.insert(place).second) throw_invalid("the point '", name, "' is named twice");
-  return {place, width};
-}
-
-std::pair<std::vector<FloatArray>, std::vector<FloatArray>> run_probed(
-    const std::vector<BoundSession*>& sessions, const std::vector<TokenArray>& tokens,
-    const std::vector<NamedPlace>& capture, const std::vector<NamedReplacement>& replace) {
-  if (sessions.empty()) throw_invalid("there is no session to run");
-  const Spec& spec = sessions.front()->sequence().model().spec();
-  int64_t n_tokens = 0;
-  for (const TokenArray& array : tokens) n_tokens += count_tokens(array);
-  ArrayProbe probe(n_tokens);
-  std::vector<FloatArray> captured;
-  std::set<Place> captures, replacements;
-  for (const auto& [name, layer] : capture) {
-    const auto [place, width] = checked_place(spec, name, layer, captures);
-    captured.push_back(FloatArray({n_tokens, width}));
-    probe.capture(place, captured.back().mutable_data());
-  }
-  for (const auto& [name, layer, numbers, values] : replace) {
-    const auto [place, width] = checked_place(spec, name, layer, replacements);
-    const auto n = static_cast<int64_t>(numbers.size());
-    if (values.ndim() != 2 || values.shape(0) != n || values.shape(1) != width) {
-      throw_invalid("what replaces '", name, "' must be an array [", n, ", ", width,
-                    "] of float32");
-    }
-    for (const int64_t number : numbers) {
-      if (number < 0 || number >= n_tokens) {
-        throw_invalid("there are ", n_tokens, " tokens, and none of number ", number);
-      }
-    }
-    probe.replace(place, numbers, values.data());
-  }
-  std::vector<FloatArray> logits = run_batch(sessions, tokens, bind_logits, &probe);
-  return {std::move(logits), std::move(captured)};
-}
-
-// Rows of all sessions in one array, as the head gets them: normed where the model has a norm
-// there.
-FloatArray run_without_head(const std::vector<BoundSession*>& sessions,
-                            const std::vector<TokenArray>& tokens) {
-  if (sessions.empty()) throw_invalid("there is no session to run");
-  const Spec& spec = sessions.front()->sequence().model().spec();
-  int64_t n_tokens = 0;
-  for (const TokenArray& array : tokens) n_tokens += count_tokens(array);
-  FloatArray hidden({n_tokens, spec.hidden_size});
-  ArrayProbe probe(n_tokens);
-  const Place last =
-      spec.final_norm ? Place{Point::final_norm} : Place{Point::resid_post, spec.n_layers - 1};
-  probe.capture(last, hidden.mutable_data());
-  const auto bind = [](Request& request, const TokenArray& /*tokens*/) {
-    request.only_probed = true;
-    return 0;
-  };
-  run_batch(sessions, tokens, bind, &probe);
-  return hidden;
 }
 
 using Scores = std::pair<FloatArray, py::array_t<bool>>;
@@ -215,23 +128,6 @@ void bind_passes(py::module_& module) {
   module.def("forward", &forward_batch, py::arg("sessions"), py::arg("tokens"),
              "Appends tokens [n_i] to each session in shared passes; returns each one's logits\n"
              "[n_i, vocab_size]. Raises ValueError before anything is appended.");
-
-  module.def(
-      "run_probed", &run_probed, py::arg("sessions"), py::arg("tokens"), py::kw_only(),
-      py::arg("capture") = std::vector<NamedPlace>(),
-      py::arg("replace") = std::vector<NamedReplacement>(),
-      "forward(), and a look inside: returns the logits, and what is at each place of\n"
-      "`capture` [tokens of all sessions, width].\n\n"
-      "A place is a point's name (Model.points) and its layer, -1 for a point in none. `replace`\n"
-      "lists (name, layer, numbers of tokens, values [numbers, width]): what the pass goes on "
-      "with\n"
-      "there, and what is captured. Raises ValueError before anything is appended.");
-
-  module.def("hidden", &run_without_head, py::arg("sessions"), py::arg("tokens"),
-             "Appends tokens [n_i] to each session in shared passes that do not run the head;\n"
-             "returns what the head would get, float32 [tokens of all sessions, hidden_size]:\n"
-             "after the final norm, or after the last layer where the model has none.\n\n"
-             "No logits are kept. Raises ValueError before anything is appended.");
 
   module.def(
       "score", &score_batch, py::arg("sessions"), py::arg("tokens"), py::kw_only(),

@@ -11,6 +11,7 @@
 #include "base/distinct.h"
 #include "bindings/arrays.h"
 #include "bindings/bound_session.h"
+#include "bindings/edits.h"
 #include "bindings/exceptions.h"
 #include "bindings/gil.h"
 #include "bindings/module.h"
@@ -60,15 +61,16 @@ py::array_t<Value> table_of(const std::vector<Value>& values, const Judged& judg
 class BoundWriter {
  public:
   BoundWriter(py::object session, py::object sampler, WriterOptions options, py::object draft,
-              py::object hook)
+              py::object hook, py::object edits)
       : session_(std::move(session)),
         sampler_(std::move(sampler)),
         draft_(std::move(draft)),
         hook_(hook.is_none() ? nullptr
                              : std::make_unique<PythonHook>(
                                    std::move(hook), this->sampler().sampler.n_mask_words())),
+        edits_(std::move(edits)),
         writer_(sequence(), sampler_.cast<GuardedSampler&>().sampler, std::move(options),
-                taken(draft_), hook_.get()) {}
+                taken(draft_), hook_.get(), edits_of({edits_}, sequence().model()).front()) {}
 
   BoundSession& session() const { return session_.cast<BoundSession&>(); }
   GuardedSampler& sampler() const { return sampler_.cast<GuardedSampler&>(); }
@@ -94,6 +96,7 @@ class BoundWriter {
 
   py::object session_, sampler_, draft_;
   std::unique_ptr<PythonHook> hook_;
+  py::object edits_;
   Writer writer_;
 };
 
@@ -188,25 +191,28 @@ void bind_writing(py::module_& module) {
       .def(
           py::init([](py::object session, py::object sampler, int64_t max_tokens,
                       const IdArray& end_ids, const std::optional<BitArray>& watch, int64_t top,
-                      bool echo, py::object draft, py::object hook) {
+                      bool echo, py::object draft, py::object hook, py::object edits) {
             static_cast<void>(session.cast<BoundSession&>());
             static_cast<void>(sampler.cast<GuardedSampler&>());
             WriterOptions options{max_tokens, vector_of<int32_t>(end_ids), {}, top, echo};
             if (watch) options.watched = vector_of<uint32_t>(*watch);
             return std::make_unique<BoundWriter>(std::move(session), std::move(sampler),
                                                  std::move(options), std::move(draft),
-                                                 std::move(hook));
+                                                 std::move(hook), std::move(edits));
           }),
           py::arg("session"), py::arg("sampler"), py::kw_only(), py::arg("max_tokens"),
           py::arg("end_ids") = IdArray(0), py::arg("watch") = py::none(), py::arg("top") = 0,
           py::arg("echo") = false, py::arg("draft") = py::none(), py::arg("hook") = py::none(),
+          py::arg("edits") = py::none(),
           "Continues what is in the session and waits there, with at most max_tokens tokens, 0 to\n"
           "read only, up to one of end_ids.\n\n"
           "`watch`, uint32 [vocab_size / 32], has a bit for each id after which write() is to\n"
           "return. `top` likeliest tokens are named at each place; with `echo` also at those of\n"
           "the tokens that wait. A hook has the flags `masks` and `changes`, which say whether\n"
           "allowed() -> uint32 bits or None and change(logits) are called before each token, and\n"
-          "accept(token), called after it; what it raises ends this text alone.")
+          "accept(token), called after it; what it raises ends this text alone. `edits` are Edits, "
+          "made\n"
+          "in all passes of this text; what they raise ends it likewise.")
       .def(
           "take",
           [](BoundWriter& self) { return self.with([](Writer& writer) { return writer.take(); }); },

@@ -234,6 +234,14 @@ class CudaBackend : public Backend {
     upload(rows, bytes_of(out), reinterpret_cast<std::byte*>(out.data));
   }
 
+  void on_host(Rows rows, bool writes,
+               FunctionRef<void(Rows host, int64_t begin, int64_t end)> work) override {
+    if (rows.count == 0) return;
+    float* copy = read_strides(rows);
+    work({copy, rows.count, rows.width, rows.stride}, 0, rows.count);
+    if (writes) upload(copy, bytes_of(rows), reinterpret_cast<std::byte*>(rows.data));
+  }
+
  private:
   // Of one input of a product.
   struct QuantisedInput {

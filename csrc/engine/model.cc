@@ -5,10 +5,23 @@
 #include <utility>
 
 #include "backend/cpu.h"
+#include "base/error.h"
 #include "forward/workspace.h"
 #include "kernels/dispatch.h"
 
 namespace pythia_rt {
+
+namespace {
+
+struct Holder {
+  explicit Holder(std::atomic<std::thread::id>& who) : who(who) {
+    who = std::this_thread::get_id();
+  }
+  ~Holder() { who = std::thread::id(); }
+  std::atomic<std::thread::id>& who;
+};
+
+}  // namespace
 
 Model::Model(const Spec& spec, const std::map<std::string, Format>& formats,
              const std::map<std::string, Blob>& tensors, std::unique_ptr<Backend> cpu,
@@ -51,8 +64,12 @@ void Model::spread(int64_t n, FunctionRef<void(int64_t index)> task) {
 
 void Model::between_passes(FunctionRef<void()> function) {
   const bool is_orphaned = mutex_.is_orphaned();
+  if (!is_orphaned && runner_ == std::this_thread::get_id()) {
+    throw_failed("a model cannot be used by what is called in the middle of one of its passes");
+  }
   const std::lock_guard lock(mutex_);
   if (is_orphaned) renew_scratch();
+  const Holder holder(runner_);
   function();
 }
 

@@ -1,11 +1,13 @@
 // A model that can be run.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "backend/backend.h"
@@ -53,7 +55,8 @@ class Model {
   // Calls task(i) once for each i in [0, n), on the CPU's threads if nobody else uses them now.
   void spread(int64_t n, FunctionRef<void(int64_t index)> task);
 
-  // Calls function() between two passes, when nobody else uses the devices.
+  // Calls function() between two passes, when nobody else uses the devices. Throws
+  // std::runtime_error in one, where it would be waited for forever.
   void between_passes(FunctionRef<void()> function);
 
  private:
@@ -66,7 +69,8 @@ class Model {
   Stages stages_;
   std::unique_ptr<PagePool> pool_;
   std::unique_ptr<Decoder> decoder_;
-  ForkSafeMutex mutex_;  // of a pass
+  ForkSafeMutex mutex_;                  // of a pass
+  std::atomic<std::thread::id> runner_;  // who holds it
 };
 
 }  // namespace pythia_rt

@@ -19,7 +19,7 @@ int64_t n_answered(const Request& request) {
 class Pass {
  public:
   // Takes for each request as many tokens as there is room for.
-  explicit Pass(const std::vector<Request>& requests) {
+  explicit Pass(const std::vector<Request>& requests) : first_(requests.data()) {
     int64_t room = kMaxRows;
     for (const Request& request : requests) {
       const int64_t n_waiting = request.sequence->n_waiting();
@@ -34,9 +34,15 @@ class Pass {
   // The pages must have been taken.
   void run(FunctionRef<void()> interrupt, Probe* probe = nullptr) {
     for (const Request* request : requests_) request->sequence->keep_logits(false);
-    if (probe != nullptr) probe->begin(numbers());
+    if (probe != nullptr) {
+      probe->begin(texts());
+      for (Chunk& chunk : chunks_) {
+        if (probe->starts()) chunk.tokens = nullptr;
+      }
+    }
     model().run(chunks_, interrupt, probe);
-    for (size_t i = 0; i < chunks_.size(); ++i) settle(*requests_[i], chunks_[i].count);
+    const std::vector<int64_t>* layers = probe == nullptr ? nullptr : probe->layers();
+    for (size_t i = 0; i < chunks_.size(); ++i) settle(*requests_[i], chunks_[i].count, layers);
   }
 
  private:
@@ -63,23 +69,22 @@ class Pass {
     chunks_.push_back(chunk);
   }
 
-  // Of the rows, as a probe wants to know them.
-  std::vector<int64_t> numbers() const {
-    std::vector<int64_t> numbers;
+  // As a probe wants to know them.
+  std::vector<TextRows> texts() const {
+    std::vector<TextRows> texts;
+    int64_t first_row = 0;
     for (size_t i = 0; i < chunks_.size(); ++i) {
-      const Request& request = *requests_[i];
-      const int64_t first = first_asked(request);
-      for (int64_t j = 0; j < chunks_[i].count; ++j) {
-        numbers.push_back(j < first ? -1 : request.first_number + n_answered(request) + j - first);
-      }
+      texts.push_back(
+          {requests_[i] - first_, first_row, chunks_[i].count, chunks_[i].cache->length()});
+      first_row += chunks_[i].count;
     }
-    return numbers;
+    return texts;
   }
 
   // After the pass: the sequence takes over what was run, and keeps the logits after its end.
-  static void settle(const Request& request, int64_t count) {
+  static void settle(const Request& request, int64_t count, const std::vector<int64_t>* layers) {
     Sequence& sequence = *request.sequence;
-    sequence.take(count);
+    sequence.take(count, layers);
     if (request.terms != nullptr || request.only_probed || sequence.n_waiting() > 0) return;
     if (request.logits != nullptr) {
       const int64_t vocab_size = sequence.model().spec().vocab_size;
@@ -89,6 +94,7 @@ class Pass {
     sequence.keep_logits(true);
   }
 
+  const Request* first_;  // of all requests
   std::vector<Chunk> chunks_;
   std::vector<const Request*> requests_;  // of the chunks
 };
@@ -104,10 +110,13 @@ void take_pages(const std::vector<Request>& requests, bool with_new) {
   requests.front().sequence->model().make_room(rooms);
 }
 
-void check_sequences(const std::vector<Request>& requests) {
+void check_sequences(const std::vector<Request>& requests, const Probe* probe) {
   std::vector<const Sequence*> sequences;
   for (const Request& request : requests) sequences.push_back(request.sequence);
   check_batch(sequences);
+  for (const Sequence* sequence : sequences) {
+    sequence->check_layers(probe == nullptr ? nullptr : probe->layers());
+  }
 }
 
 void run_passes(const std::vector<Request>& requests, FunctionRef<void()> interrupt, Probe* probe) {
@@ -126,14 +135,14 @@ void run_passes(const std::vector<Request>& requests, FunctionRef<void()> interr
 }  // namespace
 
 void run_to_end(const std::vector<Request>& requests, FunctionRef<void()> interrupt, Probe* probe) {
-  check_sequences(requests);
+  check_sequences(requests, probe);
   take_pages(requests, false);
   run_passes(requests, interrupt, probe);
 }
 
 void append_and_run(const std::vector<Request>& requests, const std::vector<const int32_t*>& tokens,
                     FunctionRef<void()> interrupt, Probe* probe) {
-  check_sequences(requests);
+  check_sequences(requests, probe);
   for (size_t i = 0; i < requests.size(); ++i) {
     const Request& request = requests[i];
     request.sequence->check(tokens[i], request.count);

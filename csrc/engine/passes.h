@@ -20,7 +20,6 @@ struct Request {
   SoftmaxTerm* terms = nullptr;  // or of all but the first of them: [count - 1]
   std::optional<int32_t> next =
       std::nullopt;          // and of this token after them, which is not run: [count]
-  int64_t first_number = 0;  // for a probe: of the first of them among those of all requests
   bool only_probed = false;  // the head does not run; no logits are kept
 };
 
@@ -29,7 +28,7 @@ struct Request {
 // to stop it: what was run until then stays, what waits is dropped. Throws std::invalid_argument,
 // before anything is run, for sequences of different models or one that is named twice, and NoRoom
 // where the caches' pages do not suffice: then what waits still does. `probe`, if there is one,
-// looks into the passes.
+// looks into the passes; it knows texts by their requests' numbers.
 void run_to_end(const std::vector<Request>& requests, FunctionRef<void()> interrupt,
                 Probe* probe = nullptr);
 

@@ -82,7 +82,25 @@ void Sequence::rewind(int64_t position) {
   cache_.set_length(position);
 }
 
+void Sequence::check_layers(const std::vector<int64_t>* layers) const {
+  if (cache_.length() == 0) return;
+  if (layers == nullptr ? !layers_ : layers_ && *layers_ == *layers) return;
+  throw_invalid("the session has read its ", cache_.length(), " tokens through ",
+                layers_ ? "some of the layers" : "all layers in order",
+                ": rewind it to 0, or make a new one");
+}
+
+void Sequence::take(int64_t count, const std::vector<int64_t>* layers) {
+  n_taken_ += count;
+  if (layers == nullptr) {
+    layers_.reset();
+  } else {
+    layers_ = *layers;
+  }
+}
+
 void Sequence::read_page(int64_t index, std::byte* out) const {
+  check_layers(nullptr);
   if (index < 0 || index >= n_pages()) {
     throw_invalid("the session has ", n_pages(), " pages, and no number ", index);
   }
@@ -93,10 +111,12 @@ void Sequence::append_page(const std::byte* bytes, int64_t count) {
   if (n_waiting() > 0 || position() % kPagePositions != 0) {
     throw_invalid("after ", position(), " positions the session's last page is not full");
   }
+  check_layers(nullptr);
   const int64_t room = std::min(kPagePositions, capacity_ - position());
   if (count < 1 || count > room) {
     throw_invalid("the page must have between 1 and ", room, " positions, not ", count);
   }
+  layers_.reset();
   model_->between_passes([&] { cache_.append_page(bytes, count); });
   has_logits_ = false;
 }
@@ -104,6 +124,7 @@ void Sequence::append_page(const std::byte* bytes, int64_t count) {
 int64_t Sequence::adopt(PrefixIndex& index, const std::string& name_space, const int32_t* tokens,
                         int64_t count) {
   if (position() > 0) throw_invalid("a session of ", position(), " tokens cannot adopt others");
+  layers_.reset();
   PrefixIndex::Beginning known =
       index.find(name_space, tokens, std::clamp<int64_t>(count - 1, 0, capacity_));
   cache_.adopt(std::move(known.pages), known.length);
@@ -112,6 +133,7 @@ int64_t Sequence::adopt(PrefixIndex& index, const std::string& name_space, const
 
 void Sequence::keep_in(PrefixIndex& index, const std::string& name_space, const int32_t* tokens,
                        int64_t count) const {
+  check_layers(nullptr);
   const int64_t length = std::min(count, cache_.length());
   index.keep(name_space, tokens, {cache_.share(length), length});
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -80,12 +81,16 @@ class Sequence {
   // where there are none.
   const std::vector<float>& last_logits() const;
 
+  // Throws std::invalid_argument where passes through other layers, or in another order, have
+  // filled its cache; null for all of them.
+  void check_layers(const std::vector<int64_t>* layers) const;
+
   // For passes: the cache; the tokens that wait for it; that the first `count` of them are in it
-  // now; that the others never will be, and need no pages; where logits are kept [vocab_size], and
-  // whether they are those after the last token that was run.
+  // now, by passes through these layers; that the others never will be, and need no pages; where
+  // logits are kept [vocab_size], and whether they are those after the last token that was run.
   KvCache& cache() { return cache_; }
   const int32_t* waiting() const { return waiting_.data() + n_taken_; }
-  void take(int64_t count) { n_taken_ += count; }
+  void take(int64_t count, const std::vector<int64_t>* layers = nullptr);
   void drop_waiting();
   float* room_for_logits();
   void keep_logits(bool kept) { has_logits_ = kept; }
@@ -96,7 +101,8 @@ class Sequence {
   KvCache cache_;
   std::vector<int32_t> waiting_;  // from n_taken_ on
   int64_t n_taken_ = 0;
-  std::vector<float> logits_;  // [vocab_size], or empty where there never were any
+  std::optional<std::vector<int64_t>> layers_;  // that have filled the cache, if not all
+  std::vector<float> logits_;                   // [vocab_size], or empty where there never were any
   bool has_logits_ = false;
 };
 

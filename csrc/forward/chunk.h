@@ -12,7 +12,7 @@ namespace pythia_rt {
 // wanted. All memory is the host's.
 struct Chunk {
   KvCache* cache;
-  const int32_t* tokens;  // null: a probe writes what comes before the first layer
+  const int32_t* tokens;  // null: a probe says what the layers start with
   int64_t count;
   int64_t first_wanted = 0;
   float* logits = nullptr;       // after each: [count - first_wanted][vocab_size]; null for none

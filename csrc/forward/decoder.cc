@@ -7,8 +7,11 @@ namespace pythia_rt {
 
 Decoder::Decoder(const Spec& spec, const Weights& weights, const Stages& stages)
     : spec_(spec), weights_(weights), logits_(spec, weights) {
-  for (const Stage& stage : stages)
+  for (const Stage& stage : stages) {
     workspaces_.push_back(std::make_unique<Workspace>(spec, weights, stage));
+    Leg& leg = legs_.emplace_back(Leg{legs_.size(), {}});
+    for (int64_t i = 0; i < stage.n_layers; ++i) leg.layers.push_back(stage.first_layer + i);
+  }
 }
 
 namespace {
@@ -33,24 +36,54 @@ void Decoder::run(const std::vector<Chunk>& chunks, FunctionRef<void()> between_
                   Probe* probe) {
   const int64_t repeats = probe == nullptr ? repeats_of(chunks) : -1;
   logits_.plan(chunks);
-  for (size_t i = 0; i < workspaces_.size(); ++i) {
-    Workspace& workspace = *workspaces_[i];
-    begin(i, chunks, repeats);
-    const Rows x = workspace.activations.x.first(workspace.batch.rows());
-    if (i > 0) {
-      hidden_.resize(static_cast<size_t>(x.count * x.width));
-      workspaces_[i - 1]->stage.backend->read(workspaces_[i - 1]->activations.x.first(x.count),
-                                              hidden_.data());
-      workspace.stage.backend->write(hidden_.data(), x);
-    }
-    workspace.stage.backend->pass(workspace.batch,
-                                  [&] { run_stage(workspace, between_layers, probe); });
+  for (size_t i = 0; i < workspaces_.size(); ++i) begin(i, chunks, repeats);
+  const std::vector<int64_t>* layers = probe == nullptr ? nullptr : probe->layers();
+  const std::vector<Leg> chosen = layers == nullptr ? std::vector<Leg>() : legs_over(*layers);
+  const std::vector<Leg>& legs = layers == nullptr ? legs_ : chosen;
+  for (size_t i = 0; i < legs.size(); ++i) {
+    if (i > 0) move(legs[i - 1].stage, legs[i].stage);
+    Workspace& workspace = *workspaces_[legs[i].stage];
+    workspace.stage.backend->pass(workspace.batch, [&] {
+      run_leg(legs[i], i == 0, i + 1 == legs.size(), between_layers, probe);
+    });
   }
   for (const Chunk& chunk : chunks) {
     chunk.cache->set_length(chunk.cache->length() + chunk.count);
   }
   logits_.compute(*workspaces_.back());
   logits_.compute_terms(*workspaces_.back(), chunks);
+}
+
+size_t Decoder::stage_of(int64_t layer) const {
+  size_t stage = 0;
+  while (stage + 1 < workspaces_.size() && workspaces_[stage + 1]->stage.first_layer <= layer) {
+    ++stage;
+  }
+  return stage;
+}
+
+// From the embedding, which is on the first stage, to the head, on the last one.
+std::vector<Decoder::Leg> Decoder::legs_over(const std::vector<int64_t>& layers) const {
+  std::vector<Leg> legs{{0, {}}};
+  const auto go_to = [&](size_t stage) {
+    if (legs.back().stage != stage) legs.push_back({stage, {}});
+  };
+  for (const int64_t layer : layers) {
+    go_to(stage_of(layer));
+    legs.back().layers.push_back(layer);
+  }
+  go_to(workspaces_.size() - 1);
+  return legs;
+}
+
+// The residual stream, from one stage's device to another's.
+void Decoder::move(size_t from, size_t to) {
+  const Workspace& source = *workspaces_[from];
+  const Workspace& target = *workspaces_[to];
+  const Rows x = source.activations.x.first(source.batch.rows());
+  hidden_.resize(static_cast<size_t>(x.count * x.width));
+  source.stage.backend->read(x, hidden_.data());
+  target.stage.backend->write(hidden_.data(), target.activations.x.first(x.count));
 }
 
 void Decoder::begin(size_t stage_index, const std::vector<Chunk>& chunks, int64_t repeats) {
@@ -100,19 +133,21 @@ void Decoder::embed(const Workspace& workspace, Probe* probe) {
   }
 }
 
-void Decoder::run_stage(const Workspace& workspace, FunctionRef<void()> between_layers,
-                        Probe* probe) {
+void Decoder::run_leg(const Leg& leg, bool is_first, bool is_last,
+                      FunctionRef<void()> between_layers, Probe* probe) {
+  const Workspace& workspace = *workspaces_[leg.stage];
   const int64_t count = workspace.batch.rows();
   const Stage& stage = workspace.stage;
-  if (stage.first_layer == 0 && !workspace.batch.tokens.empty()) {
+  if (is_first && probe != nullptr && probe->starts()) {
+    probe->start(*stage.backend, workspace.activations.x.first(count));
+  } else if (is_first) {
     embed(workspace, probe);
   }
-  for (int64_t i = 0; i < stage.n_layers; ++i) {
-    const LayerWeights& weights = weights_.layers[static_cast<size_t>(stage.first_layer + i)];
-    run_layer(spec_, weights, workspace, i, probe);
+  for (const int64_t layer : leg.layers) {
+    const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
+    run_layer(spec_, weights, workspace, layer - stage.first_layer, probe);
     if (count > kPatientRows) between_layers();
   }
-  const bool is_last = stage.first_layer + stage.n_layers == spec_.n_layers;
   if (is_last && workspace.batch.repeats >= 0) logits_.record(workspace);
   if (is_last && probe != nullptr) logits_.watch(workspace, *probe);
 }

@@ -10,6 +10,7 @@ namespace {
 struct Unwatched {
   static constexpr bool wants(Point) { return false; }
   static void at(Point, Rows) {}
+  static void attended(const AttentionRows&) {}
 };
 
 // A probe that looks at one layer.
@@ -21,6 +22,9 @@ struct Watched {
   bool wants(Point point) const { return probe.wants({point, layer}); }
   void at(Point point, Rows rows) const {
     if (wants(point)) probe.at({point, layer}, backend, rows);
+  }
+  void attended(const AttentionRows& rows) const {
+    if (wants(Point::scores) || wants(Point::pattern)) probe.attended(layer, backend, rows);
   }
 };
 
@@ -90,7 +94,8 @@ void run_layer(const Spec& spec, const LayerWeights& weights, const Workspace& w
       watch.at(Point::rot_k, k);
       backend.attention(rotated, scoring, index, qkv, attended);  // anew, with what is there now
     }
-    watch.at(Point::attended, attended);
+    watch.attended({heads, scoring, q, k, v, attended});
+    watch.at(Point::z, attended);
   };
   const auto activate = [&] {
     watch.at(Point::mlp_pre, mlp_pre);

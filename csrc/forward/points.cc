@@ -25,7 +25,7 @@ std::vector<PointFacts> points_of(const Spec& spec) {
 }
 
 PointFacts facts_of(const Spec& spec, const Place& place) {
-  const char* name = kNames[static_cast<int>(place.point)];
+  const char* name = name_of(place.point);
   for (const PointFacts& facts : points_of(spec)) {
     if (facts.point != place.point) continue;
     if (facts.in_layers && (place.layer < 0 || place.layer >= spec.n_layers)) {
@@ -39,6 +39,8 @@ PointFacts facts_of(const Spec& spec, const Place& place) {
   }
   throw_invalid("this model has no point '", name, "'");
 }
+
+const char* name_of(Point point) { return kNames[static_cast<int>(point)]; }
 
 Point point_from_name(const std::string& name) {
   std::string names;

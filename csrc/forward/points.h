@@ -15,6 +15,9 @@ enum class Point : int {
 #undef PYTHIA_RT_POINT
 };
 
+// A width that says [n_heads][keys].
+constexpr int64_t kWideAsKeys = -1;
+
 // A point of one layer, or one that is in none: layer -1.
 struct Place {
   Point point;
@@ -28,7 +31,7 @@ struct PointFacts {
   Point point;
   const char* name;
   bool in_layers;
-  int64_t width;  // values of a token
+  int64_t width;  // values of a token, or kWideAsKeys
 };
 
 // The points that a model with this spec has, in the order of the list.
@@ -36,6 +39,8 @@ std::vector<PointFacts> points_of(const Spec& spec);
 
 // Throws std::invalid_argument for a place that a model with this spec does not have.
 PointFacts facts_of(const Spec& spec, const Place& place);
+
+const char* name_of(Point point);
 
 // Throws std::invalid_argument for a name that no model has.
 Point point_from_name(const std::string& name);

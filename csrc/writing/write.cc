@@ -1,8 +1,11 @@
 #include "writing/write.h"
 
 #include <algorithm>
+#include <exception>
+#include <utility>
 
 #include "base/error.h"
+#include "forward/edit_probe.h"
 #include "writing/seconds.h"
 
 namespace pythia_rt {
@@ -73,13 +76,23 @@ class Pass {
       std::vector<RoomRequest> rooms;
       for (const Chunk& chunk : chunks_) rooms.push_back({chunk.cache, chunk.count});
       model.make_room(rooms);
-      model.run(chunks_, interrupt);
+      if (has_edits()) {
+        run_edited(model, interrupt);
+      } else {
+        model.run(chunks_, interrupt);
+      }
     } catch (...) {
       withdraw(writers_);
       throw;
     }
     pace.note(n_text_rows_, n_rows_ - n_text_rows_, seconds_now() - begin);
-    each_writer(writers_, [&](size_t i) { writers_[i]->settle(chunks_[i]); });
+    each_writer(writers_, [&](size_t i) {
+      if (!errors_.empty() && errors_[i] != nullptr) {
+        writers_[i]->fail(chunks_[i], errors_[i]);
+      } else {
+        writers_[i]->settle(chunks_[i]);
+      }
+    });
     if (n_text_rows_ > 0) prepare(model.pool());
   }
 
@@ -91,6 +104,29 @@ class Pass {
       if (most < 1) return;
       n_rows += writer->propose(pace, n_rows, most, interrupt);
     }
+  }
+
+  bool has_edits() const {
+    return std::any_of(writers_.begin(), writers_.end(),
+                       [](const Writer* writer) { return writer->edits() != nullptr; });
+  }
+
+  void run_edited(Model& model, FunctionRef<void()> interrupt) {
+    std::vector<const Edits*> edits;
+    std::vector<History*> histories;
+    std::vector<TextRows> rows;
+    int64_t first_row = 0;
+    for (size_t i = 0; i < chunks_.size(); ++i) {
+      edits.push_back(writers_[i]->edits());
+      histories.push_back(&writers_[i]->history());
+      rows.push_back(
+          {static_cast<int64_t>(i), first_row, chunks_[i].count, chunks_[i].cache->length()});
+      first_row += chunks_[i].count;
+    }
+    EditProbe probe(model.spec(), model.weights(), std::move(edits), std::move(histories));
+    probe.begin(rows);
+    model.run(chunks_, interrupt, &probe);
+    for (const TextRows& text : rows) errors_.push_back(probe.error(text.text));
   }
 
   int64_t add(Writer& writer, int64_t most) {
@@ -114,7 +150,8 @@ class Pass {
   }
 
   std::vector<Writer*> writers_;
-  std::vector<Chunk> chunks_;  // of the writers
+  std::vector<Chunk> chunks_;               // of the writers
+  std::vector<std::exception_ptr> errors_;  // of their edits; none where nobody has any
   int64_t room_;
   int64_t n_rows_ = 0, n_text_rows_ = 0;
 };

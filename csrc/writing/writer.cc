@@ -19,12 +19,13 @@ constexpr int64_t kEchoRows = 32;
 }  // namespace
 
 Writer::Writer(Sequence& sequence, Sampler& sampler, WriterOptions options, Draft* draft,
-               Hook* hook)
+               Hook* hook, const Edits* edits)
     : sequence_(sequence),
       sampler_(sampler),
       options_(std::move(options)),
       draft_(draft),
-      hook_(hook) {
+      hook_(hook),
+      edits_(edits) {
   const int64_t room = sequence_.capacity() - sequence_.position();
   if (options_.max_tokens < 0 || options_.max_tokens > room) {
     throw_invalid("the session has room for ", room, " more tokens, not for ", options_.max_tokens);
@@ -39,6 +40,7 @@ Writer::Writer(Sequence& sequence, Sampler& sampler, WriterOptions options, Draf
     throw_invalid("the watched ids have ", options_.watched.size() * 32, " bits for a vocabulary ",
                   "of ", vocab_size);
   }
+  sequence_.check_layers(nullptr);
   if (sequence_.n_waiting() == 0 && !sequence_.is_ready()) {
     throw_invalid("the session has neither tokens that wait nor logits to continue from");
   }
@@ -180,6 +182,12 @@ void Writer::keep_echo(const Chunk& chunk) {
       judge(echoed_, row_logits_.data() + i * vocab_size, token);
     }
   }
+}
+
+void Writer::fail(const Chunk& chunk, std::exception_ptr error) {
+  error_ = std::move(error);
+  sequence_.take(chunk.count);
+  withdraw();
 }
 
 void Writer::settle(const Chunk& chunk) {

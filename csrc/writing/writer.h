@@ -7,6 +7,7 @@
 
 #include "base/softmax_term.h"
 #include "engine/sequence.h"
+#include "forward/patterns.h"
 #include "sampling/sampler.h"
 #include "writing/draft.h"
 #include "writing/draft_length.h"
@@ -38,13 +39,14 @@ struct Written : Judged {
 };
 
 // Reads what waits in a sequence, and writes on. Sequence and sampler are the caller's, as are
-// draft and hook, each null for none. The tokens do not depend on the draft, nor on which passes
-// the text takes part in.
+// draft, hook and edits, each null for none. The tokens do not depend on the draft, nor on which
+// passes the text takes part in.
 class Writer {
  public:
   // Throws std::invalid_argument for more tokens than the sequence has room for, and where there is
   // nothing to begin from.
-  Writer(Sequence& sequence, Sampler& sampler, WriterOptions options, Draft* draft, Hook* hook);
+  Writer(Sequence& sequence, Sampler& sampler, WriterOptions options, Draft* draft, Hook* hook,
+         const Edits* edits = nullptr);
 
   Sequence& sequence() const { return sequence_; }
   int64_t n_tokens() const { return n_tokens_; }  // new ones
@@ -74,6 +76,11 @@ class Writer {
   void withdraw();
   // Whether begin() and settle() call the hook, and so must stay in the thread that runs passes.
   bool has_hook() const { return hook_ != nullptr; }
+  // What to change in its rows, and what that has to know of those before.
+  const Edits* edits() const { return edits_; }
+  History& history() { return history_; }
+  // It was run, but its edits failed: the text ends.
+  void fail(const Chunk& chunk, std::exception_ptr error);
 
  private:
   Chunk echo_chunk(int64_t most);
@@ -88,6 +95,8 @@ class Writer {
   WriterOptions options_;
   Draft* draft_;
   Hook* hook_;
+  const Edits* edits_;
+  History history_;
   DraftLength length_;
   Written written_;
   Judged echoed_;

@@ -97,25 +97,29 @@ class _Decoder:
             k = at("norm_k", i, self.norm_heads(f"layers.{i}.k_norm", k))
         if spec["rotary_dim"] > 0:
             q, k = at("rot_q", i, self.rotate(q)), at("rot_k", i, self.rotate(k))
-        heads = []
-        for head in range(spec["n_heads"]):
-            of_head = slice(head * dim, (head + 1) * dim)
-            of_group = slice(head // group * dim, (head // group + 1) * dim)
-            scores = q[:, of_head] @ k[:, of_group].T * spec["score_scale"]
-            if spec["score_bias"]:  # by the key's position (Press et al. 2022, say)
-                scores = scores + self.weights["score_bias"][head, : len(x)]
-            heads.append(self.attend(i, scores, v[:, of_group]))
-        attended = at("attended", i, np.concatenate(heads, axis=1))
-        added = self.linear(f"layers.{i}.attn_out", attended)
+        heads = [slice(head * dim, (head + 1) * dim) for head in range(spec["n_heads"])]
+        groups = [heads[head // group] for head in range(spec["n_heads"])]
+        scores = np.stack(
+            [q[:, own] @ k[:, shared].T for own, shared in zip(heads, groups, strict=True)]
+        )  # [heads, queries, keys]
+        scores *= spec["score_scale"]
+        if spec["score_bias"]:  # by the key's position (Press et al. 2022, say)
+            scores += self.weights["score_bias"][:, None, : len(x)]
+        pattern = self.pattern(i, scores)
+        mixed = [weights @ v[:, shared] for weights, shared in zip(pattern, groups, strict=True)]
+        z = at("z", i, np.concatenate(mixed, axis=1))
+        added = self.linear(f"layers.{i}.attn_out", z)
         return at("attn_out", i, self.norm(f"layers.{i}.{norm}", added) if norm else added)
 
-    def attend(self, i: int, scores: Doubles, v: Doubles) -> Doubles:
-        """One head, causally, in the layer's window."""
+    def pattern(self, i: int, scores: Doubles) -> Doubles:
+        """Of all heads, causally, in the layer's window; nothing where nothing is seen."""
         window = self.spec["windows"][i] if self.spec["windows"] else 0
-        scores = np.where(kernels.visible(*scores.shape, window), scores, -np.inf)
-        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-        mixed: Doubles = weights / weights.sum(axis=1, keepdims=True) @ v
-        return mixed
+        scores = np.where(kernels.visible(*scores.shape[1:], window), scores, -np.inf)
+        scores = self.at("scores", i, scores)
+        largest = scores.max(axis=2, keepdims=True)
+        weights = np.exp(scores - np.where(np.isinf(largest), 0, largest))
+        sums = weights.sum(axis=2, keepdims=True)
+        return self.at("pattern", i, weights / np.where(sums == 0, 1, sums))
 
     def rotate(self, x: Doubles) -> Doubles:
         dim, factor = self.spec["head_dim"], self.spec["rope_factor"]

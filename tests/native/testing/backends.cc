@@ -169,6 +169,26 @@ class TestBackend {
     return array_of(all);
   }
 
+  // The columns from `first` on are doubled, and a row's number is added to them, on the host; and
+  // what was there, as it was seen.
+  std::pair<Floats, Floats> on_host(const Floats& values, int64_t first, int64_t n_columns,
+                                    bool writes) {
+    const Rows all = rows_of(values);
+    check(first + n_columns <= all.width, "wrong shapes");
+    const Rows part{all.data + first, all.count, n_columns, all.stride};
+    Floats seen({all.count, n_columns});
+    float* out = seen.mutable_data();
+    backend_->on_host(part, writes, [&](Rows host, int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        std::copy_n(host.row(i), n_columns, out + i * n_columns);
+        for (int64_t j = 0; writes && j < n_columns; ++j) {
+          host.row(i)[j] = 2 * host.row(i)[j] + static_cast<float>(i);
+        }
+      }
+    });
+    return {array_of(all), seen};
+  }
+
   // Of each row: the logit at its target, the largest logit, the sum.
   Floats score(const ProductCase& head, const Tokens& targets) {
     const Matrix matrix = matrix_of(head);
@@ -380,6 +400,7 @@ void bind_backends(py::module_& module) {
            py::arg("before") = py::none(), py::arg("in_place") = false)
       .def("finish_gated", &TestBackend::finish_gated)
       .def("write_columns", &TestBackend::write_columns)
+      .def("on_host", &TestBackend::on_host)
       .def("embed", &TestBackend::embed, py::arg("format"), py::arg("parts"), py::arg("n_rows"),
            py::arg("columns"), py::arg("tokens"), py::arg("positions") = py::none(),
            py::arg("places") = std::vector<int64_t>())

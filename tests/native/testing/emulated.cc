@@ -33,6 +33,7 @@ PYBIND11_MODULE(_emulated, module) {
   bind_model(module);
   bind_session(module);
   bind_passes(module);
+  bind_run(module);
   bind_writing(module);
   bind_prefixes(module);
   bind_calibration(module);

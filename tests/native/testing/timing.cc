@@ -82,6 +82,7 @@ void bind_traced(py::module_ module) {
   bind_model(module, make_traced_cpu);
   bind_session(module);
   bind_passes(module);
+  bind_run(module);
   bind_writing(module);
   bind_sampling(module);
   module.def("take", &take_regions);

@@ -175,6 +175,10 @@ class TracedBackend : public Backend {
   void write(const float* in, Rows out) override {
     timed("write", [&] { backend_->write(in, out); });
   }
+  void on_host(Rows rows, bool writes,
+               FunctionRef<void(Rows host, int64_t begin, int64_t end)> work) override {
+    timed("on_host", [&] { backend_->on_host(rows, writes, work); });
+  }
 
  private:
   const KernelTable kernels_;
