@@ -539,6 +539,7 @@ class Writer:
         echo: bool = False,
         draft: typing.Any = None,
         hook: typing.Any = None,
+        edits: typing.Any = None,
     ) -> None:
         """
         Continues what is in the session and waits there, with at most max_tokens tokens, 0 to
@@ -548,7 +549,8 @@ class Writer:
         return. `top` likeliest tokens are named at each place; with `echo` also at those of
         the tokens that wait. A hook has the flags `masks` and `changes`, which say whether
         allowed() -> uint32 bits or None and change(logits) are called before each token, and
-        accept(token), called after it; what it raises ends this text alone.
+        accept(token), called after it; what it raises ends this text alone. `edits` are Edits, made
+        in all passes of this text; what they raise ends it likewise.
         """
     def take(self) -> Written:
         """
@@ -843,6 +845,17 @@ def run(
     end_layer: int | None = None,
     half: bool = False,
     sink: typing.Any = None,
+    targets: collections.abc.Sequence[
+        tuple[
+            typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+            typing.Annotated[numpy.typing.ArrayLike, numpy.int64],
+        ]
+    ]
+    | None = None,
+    key_constants: collections.abc.Mapping[
+        int, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
+    ]
+    | None = None,
 ) -> tuple[typing.Any, list[typing.Any]]:
     """
     Appends tokens [n_i] to each session in shared passes, and looks inside: returns the logits
@@ -861,6 +874,14 @@ def run(
     `first_layer` on, up to and without `end_layer`, or `layers` in their order; they begin with
     `residuals` [n_i, hidden_size] of each session, if there are any, instead of the embedding.
     Such a session goes on with the same layers only.
+
+    'scores' and 'pattern' of sessions that were empty are lists, [n_heads, wanted tokens, keys]
+    of each session, or in a sink [n_heads, n, keys so far]. Besides points there is
+    ('attention_to', layer), float32 [n_heads, tokens of all sessions]: how much of the pattern
+    is on `targets`, of each session (starts int64 [n_i + 1], keys int64), where query j is
+    asked about the positions keys[starts[j] : starts[j + 1]]. `key_constants` of layers, float32
+    [n_kv_heads * head_dim], are added to the keys that scores are made of: the bias that the
+    runtime leaves out of them.
 
     Raises ValueError before anything is appended, and what edits and the sink raise, which
     stops the run.

@@ -18,6 +18,7 @@ import pytest
 import torch
 import transformers
 from numpy.typing import NDArray
+from probing import places_of, replacing
 
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile, convert

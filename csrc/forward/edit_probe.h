@@ -15,10 +15,8 @@ class EditProbe : public Probe {
  public:
   // The edits of each text, by its number, null for none; and what it has seen.
   EditProbe(const Spec& spec, const Weights& weights, std::vector<const Edits*> edits,
-            std::vector<History*> histories)
-      : editor_(std::move(edits), true),
-        patterns_(spec, weights),
-        histories_(std::move(histories)) {}
+            std::vector<SeenText*> seen)
+      : editor_(std::move(edits), true), patterns_(spec, weights), seen_(std::move(seen)) {}
 
   const std::exception_ptr& error(int64_t text) const { return editor_.error(text); }
 
@@ -28,13 +26,13 @@ class EditProbe : public Probe {
     editor_.at(place, backend, values, rows_);
   }
   void attended(int64_t layer, Backend& backend, const AttentionRows& rows) override {
-    patterns_.at(layer, backend, rows, rows_, histories_, editor_, nullptr);
+    patterns_.at(layer, backend, rows, rows_, seen_, editor_, nullptr);
   }
 
  private:
   Editor editor_;
   Patterns patterns_;
-  std::vector<History*> histories_;
+  std::vector<SeenText*> seen_;
   std::vector<TextRows> rows_;  // of the pass
 };
 

@@ -75,7 +75,7 @@ struct Patterns::Task {
 };
 
 void Patterns::at(int64_t layer, Backend& backend, const AttentionRows& rows,
-                  const std::vector<TextRows>& texts, const std::vector<History*>& histories,
+                  const std::vector<TextRows>& texts, const std::vector<SeenText*>& seen_texts,
                   Editor& editor, PatternCaptures* captures) {
   const bool is_captured = captures != nullptr && captures->wants_layer(layer);
   for (const TextRows& text : texts) {
@@ -86,7 +86,7 @@ void Patterns::at(int64_t layer, Backend& backend, const AttentionRows& rows,
       return Rows{all.row(text.first_row), text.count, all.width, all.stride};
     };
     editor.on_behalf(text.text, [&] {
-      SeenKeys& seen = (*histories[static_cast<size_t>(text.text)])[layer];
+      SeenKeys& seen = (*seen_texts[static_cast<size_t>(text.text)])[layer];
       remember(seen, layer, backend, rows, text, is_edited);
       const int64_t n_keys = text.first_position + text.count;
       scores_.resize(static_cast<size_t>(text.count * rows.heads.n_heads * n_keys));

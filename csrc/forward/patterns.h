@@ -19,7 +19,7 @@ struct SeenKeys {
   std::vector<float> keys;
   std::vector<float> values;
 };
-using History = std::map<int64_t, SeenKeys>;
+using SeenText = std::map<int64_t, SeenKeys>;
 
 // Each row is computed by itself: it does not depend on the rows of a pass. Where somebody edits
 // scores or pattern of a text, its values are mixed anew; elsewhere nothing is written.
@@ -33,10 +33,10 @@ class Patterns {
     constants_[layer] = std::move(constant);
   }
 
-  // `histories` are of the texts by number, which have been seen from their beginning; `captures`
+  // `seen` are of the texts by number, which have been seen from their beginning; `captures`
   // may be null.
   void at(int64_t layer, Backend& backend, const AttentionRows& rows,
-          const std::vector<TextRows>& texts, const std::vector<History*>& histories,
+          const std::vector<TextRows>& texts, const std::vector<SeenText*>& seen_texts,
           Editor& editor, PatternCaptures* captures);
 
  private:

@@ -16,7 +16,7 @@ void RunProbe::begin(const std::vector<TextRows>& rows) {
   pattern_captures_.begin(captures_.rows());
   for (const TextRows& text : rows) {
     const auto n = static_cast<size_t>(text.text) + 1;
-    if (histories_.size() < n) histories_.resize(n);
+    if (seen_.size() < n) seen_.resize(n);
   }
 }
 
@@ -26,9 +26,9 @@ void RunProbe::at(const Place& place, Backend& backend, Rows values) {
 }
 
 void RunProbe::attended(int64_t layer, Backend& backend, const AttentionRows& rows) {
-  std::vector<History*> histories;
-  for (History& history : histories_) histories.push_back(&history);
-  patterns_.at(layer, backend, rows, rows_, histories, editor_, &pattern_captures_);
+  std::vector<SeenText*> seen;
+  for (SeenText& text : seen_) seen.push_back(&text);
+  patterns_.at(layer, backend, rows, rows_, seen, editor_, &pattern_captures_);
 }
 
 }  // namespace pythia_rt

@@ -53,7 +53,7 @@ class RunProbe : public Probe {
   Captures captures_;
   Patterns patterns_;
   PatternCaptures pattern_captures_;
-  std::vector<History> histories_;  // of the texts
+  std::vector<SeenText> seen_;  // of the texts
   std::optional<std::vector<int64_t>> layers_;
   std::vector<Stream> streams_;
   std::vector<TextRows> rows_;  // of the pass

@@ -113,17 +113,17 @@ class Pass {
 
   void run_edited(Model& model, FunctionRef<void()> interrupt) {
     std::vector<const Edits*> edits;
-    std::vector<History*> histories;
+    std::vector<SeenText*> seen;
     std::vector<TextRows> rows;
     int64_t first_row = 0;
     for (size_t i = 0; i < chunks_.size(); ++i) {
       edits.push_back(writers_[i]->edits());
-      histories.push_back(&writers_[i]->history());
+      seen.push_back(&writers_[i]->seen());
       rows.push_back(
           {static_cast<int64_t>(i), first_row, chunks_[i].count, chunks_[i].cache->length()});
       first_row += chunks_[i].count;
     }
-    EditProbe probe(model.spec(), model.weights(), std::move(edits), std::move(histories));
+    EditProbe probe(model.spec(), model.weights(), std::move(edits), std::move(seen));
     probe.begin(rows);
     model.run(chunks_, interrupt, &probe);
     for (const TextRows& text : rows) errors_.push_back(probe.error(text.text));

@@ -78,7 +78,7 @@ class Writer {
   bool has_hook() const { return hook_ != nullptr; }
   // What to change in its rows, and what that has to know of those before.
   const Edits* edits() const { return edits_; }
-  History& history() { return history_; }
+  SeenText& seen() { return seen_; }
   // It was run, but its edits failed: the text ends.
   void fail(const Chunk& chunk, std::exception_ptr error);
 
@@ -96,7 +96,7 @@ class Writer {
   Draft* draft_;
   Hook* hook_;
   const Edits* edits_;
-  History history_;
+  SeenText seen_;
   DraftLength length_;
   Written written_;
   Judged echoed_;
