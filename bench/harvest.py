@@ -75,7 +75,7 @@ def read(model: Model, windows: Windows) -> None:
     """Read windows, as many together as are harvested, and keep nothing."""
     for group in groups(windows):
         sessions = [model.new_session(len(window)) for window in group]
-        _core.hidden(sessions, group)
+        _core.run(sessions, group, logits="none")
 
 
 def _rate(do: Callable[[], Any], windows: Windows) -> float:

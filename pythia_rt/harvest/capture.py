@@ -66,7 +66,9 @@ class Capturing:
         Raises RuntimeError, with the point, for what is no number of the type.
         """
         sessions = [self._model.new_session(len(window)) for window in windows]
-        _, captured = _core.run_probed(sessions, list(windows), capture=list(self._places.values()))
+        _, captured = _core.run(
+            sessions, list(windows), capture=list(self._places.values()), logits="none"
+        )
         found: list[Rows] = []
         for name, values in zip(self._places, captured, strict=True):
             with np.errstate(over="ignore"):
