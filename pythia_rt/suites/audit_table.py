@@ -15,7 +15,7 @@ _INDENT = " " * 12
 def lines(found: Audit) -> Iterator[str]:
     """Yield what an audit found, each thing with what is known of it."""
     steps = [branch for branch in found.branches if branch.step is not None]
-    how = "by the digests of their files, nothing of which was read"
+    how = "by the digests of their files"
     if found.compared == "tensors":
         how = f"by the values of their tensors ({found.read})"
     yield f"{found.model}: {len(steps)} steps, compared {how}"
@@ -40,7 +40,10 @@ def lines(found: Audit) -> Iterator[str]:
         yield from _known(one.known)
     yield f"main        is {found.main}"
     count = len(found.wrong)
-    yield "nothing else is equal, mixed or missing" if not count else f"{count} findings"
+    if not count:
+        yield "nothing else is equal, mixed or missing"
+    else:
+        yield f"{count} finding{'s' if count > 1 else ''}"
     others = [one for one in found.known if one.state != BY_DESIGN]
     if others:
         yield f"said of this model (table of {found.known_date})"
