@@ -122,6 +122,26 @@ def test_rows_are_those_of_each_window_alone(
         np.testing.assert_array_equal(found, expected(model, windows, point))
 
 
+@pytest.mark.parametrize(
+    ("points", "end"), [("embed", 1), (["layers.1.mlp_out", "layers.0.resid_pre"], 2)]
+)
+def test_nothing_runs_that_is_not_needed(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: Any, end: int
+) -> None:
+    asked = []
+    run = _core.run
+
+    def seen(*given: Any, **options: Any) -> Any:
+        asked.append(options)
+        return run(*given, **options)
+
+    monkeypatch.setattr(_core, "run", seen)
+    harvest(model, TEXTS, points, tmp_path / "out")
+    assert asked
+    assert all(options["logits"] == "none" for options in asked)
+    assert all(options["end_layer"] == end for options in asked)
+
+
 def test_halves_are_the_rounded_values_and_nothing_depends_on_the_machine(
     model: Model, demo_file: Callable[[str], Path], tmp_path: Path, technical_text: str
 ) -> None:

@@ -67,16 +67,17 @@ class Capturing:
         """
         sessions = [self._model.new_session(len(window)) for window in windows]
         _, captured = _core.run(
-            sessions, list(windows), capture=list(self._places.values()), logits="none"
+            sessions,
+            list(windows),
+            capture=[(place.point, place.layer) for place in self._places.values()],
+            logits="none",
+            end_layer=1 + max(max(place.layer, 0) for place in self._places.values()),
+            half=self._dtype == "f16",
         )
-        found: list[Rows] = []
-        for name, values in zip(self._places, captured, strict=True):
-            with np.errstate(over="ignore"):
-                rows = np.ascontiguousarray(values, self.dtype)
+        for name, rows in zip(self._places, captured, strict=True):
             if not all_finite(rows):
                 raise self._not_finite(name)
-            found.append(rows)
-        return found
+        return list(captured)
 
     def _not_finite(self, name: str) -> RuntimeError:
         if self._dtype == "f16":
