@@ -22,6 +22,7 @@ from probing import places_of, replacing
 
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile, convert
+from pythia_rt.convert.errors import FlatFileError, MissingBasis
 from pythia_rt.insides.basis import Affine, Basis
 
 Floats = NDArray[np.float32]
@@ -250,3 +251,137 @@ def test_the_constant_of_keys_is_there_where_it_should_be(
         constant = Basis(made("GPT-NeoX", 0, form)).key_constant(1).reshape(5, 12)
         assert not constant[:, :6].any()
         assert constant[:, 6:].all()
+
+
+def normed(file: FlatFile, values: Floats) -> NDArray[np.float64]:
+    """What a norm makes of the stream before its gain and bias."""
+    x = values.astype(np.float64)
+    if file.spec["norm"] == "layer":
+        x = x - x.mean(axis=1, keepdims=True)
+    found: NDArray[np.float64] = x / np.sqrt(
+        np.square(x).mean(axis=1, keepdims=True) + file.spec["norm_eps"]
+    )
+    return found
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize(("name", "number"), [("GPT-NeoX", 1), ("GPT-NeoX", 2), ("LLaMA", 0)])
+def test_norms_are_the_checkpoints_to_the_last_digits(
+    tmp_path: Path, name: str, number: int, calibrated: bool
+) -> None:
+    """Their inputs are of no other scale, so no error of quantising is between."""
+    folder = families.save(uneven(families.make_model(name, number)), tmp_path / "source", number)
+    plain = FlatFile(convert(folder, tmp_path / "f32", format="f32"))
+    text = np.tile(families.tokens_of(name, number), 3) if calibrated else None
+    path = convert(folder, tmp_path / "q4", format="q4", calibrate=text)
+    file, tokens = FlatFile(path), families.tokens_of(name, number)
+    found = in_the_checkpoint(file, captured(file, tokens))
+    streams = {"attn_norm": "resid_pre", "mlp_norm": "resid_mid"}
+    if file.spec["block"] == "parallel":
+        streams["mlp_norm"] = "resid_pre"
+    places = [(norm, stream, i) for i in (0, 1) for norm, stream in streams.items()]
+    for norm, stream, layer in [*places, ("final_norm", "resid_post", -1)]:
+        role = norm if layer < 0 else f"layers.{layer}.{norm}"
+        expected = normed(file, found[stream, layer % file.spec["n_layers"]])
+        expected *= plain.tensors[f"{role}.weight"].view(np.float32)[:60]
+        if f"{role}.bias" in plain.tensors:
+            expected += plain.tensors[f"{role}.bias"].view(np.float32)[:60]
+        np.testing.assert_allclose(found[norm, layer], expected, rtol=1e-5, atol=2e-6)
+        ours = file.tensors[f"{role}.weight"]
+        assert ours.tobytes() != plain.tensors[f"{role}.weight"].tobytes()
+
+
+def test_what_nothing_reads_changes_no_logit(tmp_path: Path) -> None:
+    """A channel whose columns are all 0 can be seen, and costs the others no bit."""
+    source = families.save(uneven(families.make_model("GPT-NeoX", 0)), tmp_path / "source", 0)
+    for recipe in ("q8", "q4"):
+        file = FlatFile(convert(source, tmp_path / recipe, format=recipe))
+        without = {name: data.copy() for name, data in file.tensors.items()}
+        tiny = 0
+        for name, data in without.items():
+            if name.endswith("_norm.weight"):
+                gains = data.view(np.float32)
+                tiny += np.count_nonzero((np.abs(gains) < 1e-6) & (gains != 0))
+                gains[np.abs(gains) < 1e-6] = 0
+        assert tiny > 10
+        tokens = families.tokens_of("GPT-NeoX", 0)
+        other = _core.Model(dict(file.spec), file.formats, without, threads=1)
+        (one,), (two,) = (
+            _core.forward([_core.Session(model)], [tokens]) for model in (model_of(file), other)
+        )
+        np.testing.assert_array_equal(one, two)
+
+
+@torch.inference_mode()
+def seen_by(model: Any, module: str, tokens: NDArray[np.int32]) -> Floats:
+    """What a module of transformers puts out."""
+    seen = []
+    model.get_submodule(module).register_forward_hook(lambda _, given, out: seen.append(out))
+    model(torch.from_numpy(tokens.astype(np.int64))[None])
+    values: Floats = seen[0].reshape(len(tokens), -1).numpy()
+    return values
+
+
+@pytest.mark.parametrize(("name", "number", "point", "modules"), [
+    ("GPT-J", 0, "q", ["transformer.h.1.attn.q_proj"]),
+    ("GPT-J", 1, "k", ["transformer.h.1.attn.k_proj"]),
+    ("LLaMA", 0, "mlp_pre", ["model.layers.1.mlp.gate_proj", "model.layers.1.mlp.up_proj"]),
+    ("LLaMA", 4, "mlp_pre", ["model.layers.1.mlp.gate_proj", "model.layers.1.mlp.up_proj"]),
+    ("LLaMA", 2, "q", ["model.layers.1.self_attn.q_proj"]),
+    ("GPT-NeoX", 0, "mlp_pre", ["gpt_neox.layers.1.mlp.dense_h_to_4h"]),
+])  # fmt: skip
+def test_channels_have_the_order_of_transformers(
+    made: Callable[[str, int, str], FlatFile], name: str, number: int, point: str,
+    modules: list[str],
+) -> None:  # fmt: skip
+    tokens, model = families.tokens_of(name, number), uneven(families.make_model(name, number))
+    for form in ("f32", "balanced"):
+        file = made(name, number, form)
+        found = in_the_checkpoint(file, captured(file, tokens))[point, 1]
+        order = Basis(file).order(point)
+        assert (order is None) == (name == "GPT-NeoX" or (name, point) == ("LLaMA", "q"))
+        found = found if order is None else found[:, order]
+        expected = np.concatenate([seen_by(model, module, tokens) for module in modules], axis=1)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_an_mlp_that_was_filled_up_has_its_own_width(
+    made: Callable[[str, int, str], FlatFile],
+) -> None:
+    file = made("LLaMA", 0, "q8")
+    assert (file.spec["mlp_size"], file.source_mlp_size) == (96, 88)
+    np.testing.assert_array_equal(Basis(file).order("mlp_post"), np.arange(88))
+    assert Basis(made("LLaMA", 4, "q8")).order("mlp_post") is None
+    file.source_mlp_size = None  # as of files of older versions
+    with pytest.raises(MissingBasis, match="what takes mlp_pre back"):
+        Basis(file).order("mlp_pre")
+
+
+def test_files_without_their_basis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = families.save(families.make_model("LLaMA", 0), tmp_path / "source", 0)
+    monkeypatch.setattr("pythia_rt.convert.quantise.basis.SourceBasis.stored", lambda self: {})
+    basis = Basis(FlatFile(convert(source, tmp_path / "q8", format="q8")))
+    assert basis.of("resid_post", 1) is None
+    for point in ("attn_norm", "q", "k", "v", "z", "rot_q", "rot_k", "mlp_norm", "mlp_post"):
+        with pytest.raises(MissingBasis, match=rf"what takes {point} of layer 1 back .*: convert"):
+            basis.of(point, 1)
+    with pytest.raises(MissingBasis, match="what takes final_norm back"):
+        basis.of("final_norm")
+    with pytest.raises(MissingBasis, match="what takes scores of layer 0 back"):
+        basis.key_constant(0, point="scores")
+    assert Basis(FlatFile(convert(source, tmp_path / "f32", format="f32"))).of("q", 1) is None
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("basis.keys", 0), ("basis.values", np.nan), ("basis.attn_norm.bias", np.inf),
+])  # fmt: skip
+def test_nonsense_is_refused(tmp_path: Path, name: str, value: float) -> None:
+    source = families.save(families.make_model("GPT-NeoX", 0), tmp_path / "source", 0)
+    path = convert(source, tmp_path / "q8", format="q8")
+    entry = FlatFile(path).entries[name]
+    with path.open("r+b") as file:
+        file.seek(entry.offset + 4)
+        file.write(np.float32(value).tobytes())
+    with pytest.raises(FlatFileError, match=f"its {name} is no basis: convert its source again"):
+        Basis(FlatFile(path))
