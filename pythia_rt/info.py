@@ -28,6 +28,7 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
         file.verify()
     # Only this asks what a spec came from; loading and running a file do without.
     from pythia_rt.convert.architectures import title
+    from pythia_rt.insides.basis import Basis
 
     metadata = file.metadata
     report = stored_report(file)
@@ -50,6 +51,7 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
         "family": title(file.spec["architecture"]),
         "spec": file.spec,
         "formats": file.formats,
+        "basis": Basis(file).is_known,
         "parameters": sum(_parameters(file).values()),
         "bits_per_weight": _bits_per_weight(file),
         "tokenizer": file.tokenizer is not None,
@@ -90,6 +92,8 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"chat        {', '.join(map(quote, facts['chat_templates']))}"
     yield f"runs on     {facts['isa']}"
     yield f"recipe      {_plain(facts['recipe'])}"
+    if not facts["basis"]:
+        yield "basis       not recorded: convert again to see values as the checkpoint has them"
     yield "bits per weight"
     for group, bits in facts["bits_per_weight"].items():
         used = sorted({f for name, f in facts["formats"].items() if _group(name) == group})

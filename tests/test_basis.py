@@ -23,6 +23,7 @@ from probing import places_of, replacing
 from pythia_rt import _core
 from pythia_rt.convert import FlatFile, convert
 from pythia_rt.convert.errors import FlatFileError, MissingBasis
+from pythia_rt.info import describe, lines
 from pythia_rt.insides.basis import Affine, Basis
 
 Floats = NDArray[np.float32]
@@ -361,7 +362,8 @@ def test_an_mlp_that_was_filled_up_has_its_own_width(
 def test_files_without_their_basis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = families.save(families.make_model("LLaMA", 0), tmp_path / "source", 0)
     monkeypatch.setattr("pythia_rt.convert.quantise.basis.SourceBasis.stored", lambda self: {})
-    basis = Basis(FlatFile(convert(source, tmp_path / "q8", format="q8")))
+    path = convert(source, tmp_path / "q8", format="q8")
+    basis = Basis(FlatFile(path))
     assert basis.of("resid_post", 1) is None
     for point in ("attn_norm", "q", "k", "v", "z", "rot_q", "rot_k", "mlp_norm", "mlp_post"):
         with pytest.raises(MissingBasis, match=rf"what takes {point} of layer 1 back .*: convert"):
@@ -370,7 +372,12 @@ def test_files_without_their_basis(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         basis.of("final_norm")
     with pytest.raises(MissingBasis, match="what takes scores of layer 0 back"):
         basis.key_constant(0, point="scores")
-    assert Basis(FlatFile(convert(source, tmp_path / "f32", format="f32"))).of("q", 1) is None
+    exact = convert(source, tmp_path / "f32", format="f32")
+    assert Basis(FlatFile(exact)).of("q", 1) is None
+    for made, is_known in ((path, False), (exact, True)):
+        facts = describe(made)
+        assert facts["basis"] is is_known
+        assert any("not recorded: convert again" in line for line in lines(facts)) != is_known
 
 
 @pytest.mark.parametrize(("name", "value"), [

@@ -94,6 +94,11 @@ class Basis:
                     "again"
                 )
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the file says all that this takes: all but those of older versions do."""
+        return bool(self._stored or not self._done) and self._file.source_mlp_size is not None
+
     def of(self, point: str, layer: int = -1) -> Affine | None:
         """Return what takes `point` of `layer` (-1: of none) back; None where all is as it was.
 
