@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pythia_rt.convert as convert
     import pythia_rt.harvest as harvest
+    import pythia_rt.insides as insides
     from pythia_rt.convert.errors import CheckpointError, FlatFileError, MissingBasis
     from pythia_rt.engine.drafts import Draft
     from pythia_rt.engine.engine import Engine
@@ -72,6 +73,7 @@ __all__ = [
     "convert",
     "evaluate",
     "harvest",
+    "insides",
     "sweep",
 ]
 
@@ -111,7 +113,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name in ("convert", "harvest"):
+    if name in ("convert", "harvest", "insides"):
         return importlib.import_module(f"pythia_rt.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'pythia_rt' has no attribute {name!r}")

@@ -19,6 +19,7 @@ from pythia_rt.devices import check_available, make_core_model
 from pythia_rt.embedding import Embedding
 from pythia_rt.engine.prepare import continue_session
 from pythia_rt.generating import Generating
+from pythia_rt.insides.methods import Insides
 from pythia_rt.loading import Loading, LoadingOptions
 from pythia_rt.options import replaced, whole_number_from
 from pythia_rt.overflow import first_not_finite, why_not_finite
@@ -42,7 +43,7 @@ _LARGEST_IN_F16 = 60000.0
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
 
-class Model(Chatting, Embedding, Generating, Scoring):
+class Model(Chatting, Embedding, Generating, Insides, Scoring):
     """A model in memory. Made by `from_pretrained`, `load` or `demo`.
 
     May be used from several Python threads at once: every call has its own key-value cache, and

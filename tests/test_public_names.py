@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 import pythia_rt
-from pythia_rt import convert, harvest
+from pythia_rt import convert, harvest, insides
 
 NAMES = {
     **{name: getattr(pythia_rt, name) for name in pythia_rt.__all__},
     **{f"convert.{name}": getattr(convert, name) for name in convert.__all__},
     **{f"harvest.{name}": getattr(harvest, name) for name in harvest.__all__},
+    **{f"insides.{name}": getattr(insides, name) for name in insides.__all__},
 }
 
 

@@ -35,10 +35,12 @@ class Job:
         new_hook: Callable[[], object] | None = None,
         session: _core.Session | None = None,
         deadline: float | None = None,
+        edits: _core.Edits | None = None,
     ) -> None:
         """`predicted` are the ids of a predicted text. `new_hook` makes what has a say in each
         token of a text (`_core.Writer`). In `session`, if it is given, the prompt waits already, as
-        far as it was not read; `deadline` is a time of the scheduler's clock."""
+        far as it was not read; `deadline` is a time of the scheduler's clock. `edits` are those
+        of all its texts."""
         self.request = request
         self.prompt = prompt
         self.writings = writings
@@ -47,6 +49,7 @@ class Job:
         self.watch = watch
         self.session = session
         self.deadline = deadline
+        self.edits = edits
         self.error: BaseException | None = None
         self.is_done = False
         self.hooks = [new_hook() if new_hook is not None else None for _ in writings]

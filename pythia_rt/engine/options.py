@@ -10,13 +10,14 @@ from pythia_rt.sampling import SamplingOptions
 if TYPE_CHECKING:
     from pythia_rt.engine.drafts import Draft
     from pythia_rt.grammar import Constraint
+    from pythia_rt.insides.edits import Edits
     from pythia_rt.processors import Processor
 
 
 class TextOptions(SamplingOptions, total=False):
     """Of `Model.generate`: the fields of `Sampling`, and what else may be asked of a text.
 
-    `top_logprobs`, `echo`, `draft`, `constraint` and `processors` are those of `Request`.
+    `top_logprobs`, `echo`, `draft`, `constraint`, `processors` and `edits` are those of `Request`.
     `grammar`, `json_schema` and `regex` make a constraint (`Constraint`).
     """
 
@@ -28,6 +29,7 @@ class TextOptions(SamplingOptions, total=False):
     json_schema: dict[str, Any] | str | None
     regex: str | None
     processors: Sequence[Processor]
+    edits: Edits
 
 
 class SamplesOptions(TextOptions, total=False):

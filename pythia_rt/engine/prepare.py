@@ -49,7 +49,16 @@ def prepare(
             stop_ids=request.sampling.stop_ids,
         ),
         deadline=deadline,
+        edits=_edits(model, request),
     )
+
+
+def _edits(model: Model, request: Request) -> _core.Edits | None:
+    if not request.edits:
+        return None
+    from pythia_rt.insides.run import Runner  # few need it
+
+    return Runner(model).edits(request.edits)
 
 
 def new_scheduler(model: Model, **options: Any) -> Scheduler:

@@ -14,6 +14,7 @@ from pythia_rt.sampling import Sampling
 
 if TYPE_CHECKING:
     from pythia_rt.grammar import Constraint
+    from pythia_rt.insides.edits import Edits
 
 MOST_TEXTS = 1024  # of one request
 _SECONDS = real(lambda seconds: seconds > 0, "a number of seconds above 0")
@@ -29,9 +30,11 @@ class Request:
     told at each new token, and with `echo` the log-probabilities of the prompt's tokens.
 
     `draft` makes texts come faster (see `Draft`); `constraint` says which texts there may be, and
-    `processors` are called before each token. `namespace` keeps what was read before apart: only
-    requests of the same one share it. Requests of different `key`s take turns. `deadline`, in
-    seconds from `Engine.submit` on, ends the request with DeadlineExceeded.
+    `processors` are called before each token. `edits` change what is at points inside the model, in
+    all its passes for these texts (`Model.run` says how; positions count from the prompt's first
+    token): what is read with edits is not shared with others. `namespace` keeps what was read
+    before apart: only requests of the same one share it. Requests of different `key`s take turns.
+    `deadline`, in seconds from `Engine.submit` on, ends the request with DeadlineExceeded.
     """
 
     prompt: Prompt
@@ -46,6 +49,7 @@ class Request:
     namespace: str = ""
     key: str = ""
     deadline: float | None = None
+    edits: Edits = ()
 
     def __post_init__(self) -> None:
         if self.sampling is None:
@@ -66,6 +70,10 @@ class Request:
             if not callable(processor):
                 raise ValueError(f"processors must be callables, not {processor!r}")
         object.__setattr__(self, "processors", given)
+        if not isinstance(self.edits, tuple) or self.edits:
+            from pythia_rt.insides.edits import listed
+
+            object.__setattr__(self, "edits", tuple(listed(self.edits)))
         for name in ("namespace", "key"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} must be a str, not {getattr(self, name)!r}")

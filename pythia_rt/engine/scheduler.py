@@ -192,7 +192,7 @@ class Scheduler:
         if session is None:
             session = self._new_session(job.writings[0].capacity)
             n_known = 0
-            if self._prefixes is not None and not job.request.echo:
+            if self._prefixes is not None and not job.request.echo and job.edits is None:
                 n_known = self._prefixes.adopt(session, job.prompt, _namespace(job))
             session.append(job.prompt[n_known:])
             for number, writing in enumerate(job.writings):
@@ -214,6 +214,7 @@ class Scheduler:
                     max_tokens=0,
                     top=job.request.top_logprobs,
                     echo=job.echo is not None and not job.echo,
+                    edits=job.edits,
                 )
                 self._runs.append(_Run(job, None, session, writer, self.clock()))
         except Exception:
@@ -237,6 +238,7 @@ class Scheduler:
             echo=waits and job.echo is not None and not job.echo and not writing.tokens,
             draft=new_draft(job.draft, job.predicted, text, self._n_tokens),
             hook=job.hooks[number],
+            edits=job.edits,
         )
         writing.n_top = request.top_logprobs
         writing.has_draft = job.draft is not None
@@ -331,11 +333,11 @@ class Scheduler:
             job.echo.append(run.writer.take_echo())
             for writing in job.writings:
                 writing.echo = job.echo
-        if self._prefixes is not None:
+        if self._prefixes is not None and job.edits is None:
             self._prefixes.keep(run.session, job.prompt, _namespace(job))
 
     def _text_has_ended(self, run: _Run, writing: Writing) -> None:
-        if self._prefixes is not None:
+        if self._prefixes is not None and run.job.edits is None:
             # Its last token was not read.
             tokens = np.concatenate([run.job.prompt, np.array(writing.tokens[:-1], np.int32)])
             self._prefixes.keep(run.session, tokens, _namespace(run.job))

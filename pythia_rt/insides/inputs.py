@@ -1,0 +1,98 @@
+"""What a run is given, checked: texts, and which of their positions are captured."""
+
+from __future__ import annotations
+
+import numbers
+import operator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pythia_rt.prompt import Prompt, Prompts, list_of_prompts
+
+if TYPE_CHECKING:
+    from pythia_rt.model import Model
+
+Ids = NDArray[np.int32]
+# Of a text, or a list of one for each text; below 0 they count from the end.
+Positions = int | slice | Sequence[int] | NDArray[np.integer[Any]]
+
+# Tokens that are read together: enough that few passes are half empty, few enough for the key-value
+# caches of all of them to stay small. A text counts as so many at least, for its page.
+_TOGETHER = 1024
+_LEAST = 16
+
+
+def read_texts(
+    model: Model, texts: Prompt | Prompts, *, of_any_length: bool = False
+) -> tuple[list[Ids], bool]:
+    """The ids of each text, and whether they are a batch. Raises ValueError as `generate` does."""
+    given = list_of_prompts(texts)
+    is_batch = given is not None
+    ids = []
+    for number, text in enumerate(given or [cast(Prompt, texts)], 1):
+        try:
+            ids.append(model._ids(text))
+            if not of_any_length:
+                model._check_length(len(ids[-1]))
+        except ValueError as error:
+            if given is None:
+                raise
+            raise ValueError(f"text {number} of {len(given)}: {error}") from None
+    return ids, is_batch
+
+
+def read_positions(
+    positions: Positions | Sequence[Positions] | None, lengths: Sequence[int], *, is_batch: bool
+) -> list[NDArray[np.int64]]:
+    """The captured positions of each text, sorted. Raises ValueError for those that it lacks."""
+    each = [positions] * len(lengths)
+    if is_batch and isinstance(positions, (list, tuple)) and not all(map(is_number, positions)):
+        if len(positions) != len(lengths):
+            raise ValueError(f"there are positions of {len(positions)} texts for {len(lengths)}")
+        each = list(positions)
+    return [_of_text(given, n) for given, n in zip(each, lengths, strict=True)]
+
+
+def _of_text(positions: Any, length: int) -> NDArray[np.int64]:
+    everything = np.arange(length, dtype=np.int64)
+    if positions is None:
+        return everything
+    if isinstance(positions, slice):
+        return everything[positions] if (positions.step or 1) > 0 else everything[positions][::-1]
+    try:
+        chosen = whole_numbers(positions)
+    except TypeError:
+        raise ValueError(
+            f"positions must be whole numbers, a slice or a list, not {positions!r}"
+        ) from None
+    for position in chosen:
+        if not -length <= position < length:
+            raise ValueError(f"there is no position {position} in a text of {length} tokens")
+    wanted = np.unique(np.array(chosen, np.int64) % length) if chosen else everything[:0]
+    if len(wanted) != len(chosen):
+        raise ValueError("a position is named twice")
+    return wanted
+
+
+def whole_numbers(given: Any) -> list[int]:
+    """One number, or several, as a list. Raises TypeError for what is none."""
+    return list(map(operator.index, [given] if is_number(given) else given))
+
+
+def is_number(value: object) -> bool:
+    """Whether it is one whole number; arrays of one have __index__ too."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def groups(lengths: Sequence[int]) -> Iterator[range]:
+    """Yield the numbers of texts that are read together."""
+    first = 0
+    while first < len(lengths):
+        last, cost = first + 1, max(lengths[first], _LEAST)
+        while last < len(lengths) and (cost := cost + max(lengths[last], _LEAST)) <= _TOGETHER:
+            last += 1
+        yield range(first, last)
+        first = last
