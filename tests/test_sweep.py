@@ -57,7 +57,7 @@ def test_a_sweep_measures_each_step_and_drops_it(suite: Path, text: Path, tmp_pa
         assert {**row, "value": 0, "stderr": 0} == {
             "model": "suite", "step": row["step"], "commit": "", "digest": row["digest"],
             "format": "q8", "metric": row["metric"], "value": 0, "stderr": 0, "n": row["n"],
-            "of": "text.txt", "arrays": None,
+            "asked": "perplexity:text=text.txt", "arrays": None,
         }  # fmt: skip
     model = pythia_rt.Model.from_pretrained(suite / "step8", format="q8", cache_dir=tmp_path / "c")
     truth = model.perplexity(TEXT)

@@ -29,6 +29,7 @@ from pythia_rt.sweeps import (
     Metric,
     Ngram,
     Perplexity,
+    TokenStats,
     Value,
     read_metrics,
 )
@@ -92,6 +93,29 @@ def test_perplexity_is_that_of_the_model(models: list[Model]) -> None:
     losses = -models[0].score([ids])[0].log_probabilities.astype(np.float64)
     assert nats.n == 58 and nats.value == pytest.approx(losses.mean(), rel=1e-12)
     assert nats.stderr == pytest.approx(losses.std(ddof=1) / math.sqrt(58), rel=1e-9)
+
+
+def test_token_stats(models: list[Model]) -> None:
+    ids = np.random.default_rng(2).integers(1, 4096, 11)
+    found = TokenStats(save(ids), window=4).measure(models[0], None)
+    expected = []
+    for start in (0, 4, 8):
+        window = ids[start : start + 4]
+        for row, token in zip(log_softmax(models[0].logits(window)), window[1:], strict=False):
+            entropy = -sum(math.exp(a) * a for a in row)
+            expected.append((row[token], entropy, sum(a > row[token] for a in row), token))
+    columns = ("log_probability", "entropy", "rank", "token")
+    for name, column in zip(columns, zip(*expected, strict=True), strict=True):
+        assert found.arrays[name] == pytest.approx(np.array(column), rel=1e-6)
+    log_p, entropies, ranks, _ = (np.array(column) for column in zip(*expected, strict=True))
+    assert numbers(found) == pytest.approx(
+        {
+            "surprisal": -log_p.mean(),
+            "entropy": entropies.mean(),
+            "median_rank": np.median(ranks),
+            "top1": (ranks == 0).mean(),
+        }
+    )
 
 
 def save(array: NDArray[Any]) -> Given:
@@ -307,6 +331,7 @@ def test_metrics_travel_and_are_known_by_what_they_ask(kind: type[Metric], tmp_p
             "has the answer 1 for 1 continuations",
         ),
         (Perplexity(save(np.array([1]))), "less than two tokens"),
+        (TokenStats(save(np.array([1]))), "less than two tokens"),
         (Perplexity(Given("x.npy", b"\x93NUMPY nothing")), ""),
         (Perplexity(save(np.array([{"a": 1}], object))), "allow_pickle=False"),
     ],

@@ -17,7 +17,8 @@ pytest.importorskip("matplotlib", reason="matplotlib cannot be installed here")
 def row(model: str, step: int | None, value: float | None, **changes: Any) -> dict[str, Any]:
     return {
         "model": model, "step": step, "commit": "", "digest": "", "format": "q8",
-        "metric": "perplexity", "value": value, "stderr": 0.5, "n": 10, "of": None, "arrays": None,
+        "metric": "perplexity", "value": value, "stderr": 0.5, "n": 10,
+        "asked": "perplexity:text=a.txt", "arrays": None,
         **changes,
     }  # fmt: skip
 

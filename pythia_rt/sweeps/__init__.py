@@ -22,6 +22,7 @@ from pythia_rt.sweeps.metrics import (
     Metric,
     Ngram,
     Perplexity,
+    TokenStats,
     Value,
     read_metrics,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Processes",
     "RayCluster",
     "Sweep",
+    "TokenStats",
     "Value",
     "read_metrics",
     "sweep",

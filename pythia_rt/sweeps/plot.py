@@ -31,11 +31,11 @@ _LARGEST_MAP = 512  # layers or heads
 
 
 class Curve(NamedTuple):
-    """What is drawn as one line: models that differ in their seeds, in one format, of one text."""
+    """What is drawn as one line: models that differ in their seeds, in one format, asked alike."""
 
     family: str
     format: str
-    of: str | None
+    asked: str
 
 
 def write_plot(found: Sweep, destination: str | Path) -> None:
@@ -87,7 +87,7 @@ def _draw(found: Sweep) -> Figure:
 def _draw_metric(axes: Axes, metric: str, rows: list[dict[str, Any]]) -> None:
     curves: dict[Curve, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        curves[Curve(family(row["model"]), row["format"], row["of"])].append(row)
+        curves[Curve(family(row["model"]), row["format"], row["asked"])].append(row)
     families = list(dict.fromkeys(curve.family for curve in curves))
     kinds = list(dict.fromkeys(curve[1:] for curve in curves))
     for curve, of_curve in curves.items():
@@ -96,8 +96,8 @@ def _draw_metric(axes: Axes, metric: str, rows: list[dict[str, Any]]) -> None:
         steps, low, middle, high = _ribbon(of_curve)
         models = len({row["model"] for row in of_curve})
         label = curve.family + (f" ({models} seeds)" if models > 1 else "") + f", {curve.format}"
-        if curve.of and len({kind[1] for kind in kinds}) > 1:
-            label += f", {curve.of}"
+        if len({kind[1] for kind in kinds}) > 1:
+            label += f", {curve.asked}"
         axes.plot(steps, middle, style, color=color, marker="o", ms=3, lw=1.4, label=label)
         axes.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
     wrong = [row for row in rows if is_wrong(row["model"], row["step"])]

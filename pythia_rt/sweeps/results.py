@@ -30,9 +30,11 @@ from pythia_rt.sweeps.metrics.base import Measured, Metric
 from pythia_rt.sweeps.plan import Unit
 
 COLUMNS = (
-    "model", "step", "commit", "digest", "format", "metric", "value", "stderr", "n", "of", "arrays"
+    "model", "step", "commit", "digest", "format",
+    "metric", "value", "stderr", "n", "asked", "arrays",
 )  # fmt: skip
 VERSIONS = {"pythia_rt": pythia_rt.__version__, "flat_file": VERSION}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
 
 
@@ -164,14 +166,21 @@ def _order(result: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _rows_of(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    names = [v["name"] for v in result["options"].values() if isinstance(v, dict) and "name" in v]
-    besides = {
-        "of": "+".join(names) or None,  # the texts, by name
-        "arrays": result["arrays"],
-    }
     first = {name: result[name] for name in COLUMNS[:5]}
     for value in result["values"]:
-        yield {**first, **value, **besides}
+        yield {**first, **value, "asked": _asked(result), "arrays": result["arrays"]}
+
+
+def _asked(result: Mapping[str, Any]) -> str:
+    """What was asked, as one types it: "perplexity:text=a.txt,window=64"."""
+    shown = []
+    for option, value in result["options"].items():
+        if isinstance(value, dict):
+            value = value["name"]  # of a text
+        if value is not None and not _DIGEST.fullmatch(str(value)):
+            shown.append(f"{option}={value}")
+    metric: str = result["metric"]
+    return f"{metric}:{','.join(shown)}" if shown else metric
 
 
 def _json(value: object) -> bytes:

@@ -48,7 +48,8 @@ class Sweep:
     """What a sweep found.
 
     `rows` are those of results.jsonl: a dict for each number, with model, step, commit, digest,
-    format, metric, value, stderr, n, the texts it is of, and the file of its arrays in `folder`.
+    format, metric, value, stderr, n, asked (the metric with its options, as one types it), and
+    arrays, the file of its arrays in `folder` or None.
     `pandas.DataFrame(sweep.rows)` is a table of them. `failures` say what could not be measured,
     `measured` and `skipped` count results of this call and those that were there before.
     """

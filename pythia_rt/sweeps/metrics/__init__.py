@@ -19,9 +19,11 @@ from pythia_rt.sweeps.metrics.last_words import LastWords
 from pythia_rt.sweeps.metrics.memorisation import Memorisation
 from pythia_rt.sweeps.metrics.ngram import Ngram
 from pythia_rt.sweeps.metrics.perplexity import Perplexity
+from pythia_rt.sweeps.metrics.token_stats import TokenStats
 
 METRICS: tuple[type[Metric], ...] = (
     Perplexity,
+    TokenStats,
     Memorisation,
     LastWords,
     Continuations,
@@ -43,6 +45,7 @@ __all__ = [
     "Metric",
     "Ngram",
     "Perplexity",
+    "TokenStats",
     "Value",
     "read_metrics",
 ]
