@@ -20,6 +20,8 @@ NOT_RUN = [
     ("docs/cuda.md", "sh", "a CUDA device"),
     ("docs/scoring.md", "sh", "fetches data sets and a checkpoint from the hub"),
     ("docs/scoring.md", "python", "the harness and its data sets are not everywhere"),
+    ("docs/sweeps.md", "sh", "fetches checkpoints from the hub"),
+    ("docs/sweeps.md", "python", "starts a Ray cluster"),
 ]
 
 

@@ -170,7 +170,7 @@ def _draw_map(axes: Axes, title: str, steps: Mapping[int, NDArray[Any]]) -> None
     )
     layers = len(steps[order[0]])
     axes.set_title(f"{title}: largest of a layer's heads", fontsize=10)
-    every = max(1, len(order) // 8)
+    every = -(-len(order) // 10)
     axes.set_xticks(range(0, len(order), every), [str(step) for step in order[::every]], fontsize=8)
     axes.set_yticks(range(0, layers, max(1, layers // 12)))
     axes.set_xlabel("step")
