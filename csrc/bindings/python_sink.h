@@ -5,16 +5,13 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/array_memory.h"
 #include "bindings/arrays.h"
 #include "bindings/edits.h"
 #include "bindings/python_hook.h"
 #include "forward/captures.h"
 
 namespace pythia_rt {
-
-inline py::array empty_array(bool in_halves, const std::vector<int64_t>& shape) {
-  return py::array(py::dtype(in_halves ? "e" : "f"), shape);
-}
 
 // Made and destroyed with the lock, called without it.
 class PythonSink : public RowSink {
@@ -27,7 +24,7 @@ class PythonSink : public RowSink {
     const GilAcquire lock;
     const auto n = static_cast<py::ssize_t>(positions.size());
     rooms_.push_back(
-        {capture, text, NumberArray(n, positions.data()), empty_array(in_halves_, shape)});
+        {capture, text, NumberArray(n, positions.data()), new_array(in_halves_, shape)});
     return rooms_.back().rows.mutable_data();
   }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/half.h"
+#include "bindings/array_memory.h"
 #include "bindings/arrays.h"
 #include "bindings/bound_session.h"
 #include "bindings/edits.h"
@@ -157,7 +158,7 @@ class Run {
     for (const WantedTokens& wanted : wanted_) n_wanted += wanted.n_wanted();
     void* out = nullptr;
     if (sink_ == nullptr) {
-      py::array array = empty_array(options_.half, {n_wanted, width});
+      py::array array = new_array(options_.half, {n_wanted, width});
       out = array.mutable_data();
       captured_.push_back(std::move(array));
     }
@@ -172,7 +173,7 @@ class Run {
     for (size_t i = 0; i < sessions_.size() && sink_ == nullptr; ++i) {
       const int64_t n = wanted_[i].n_wanted(),
                     n_keys = wanted_[i].first_position + wanted_[i].count;
-      py::array array = empty_array(options_.half, {spec().n_heads, n, n_keys});
+      py::array array = new_array(options_.half, {spec().n_heads, n, n_keys});
       const float unseen =
           place.point == Point::scores ? -std::numeric_limits<float>::infinity() : 0.0f;
       if (options_.half) {
