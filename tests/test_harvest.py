@@ -122,11 +122,39 @@ def test_rows_are_those_of_each_window_alone(
         np.testing.assert_array_equal(found, expected(model, windows, point))
 
 
+def test_every_point_of_a_quantised_file_is_near_that_of_f32(
+    model: Model, demo_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Quantised files are balanced, which is taken back: what is left is the error of q8."""
+    balanced = Model.load(demo_file("q8"), threads=2)
+    windows = [list(range(5, 45)), [9, 10]]
+    options: dict[str, Any] = {"context": 64, "dtype": "f32"}
+    points = ["embed", "layers.[05].*", "final_norm"]
+    made = harvest(balanced, windows, points, tmp_path / "q8", **options)
+    exact = harvest(model, windows, points, tmp_path / "f32", **options)
+    kinds = {name.rpartition(".")[2] for name in made.points}
+    assert {"q", "k", "v", "z", "rot_k", "attn_norm", "mlp_pre", "mlp_post", "mlp_out"} <= kinds
+    assert made.points == exact.points and "layers.0.pattern" not in made.points
+    for point in made.points:
+        [found], [wanted] = made.shards(point), exact.shards(point)
+        assert np.linalg.norm(found - wanted) <= 0.06 * np.linalg.norm(wanted), point
+        half = harvest(balanced, windows, point, tmp_path / point, context=64)
+        np.testing.assert_array_equal(next(half.shards(point)), found.astype(np.float16))
+    others = ["blocks.1.attn.hook_q", ("mlp_post", -1)]
+    made = harvest(balanced, windows, others, tmp_path / "others")
+    assert made.points == ["layers.1.q", "layers.5.mlp_post"]
+
+
 @pytest.mark.parametrize(
-    ("points", "end"), [("embed", 1), (["layers.1.mlp_out", "layers.0.resid_pre"], 2)]
+    ("points", "end"),
+    [
+        ("embed", 1),
+        (["layers.1.mlp_out", "layers.0.q"], 2),
+        (["embed", "final_norm"], None),
+    ],
 )
 def test_nothing_runs_that_is_not_needed(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: Any, end: int
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, points: Any, end: int | None
 ) -> None:
     asked = []
     run = _core.run
@@ -349,6 +377,7 @@ def test_all_finite_is_exact() -> None:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"points": "layers.1.resid"}, "near ones are layers.1.resid_p"),
+    ({"points": "layers.0.pattern"}, r"layers\.0\.pattern is not harvested"),
     ({"points": []}, "points must name at least one"),
     ({"points": "layers.9.resid_post"}, "there is no layer 9"),
     ({"texts": "a text"}, "texts must be a list"),
