@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from suite import SUITE
 from sweeps import TEXT, write_suite
 
 from pythia_rt import Model
@@ -23,6 +24,7 @@ from pythia_rt.sweeps import (
     Function,
     Given,
     Harness,
+    HeadScores,
     LastWords,
     Measured,
     Memorisation,
@@ -116,6 +118,23 @@ def test_token_stats(models: list[Model]) -> None:
             "top1": (ranks == 0).mean(),
         }
     )
+
+
+def test_head_scores_see_induction_heads_form(tmp_path: Path) -> None:
+    suite = {
+        step: Model.from_pretrained(SUITE / f"step{step}", format="f32", cache_dir=tmp_path)
+        for step in (0, 2048)
+    }
+    metric = HeadScores(rows=2, length=16, low=512)  # the ids that repeat in its training
+    found = {step: metric.measure(model, None) for step, model in suite.items()}
+    assert numbers(found[2048])["induction_head"] > 0.4 > 0.1 > numbers(found[0])["induction_head"]
+    draw = np.random.default_rng(0).integers(512, 640, (2, 16), dtype=np.int32)
+    texts = list(np.concatenate([draw, draw], axis=1))
+    patterns = suite[2048].run(texts, capture=["layers.*.pattern"], logits=None)
+    for layer in range(3):
+        pattern = patterns[f"layers.{layer}.pattern"]
+        behind = np.mean([p[:, np.arange(1, 32), np.arange(31)] for p in pattern], axis=(0, 2))
+        assert found[2048].arrays["previous"][layer] == pytest.approx(behind, rel=1e-4)
 
 
 def save(array: NDArray[Any]) -> Given:
@@ -309,6 +328,7 @@ def test_metrics_travel_and_are_known_by_what_they_ask(kind: type[Metric], tmp_p
         "ngram": f"ngram:{tmp_path / 'a.txt'},counts={tmp_path / 'a.txt'}",
         "divergence": f"divergence:{tmp_path / 'a.txt'},to_step=3",
         "harness": "harness:sciq+piqa,limit=3",
+        "head_scores": "head_scores:3,length=16",
     }.get(kind.name, f"{kind.name}:{tmp_path / 'a.txt'}")
     [metric] = read_metrics([text])
     assert type(metric) is kind and kind.__doc__
@@ -331,6 +351,8 @@ def test_metrics_travel_and_are_known_by_what_they_ask(kind: type[Metric], tmp_p
             "has the answer 1 for 1 continuations",
         ),
         (Perplexity(save(np.array([1]))), "less than two tokens"),
+        (HeadScores(length=300), "does not fit twice into the context of 512"),
+        (HeadScores(low=4096), "no ids from low 4096 to below high"),
         (TokenStats(save(np.array([1]))), "less than two tokens"),
         (Perplexity(Given("x.npy", b"\x93NUMPY nothing")), ""),
         (Perplexity(save(np.array([{"a": 1}], object))), "allow_pickle=False"),
@@ -349,5 +371,7 @@ def test_texts_that_are_not_there() -> None:
         read_metrics(["perplexity:nothing-here.txt"])
     with pytest.raises(ValueError, match="order is 1 or 2"):
         Ngram("a b", "a b", order=3)
+    with pytest.raises(ValueError, match="at least two random tokens"):
+        HeadScores(length=1)
     with pytest.raises(ValueError, match="at least one token"):
         Memorisation("a b", prompt=0)

@@ -15,6 +15,7 @@ from pythia_rt.sweeps.metrics.continuations import Continuations
 from pythia_rt.sweeps.metrics.divergence import Divergence
 from pythia_rt.sweeps.metrics.function import Function
 from pythia_rt.sweeps.metrics.harness import Harness
+from pythia_rt.sweeps.metrics.heads import HeadScores
 from pythia_rt.sweeps.metrics.last_words import LastWords
 from pythia_rt.sweeps.metrics.memorisation import Memorisation
 from pythia_rt.sweeps.metrics.ngram import Ngram
@@ -29,6 +30,7 @@ METRICS: tuple[type[Metric], ...] = (
     Continuations,
     Divergence,
     Ngram,
+    HeadScores,
     Harness,
 )
 
@@ -39,6 +41,7 @@ __all__ = [
     "Function",
     "Given",
     "Harness",
+    "HeadScores",
     "LastWords",
     "Measured",
     "Memorisation",
