@@ -71,9 +71,9 @@ def harvest(
     follow each other, with an end token behind each, and windows are cut of that, so that all but
     the last are full. Of all that, the first `max_tokens` tokens are read.
 
-    `points` are names of what the runtime has a row of for each token: ours, as
-    "layers.3.resid_post", TransformerLens', or globs. Values are the checkpoint's, of q, k, v and z
-    the heads one after another. They are float16 ("f16") or float32, in
+    `points` are those that `Model.run` captures, but for scores, patterns and `result`: our names
+    ("layers.3.resid_post"), TransformerLens', globs. Values are the checkpoint's, a row for each
+    token, of q, k, v and z the heads one after another. They are float16 ("f16") or float32, in
     .npy files of whole windows with at most `shard_tokens` rows (or one window). Neither the head
     runs nor a layer after the last one that is asked for. The bytes do not depend on the machine,
     the device or the number of threads.
