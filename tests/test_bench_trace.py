@@ -32,7 +32,8 @@ def operations() -> set[str]:
 
 def test_every_operation_is_traced() -> None:
     source = (ROOT / "tests" / "native" / "timing" / "trace.cc").read_text()
-    pairs = re.findall(r'void (\w+)\([^)]*\) override \{\s*timed\("(\w+)"', source)
+    arguments = r"(?:[^()]|\([^()]*\))*"
+    pairs = re.findall(rf'void (\w+)\({arguments}\) override \{{\s*timed\("(\w+)"', source)
     assert all(name == traced for name, traced in pairs)
     assert {name for name, _ in pairs} == operations()
 
