@@ -112,11 +112,10 @@ def learn(
 ) -> float:
     """Take one step on windows, int64 [n, window + 1]; return the loss before it, in nats.
 
-    A group of parameters may have its rate some `times`. `half` multiplies in bfloat16: twice as
-    fast where processors have it, slower in tiny models.
+    `half` multiplies in bfloat16: twice as fast where processors have it, slower in tiny models.
     """
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("times", 1)
+        group["lr"] = rate
     told = tokens[:, 1:].flatten()
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         logits = model(tokens[:, :-1]).logits.float().flatten(0, 1)

@@ -4,8 +4,8 @@ Blocks run in order, those of Python in one namespace, in which pythia_rt is imp
 the bundled model; of a `sh` block the lines that begin with pythia-rt. A `text` block right after
 is what they print, to the letter. There is no network: the bundled checkpoint is in the hub's
 cache under the names that pages use (see NAMES), and the folder has `demo`, the same checkpoint,
-`suite`, a small model at some steps of its training, and `book.txt`, a text. Comments before a
-block:
+`suite`, a small model at some steps of its training, `book.txt`, a text, and `held-out.txt`, one
+that the suite was not trained on. Comments before a block:
 
     <!-- not run: why -->       it is not run; tests/test_docs.py lists all of these
     <!-- needs: module -->      it is run where there is the module
@@ -108,6 +108,7 @@ def prepare(folder: Path) -> dict[str, str]:
     (folder / "suite").symlink_to(ROOT / "tests" / "data" / "suite")
     text = (ROOT / "tests" / "data" / "technical.txt").read_text()
     (folder / "book.txt").write_text(text[:BOOK_CHARACTERS])
+    (folder / "held-out.txt").write_text(text[-BOOK_CHARACTERS // 2 :])
     for name in NAMES:
         model = folder / ".hub" / "hub" / f"models--{name.replace('/', '--')}"
         snapshot = model / "snapshots" / COMMIT
