@@ -448,7 +448,9 @@ class Edits:
     """
     Changes to the values at points of a model, in one text.
     """
-    def __init__(self, model: Model, items: collections.abc.Sequence[tuple]) -> None:
+    def __init__(
+        self, model: Model, items: collections.abc.Sequence[tuple[typing.Any, ...]]
+    ) -> None:
         """
         In this order. An item is (point, layer, positions, scale, shift): x becomes
         scale * x + shift, float32 [width] both, and shift also [positions, width]; where the

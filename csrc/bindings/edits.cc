@@ -1,6 +1,7 @@
 #include "bindings/edits.h"
 
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <algorithm>
 #include <string>
@@ -12,6 +13,8 @@
 namespace pythia_rt {
 
 namespace {
+
+using EditItem = py::typing::Tuple<py::object, py::ellipsis>;
 
 // Made and destroyed with the lock, called without it.
 class PythonFunction : public RowFunction {
@@ -96,9 +99,9 @@ void bind_edits(py::module_& module) {
                          "Changes to the values at points of a model, in one text.")
       .def(
           py::init(
-              [](const std::shared_ptr<BoundModel>& model, const std::vector<py::tuple>& items) {
+              [](const std::shared_ptr<BoundModel>& model, const std::vector<EditItem>& items) {
                 auto bound = std::make_unique<BoundEdits>(BoundEdits{model, {}});
-                for (const py::tuple& item : items) add(*bound, item);
+                for (const EditItem& item : items) add(*bound, item);
                 return bound;
               }),
           py::arg("model"), py::arg("items"),
