@@ -99,13 +99,14 @@ def logit_attribution(
         parts.append(mlp)
     direction, constant = _direction(model, tokens, incorrect, len(ids))
     stacked = np.stack(parts, axis=1)  # [texts, parts, hidden]
+    reads: NDArray[Any] = direction  # what the stream is multiplied by
     if spec["final_norm"]:
         scale = runner.reading.values(Place("final_norm.scale", -1), run.flat(last).copy())
         if spec["norm"] == "layer":
             stacked = stacked - stacked.mean(axis=2, keepdims=True)
             constant = constant + direction @ model.weight("final_norm.bias")
-        direction = direction * model.weight("final_norm.weight") / scale
-    values = np.einsum("tpd,td->tp", stacked, direction, dtype=np.float64)
+        reads = direction * model.weight("final_norm.weight") / scale
+    values = np.einsum("tpd,td->tp", stacked, reads, dtype=np.float64)
     labels.append("bias")
     found = np.concatenate([values, constant[:, None]], axis=1).astype(np.float32)
     return Attribution(tuple(labels), found if is_batch else found[0])
