@@ -14,6 +14,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,8 @@ def bridge_of(folder: Path, threads: int) -> Any:
     theirs = maker.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     # The bridge wants one, though it gets token ids.
     model = tokenizers.models.WordLevel({"<|endoftext|>": 0}, unk_token="<|endoftext|>")
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer(model), eos_token="<|endoftext|>"
-    )
+    wrapper: Any = transformers.PreTrainedTokenizerFast
+    tokenizer = wrapper(tokenizer_object=tokenizers.Tokenizer(model), eos_token="<|endoftext|>")
     return TransformerBridge.boot_transformers(str(folder), hf_model=theirs, tokenizer=tokenizer)
 
 
@@ -110,13 +110,10 @@ def capture(models: dict[str, Model], bridge: Any, tokens: Ids, repetitions: int
     """Tokens/s with and without every layer's residual."""
     works: dict[str, Work] = {}
     for form, model in models.items():
-        works[f"{form}, nothing kept"] = lambda model=model: prefill(model, tokens)
-        works[f"{form}, every residual"] = lambda model=model: model.run(
-            tokens, "layers.*.resid_post", logits=None
-        )
-        works[f"{form}, every residual and all logits"] = lambda model=model: model.run(
-            tokens, "layers.*.resid_post"
-        )
+        residuals = partial(model.run, tokens, "layers.*.resid_post")
+        works[f"{form}, nothing kept"] = partial(prefill, model, tokens)
+        works[f"{form}, every residual"] = partial(residuals, logits=None)
+        works[f"{form}, every residual and all logits"] = residuals
     if bridge is not None:
         import torch
 
@@ -152,7 +149,10 @@ def grid(
     clean = random.integers(0, 50000, (prompts, length), np.int32)
     corrupt = clean.copy()
     corrupt[:, length // 2] = random.integers(0, 50000, prompts)
-    metric = lambda logits: float((logits[:, 5] - logits[:, 9]).mean())  # noqa: E731
+
+    def metric(logits: NDArray[np.float32]) -> float:
+        return float((logits[:, 5] - logits[:, 9]).mean())
+
     rows, found = [], {}
     for form, model in models.items():
         start = time.perf_counter()

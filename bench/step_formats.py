@@ -35,7 +35,8 @@ def main() -> None:
     folder = arguments.parse_args().folder
     print(HEADER + "\n|" + "---|" * (HEADER.count("|") - 1), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        for step, place in {**local_steps(folder), "bundled": DEMO_FOLDER}.items():
+        places: list[tuple[int | str, Path]] = [*local_steps(folder).items()]
+        for step, place in [*places, ("bundled", DEMO_FOLDER)]:
             for row in rows(str(step), place, Path(scratch)):
                 print(row, flush=True)
 

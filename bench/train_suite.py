@@ -141,7 +141,7 @@ def look_back(model: Any) -> None:
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a checkpoint as the hub holds them, in float16."""
-    copy = transformers.GPTNeoXForCausalLM(model.config)
+    copy: Any = transformers.GPTNeoXForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
     copy.half().save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
