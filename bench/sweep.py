@@ -1,0 +1,88 @@
+"""How long a sweep takes beside its parts: python -m bench.sweep.
+
+Random checkpoints of a shape are served by a hub on this machine (tests/local_hub.py). They are
+swept once with a metric that costs nothing, once as a sweep is used, and the measuring is timed
+alone: the sweep should take little longer than the larger of the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench import checkpoint, measure, shapes
+from bench.records.table import count, lines
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = "someone/random"
+
+
+def main() -> None:
+    """Print the seconds of each part and of the whole."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", default="70m", choices=shapes.PYTHIA)
+    parser.add_argument("--steps", type=measure.positive, default=20)
+    parser.add_argument("--tokens", type=measure.positive, default=8192, help="that are measured")
+    parser.add_argument("--format", default="q8")
+    options = parser.parse_args()
+    sys.path.insert(0, str(ROOT / "tests"))
+    from local_hub import LocalHub
+
+    with tempfile.TemporaryDirectory(prefix="bench-sweep-") as name:
+        folder = Path(name)
+        with LocalHub(folder / "served") as hub:
+            os.environ.update(hub.environment(folder / "hub"))  # before it is read
+            config = shapes.config(options.shape)
+            for step in range(options.steps):
+                made = folder / f"step{step}"
+                checkpoint.write(made, config, seed=step)
+                hub.add(MODEL, f"step{step}", made, copy=False)
+            _compare(folder, options.steps, options.tokens, options.format)
+
+
+def _compare(folder: Path, steps: int, n_tokens: int, form: str) -> None:
+    import pythia_rt
+    from pythia_rt.sweeps import Perplexity
+
+    tokens = folder / "tokens.npy"
+    np.save(tokens, np.random.default_rng(0).integers(0, 50000, n_tokens, np.int32))
+    model = pythia_rt.Model.from_pretrained(
+        str(folder / "step0"), format=form, cache_dir=folder / "flat", progress=False
+    )
+    seconds = {}
+
+    def sweep(name: str, metric: object) -> None:
+        start = time.perf_counter()
+        found = pythia_rt.sweep(
+            MODEL, steps=range(steps), metrics=[metric], format=form, out=folder / name,
+            progress=False,
+        )  # fmt: skip
+        seconds[name] = time.perf_counter() - start
+        if found.failures or found.measured != steps:
+            raise SystemExit(f"the sweep failed: {found.failures}")
+
+    sweep("fetched and converted", number_of_layers)
+    start = time.perf_counter()
+    for _ in range(steps):
+        model.perplexity(np.load(tokens), window=2048)
+    seconds["measured"] = time.perf_counter() - start
+    sweep("swept", Perplexity(tokens, window=2048))
+    larger = max(seconds["fetched and converted"], seconds["measured"])
+    rows = [[name, f"{value:.1f}", f"{value / larger:.2f}"] for name, value in seconds.items()]
+    heads = [count(steps, "checkpoint"), "seconds", "x the larger part"]
+    print("\n".join(lines([heads, *rows])))
+
+
+def number_of_layers(model: object) -> int:
+    """A metric that costs nothing."""
+    return int(model.spec["n_layers"])  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    main()
