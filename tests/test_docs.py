@@ -108,7 +108,7 @@ def test_blocks_run_in_order_in_one_namespace(tmp_path: Path) -> None:
         ("python\n1 / 0", 'page.md", line 3, in <module>\n    1 / 0'),
         ("python\nprint('five')\n```\n```text\nfour", "page.md:3 prints\nfive\nand the page says"),
         ("sh\npythia-rt info nothing", "page.md:3: pythia-rt info nothing: status 1"),
-        ("python\npythia_rt.Model.from_pretrained('a/b')", "a/b is not in the cache and the hub"),
+        ("python\npythia_rt.Model.from_pretrained('a/b')", "a/b is not in the cache at revision"),
     ],
 )
 def test_what_goes_wrong_is_told_with_its_line(block: str, sentence: str, tmp_path: Path) -> None:
