@@ -8,11 +8,13 @@ alone: the sweep should take little longer than the larger of the two.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,11 +34,10 @@ def main() -> None:
     parser.add_argument("--format", default="q8")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests"))
-    from local_hub import LocalHub
-
+    hub_type: Any = importlib.import_module("local_hub").LocalHub
     with tempfile.TemporaryDirectory(prefix="bench-sweep-") as name:
         folder = Path(name)
-        with LocalHub(folder / "served") as hub:
+        with hub_type(folder / "served") as hub:
             os.environ.update(hub.environment(folder / "hub"))  # before it is read
             config = shapes.config(options.shape)
             for step in range(options.steps):
@@ -48,7 +49,6 @@ def main() -> None:
 
 def _compare(folder: Path, steps: int, n_tokens: int, form: str) -> None:
     import pythia_rt
-    from pythia_rt.sweeps import Perplexity
 
     tokens = folder / "tokens.npy"
     np.save(tokens, np.random.default_rng(0).integers(0, 50000, n_tokens, np.int32))
@@ -57,7 +57,7 @@ def _compare(folder: Path, steps: int, n_tokens: int, form: str) -> None:
     )
     seconds = {}
 
-    def sweep(name: str, metric: object) -> None:
+    def sweep(name: str, metric: Any) -> None:
         start = time.perf_counter()
         found = pythia_rt.sweep(
             MODEL, steps=range(steps), metrics=[metric], format=form, out=folder / name,
@@ -72,7 +72,7 @@ def _compare(folder: Path, steps: int, n_tokens: int, form: str) -> None:
     for _ in range(steps):
         model.perplexity(np.load(tokens), window=2048)
     seconds["measured"] = time.perf_counter() - start
-    sweep("swept", Perplexity(tokens, window=2048))
+    sweep("swept", f"perplexity:{tokens},window=2048")
     larger = max(seconds["fetched and converted"], seconds["measured"])
     rows = [[name, f"{value:.1f}", f"{value / larger:.2f}"] for name, value in seconds.items()]
     heads = [count(steps, "checkpoint"), "seconds", "x the larger part"]
