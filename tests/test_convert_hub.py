@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from convert_sources import write_checkpoint
+from huggingface_hub.utils import enable_progress_bars
 from local_hub import LocalHub
 
 from pythia_rt.convert import CheckpointError, FlatFile, convert
@@ -217,6 +218,7 @@ def test_snapshots_are_recognised(tmp_path: Path) -> None:
 def test_progress_is_shown_where_it_is_wanted(
     tmp_path: Path, fake: Repository, capsys: pytest.CaptureFixture[str], wanted: bool
 ) -> None:
+    enable_progress_bars()  # another test of this process may have made transformers show none
     write_checkpoint(fake.folder, kind="sharded")
     fake.serve()
     hub.resolve(NAME, "step3", tmp_path, progress=wanted)
