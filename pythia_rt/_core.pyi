@@ -542,6 +542,7 @@ class Writer:
         draft: typing.Any = None,
         hook: typing.Any = None,
         edits: typing.Any = None,
+        after: Writer | None = None,
     ) -> None:
         """
         Continues what is in the session and waits there, with at most max_tokens tokens, 0 to
@@ -552,7 +553,9 @@ class Writer:
         the tokens that wait. A hook has the flags `masks` and `changes`, which say whether
         allowed() -> uint32 bits or None and change(logits) are called before each token, and
         accept(token), called after it; what it raises ends this text alone. `edits` are Edits, made
-        in all passes of this text; what they raise ends it likewise.
+        in all passes of this text; what they raise ends it likewise. `after` is the writer that
+        has read what is in the session, or in the one it is a fork of, with the same edits:
+        those of scores and patterns know of it what they have to.
         """
     def take(self) -> Written:
         """

@@ -12,6 +12,8 @@ import documents
 import pytest
 from conftest import ROOT
 
+from pythia_rt.insides import names, weights
+
 # Everything that is marked as not run: (page, language, why). What is not here fails the test.
 NOT_RUN = [
     ("README.md", "python", "a CUDA device"),
@@ -41,6 +43,12 @@ def test_a_page(page: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     if lacking := done.stdout.split():
         pytest.skip(f"what needs {', '.join(lacking)} was not run")
+
+
+def test_the_tables_of_points_and_of_weights_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "interpretability.md").read_text()
+    for table in (names.table(), weights.table()):
+        assert page.count(f"\n\n{table}\n\n") == 1
 
 
 # The machinery

@@ -191,19 +191,22 @@ void bind_writing(py::module_& module) {
       .def(
           py::init([](py::object session, py::object sampler, int64_t max_tokens,
                       const IdArray& end_ids, const std::optional<BitArray>& watch, int64_t top,
-                      bool echo, py::object draft, py::object hook, py::object edits) {
+                      bool echo, py::object draft, py::object hook, py::object edits,
+                      std::optional<BoundWriter*> after) {
             static_cast<void>(session.cast<BoundSession&>());
             static_cast<void>(sampler.cast<GuardedSampler&>());
             WriterOptions options{max_tokens, vector_of<int32_t>(end_ids), {}, top, echo};
             if (watch) options.watched = vector_of<uint32_t>(*watch);
-            return std::make_unique<BoundWriter>(std::move(session), std::move(sampler),
-                                                 std::move(options), std::move(draft),
-                                                 std::move(hook), std::move(edits));
+            auto writer = std::make_unique<BoundWriter>(std::move(session), std::move(sampler),
+                                                        std::move(options), std::move(draft),
+                                                        std::move(hook), std::move(edits));
+            if (after) (*after)->with([&](Writer& other) { writer->writer().see_what(other); });
+            return writer;
           }),
           py::arg("session"), py::arg("sampler"), py::kw_only(), py::arg("max_tokens"),
           py::arg("end_ids") = IdArray(0), py::arg("watch") = py::none(), py::arg("top") = 0,
           py::arg("echo") = false, py::arg("draft") = py::none(), py::arg("hook") = py::none(),
-          py::arg("edits") = py::none(),
+          py::arg("edits") = py::none(), py::arg("after") = py::none(),
           "Continues what is in the session and waits there, with at most max_tokens tokens, 0 to\n"
           "read only, up to one of end_ids.\n\n"
           "`watch`, uint32 [vocab_size / 32], has a bit for each id after which write() is to\n"
@@ -212,7 +215,10 @@ void bind_writing(py::module_& module) {
           "allowed() -> uint32 bits or None and change(logits) are called before each token, and\n"
           "accept(token), called after it; what it raises ends this text alone. `edits` are Edits, "
           "made\n"
-          "in all passes of this text; what they raise ends it likewise.")
+          "in all passes of this text; what they raise ends it likewise. `after` is the writer "
+          "that\n"
+          "has read what is in the session, or in the one it is a fork of, with the same edits:\n"
+          "those of scores and patterns know of it what they have to.")
       .def(
           "take",
           [](BoundWriter& self) { return self.with([](Writer& writer) { return writer.take(); }); },

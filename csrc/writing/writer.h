@@ -79,6 +79,8 @@ class Writer {
   // What to change in its rows, and what that has to know of those before.
   const Edits* edits() const { return edits_; }
   SeenText& seen() { return seen_; }
+  // Its sequence is a fork of what another one has read with the same edits.
+  void see_what(const Writer& other) { seen_ = other.seen_; }
   // It was run, but its edits failed: the text ends.
   void fail(const Chunk& chunk, std::exception_ptr error);
 

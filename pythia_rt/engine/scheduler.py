@@ -66,7 +66,7 @@ class Scheduler:
         self._runs: list[_Run] = []  # what is read and written, by arrival
         self._reserved = 0
         self._is_short = False  # the cache had no room: nobody comes in before somebody leaves
-        self._ready: dict[Job, _core.Session] = {}  # prompts that were read, to be forked
+        self._ready: dict[Job, _Run] = {}  # prompts that were read, to be forked
         self._touched: list[Job] = []
         self._soonest: float | None = None  # a deadline
 
@@ -149,8 +149,8 @@ class Scheduler:
     # Coming in
 
     def _admit(self) -> None:
-        for job, session in list(self._ready.items()):
-            self._fork(job, session)
+        for prompt in list(self._ready.values()):
+            self._fork(prompt)
         while self._waiting:
             job = self._waiting.peek()
             if not self._has_room(job):
@@ -206,7 +206,7 @@ class Scheduler:
         self._reserved += reserved
         try:
             if len(job.writings) == 1:
-                self._run(job, 0, session, waits=True)
+                self._run(job, 0, session, None)
             else:
                 writer = _core.Writer(
                     session,
@@ -221,8 +221,10 @@ class Scheduler:
             self._leave(job)
             raise
 
-    def _run(self, job: Job, number: int, session: _core.Session, waits: bool) -> None:
-        """Write a text of a job in a session where its prompt was read, or `waits`."""
+    def _run(
+        self, job: Job, number: int, session: _core.Session, reader: _core.Writer | None
+    ) -> None:
+        """Write a text of a job in a session where its prompt was read by `reader`, or waits."""
         writing = job.writings[number]
         if writing.tokens:  # it was interrupted: what was written is read again
             session.append(np.array(writing.tokens, np.int32))
@@ -235,23 +237,25 @@ class Scheduler:
             end_ids=sorted(writing.end_ids),
             watch=job.watch,
             top=request.top_logprobs,
-            echo=waits and job.echo is not None and not job.echo and not writing.tokens,
+            echo=reader is None and job.echo is not None and not job.echo and not writing.tokens,
             draft=new_draft(job.draft, job.predicted, text, self._n_tokens),
             hook=job.hooks[number],
             edits=job.edits,
+            after=reader,
         )
         writing.n_top = request.top_logprobs
         writing.has_draft = job.draft is not None
         self._runs.append(_Run(job, number, session, writer, self.clock()))
 
-    def _fork(self, job: Job, session: _core.Session) -> None:
+    def _fork(self, prompt: _Run) -> None:
         """Begin as many texts after a prompt that was read as may be written."""
         try:
-            self._begin_texts(job, session)
+            self._begin_texts(prompt)
         except Exception as error:
-            self.fail(job, error)
+            self.fail(prompt.job, error)
 
-    def _begin_texts(self, job: Job, session: _core.Session) -> None:
+    def _begin_texts(self, prompt: _Run) -> None:
+        job, session = prompt.job, prompt.session
         begun = {run.number for run in self._runs if run.job is job}
         to_come = [
             i
@@ -261,7 +265,7 @@ class Scheduler:
         room = self._max_texts - len(self._runs)
         for number in to_come[:room]:
             is_last = number == to_come[-1]
-            self._run(job, number, session if is_last else session.fork(), waits=False)
+            self._run(job, number, session if is_last else session.fork(), prompt.writer)
         if len(to_come) <= room:
             del self._ready[job]
 
@@ -294,8 +298,8 @@ class Scheduler:
             elif run.number is None:
                 self._prompt_was_read(run)
                 self._runs.remove(run)
-                self._ready[run.job] = run.session
-                self._fork(run.job, run.session)
+                self._ready[run.job] = run
+                self._fork(run)
 
     def _take_all(self) -> None:
         """Hand on what was written. A text may end here, and its job with it."""

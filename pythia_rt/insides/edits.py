@@ -23,7 +23,8 @@ Chosen = int | Sequence[int] | NDArray[np.integer[Any]] | None
 
 class At(NamedTuple):
     """Where a function is called: the point's name and layer (-1: in none), the number of the text,
-    and the positions of the rows, int64 [n]. A long text comes in pieces of a pass."""
+    and the positions of the rows, int64 [n]. A long text comes in pieces of a pass. Of what is
+    written each text is number 0, and a draft's guesses come too, right or wrong."""
 
     name: str
     layer: int
