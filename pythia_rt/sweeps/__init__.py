@@ -15,6 +15,7 @@ from pythia_rt.sweeps.metrics import (
     Divergence,
     Function,
     Given,
+    GivenField,
     Harness,
     HeadScores,
     LastWords,
@@ -25,6 +26,7 @@ from pythia_rt.sweeps.metrics import (
     Perplexity,
     TokenStats,
     Value,
+    metric,
     read_metrics,
 )
 from pythia_rt.sweeps.processes import Processes
@@ -37,6 +39,7 @@ __all__ = [
     "Divergence",
     "Function",
     "Given",
+    "GivenField",
     "Harness",
     "HeadScores",
     "LastWords",
@@ -50,6 +53,7 @@ __all__ = [
     "Sweep",
     "TokenStats",
     "Value",
+    "metric",
     "read_metrics",
     "sweep",
 ]

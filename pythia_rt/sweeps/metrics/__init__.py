@@ -8,12 +8,13 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from pythia_rt.sweeps.metrics.base import Given, Measured, Metric, Value
+from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, metric
 from pythia_rt.sweeps.metrics.continuations import Continuations
 from pythia_rt.sweeps.metrics.divergence import Divergence
 from pythia_rt.sweeps.metrics.function import Function
+from pythia_rt.sweeps.metrics.given import Given, GivenField
 from pythia_rt.sweeps.metrics.harness import Harness
 from pythia_rt.sweeps.metrics.heads import HeadScores
 from pythia_rt.sweeps.metrics.last_words import LastWords
@@ -40,6 +41,7 @@ __all__ = [
     "Divergence",
     "Function",
     "Given",
+    "GivenField",
     "Harness",
     "HeadScores",
     "LastWords",
@@ -50,6 +52,7 @@ __all__ = [
     "Perplexity",
     "TokenStats",
     "Value",
+    "metric",
     "read_metrics",
 ]
 
@@ -99,6 +102,7 @@ def _read(text: str) -> Metric:
         )
     kind = kinds[name]
     options = {each.name: each for each in dataclasses.fields(kind)}
+    hints = get_type_hints(kind)
     values: dict[str, Any] = {}
     for number, part in enumerate(rest.split(",") if colon else []):
         key, sign, value = part.partition("=")
@@ -111,7 +115,7 @@ def _read(text: str) -> Metric:
                 f"{name} has no option {key!r}: {meant}It takes {', '.join(options)}, as "
                 f"{name}:{next(iter(options))}=VALUE"
             )
-        values[key] = _value(name, key, str(options[key].type), value)
+        values[key] = _value(name, key, hints[key], value)
     lacking = [
         option.name
         for option in options.values()
@@ -122,10 +126,10 @@ def _read(text: str) -> Metric:
     return kind(**values)
 
 
-def _value(metric: str, option: str, kind: str, text: str) -> Any:
-    if kind == "Given":
+def _value(metric: str, option: str, hint: Any, text: str) -> Any:
+    if hint is GivenField:
         return Path(text)
-    if not kind.startswith("int"):
+    if hint is not int and int not in get_args(hint):
         return text
     try:
         return int(text)

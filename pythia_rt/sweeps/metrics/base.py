@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import math
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.convert.files.text import decode_text
 from pythia_rt.model import Model
 from pythia_rt.scoring.pairs import prefix_id
+from pythia_rt.sweeps.metrics.given import Given, GivenField, Ids
 
-Ids = NDArray[np.int32]
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**options: object) -> Callable[[Any], Any]:
+        """Do what typing's does from Python 3.11 on: nothing."""
+        return lambda function: function
+
+
 Floats = NDArray[np.float64]
-NPY = b"\x93NUMPY"
 
 
 class Value(NamedTuple):
@@ -42,74 +44,9 @@ class Measured:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class Given:
-    """What a metric is measured on: a file's bytes, or those of a str, with a name for them."""
-
-    name: str
-    data: bytes
-
-    @classmethod
-    def of(cls, source: Given | str | os.PathLike[str]) -> Given:
-        """A str is the text itself, a path object a file. Raises OSError, ValueError if empty."""
-        if isinstance(source, Given):
-            return source
-        if isinstance(source, str):
-            name, data = "text", source.encode()
-        elif isinstance(source, os.PathLike):
-            path = Path(source).expanduser()
-            name, data = path.name, path.read_bytes()
-        else:
-            raise ValueError(f"a text is a str, or a path object for a file, not {source!r:.60}")
-        if not data:
-            raise ValueError(f"{name} is empty: there is nothing to measure on")
-        return cls(name, data)
-
-    def about(self) -> dict[str, str]:
-        """What a result remembers of it."""
-        return {"name": self.name, "sha256": hashlib.sha256(self.data).hexdigest()}
-
-    def text(self) -> str:
-        """It as text. Raises ValueError if it is not UTF-8."""
-        return decode_text(self.data, self.name)
-
-    def array(self) -> NDArray[Any] | None:
-        """It as an array, if it is a .npy; one that would run code is refused with ValueError."""
-        if not self.data.startswith(NPY):
-            return None
-        found: NDArray[Any] = np.load(io.BytesIO(self.data), allow_pickle=False)
-        return found
-
-    def ids(self, model: Model) -> Ids:
-        """Token ids, int32 [n]: of the text, or of a .npy with ids of any shape."""
-        found = self.array()
-        if found is None:
-            return model._ids(self.text())
-        return model._ids(found.reshape(-1))
-
-    def lines(self, *needed: str) -> list[dict[str, Any]]:
-        """The JSON objects of its lines, each with the keys `needed`. Raises ValueError."""
-        found = []
-        for number, line in enumerate(self.text().splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-            except ValueError:
-                item = None
-            if not isinstance(item, dict) or any(key not in item for key in needed):
-                raise ValueError(
-                    f"line {number} of {self.name} is no JSON object with {' and '.join(needed)}"
-                )
-            found.append(item)
-        if not found:
-            raise ValueError(f"{self.name} has no lines: there is nothing to measure on")
-        return found
-
-
 @dataclass(frozen=True)
 class Metric(ABC):
-    """Something to measure of every checkpoint. Subclasses are frozen dataclasses of its options.
+    """Something to measure of every checkpoint. Subclasses are `metric`s of its options.
 
     They must pickle: they travel to worker processes. `version` rises when values change, so that
     a sweep measures anew.
@@ -118,12 +55,6 @@ class Metric(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     needs: ClassVar[str | None] = None  # the option that names a step to compare with
-
-    def __post_init__(self) -> None:
-        """Read what is given as text or file."""
-        for each in fields(self):
-            if each.type == "Given":
-                object.__setattr__(self, each.name, Given.of(getattr(self, each.name)))
 
     @property
     def title(self) -> str:
@@ -143,6 +74,21 @@ class Metric(ABC):
     @abstractmethod
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Measure `model`; `reference` is the model at `step`, where that is not None."""
+
+
+Kind = TypeVar("Kind", bound=Metric)
+
+
+@dataclass_transform(frozen_default=True)
+def metric(kind: type[Kind]) -> type[Kind]:
+    """Make a frozen dataclass of a metric's class, whose GivenFields read what they are given.
+
+    A dataclass alone would take the descriptor that does this for the field's default.
+    """
+    for name, hint in get_type_hints(kind).items():
+        if hint is GivenField:
+            setattr(kind, name, GivenField(name))
+    return dataclass(frozen=True)(kind)
 
 
 def predicted(model: Model, given: Given, max_tokens: int | None) -> Ids:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Given, Measured, Metric, Value, mean
+from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, mean, metric
+from pythia_rt.sweeps.metrics.given import GivenField
 
 
-@dataclass(frozen=True)
+@metric
 class Continuations(Metric):
     """Log-likelihoods of continuations of a context, and how often the right one is the likeliest.
 
@@ -23,7 +22,7 @@ class Continuations(Metric):
 
     name = "continuations"
 
-    file: Given
+    file: GivenField
     max_lines: int | None = None
 
     def measure(self, model: Model, reference: Model | None) -> Measured:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Floats, Ids, Measured, mean
+from pythia_rt.sweeps.metrics.base import Floats, Measured, mean
+from pythia_rt.sweeps.metrics.given import Ids
 
 _BLOCK_VALUES = 1 << 18  # of logits, whose few copies in float64 stay in a cache of megabytes
 

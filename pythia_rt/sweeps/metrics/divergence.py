@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Given, Measured, Metric
+from pythia_rt.sweeps.metrics.base import Measured, Metric, metric
 from pythia_rt.sweeps.metrics.distributions import blocks, distances, summed_up
+from pythia_rt.sweeps.metrics.given import GivenField
 
 
-@dataclass(frozen=True)
+@metric
 class Divergence(Metric):
     """KL(step's || checkpoint's) and JS of the full distributions after each token of a text.
 
@@ -22,7 +21,7 @@ class Divergence(Metric):
     name = "divergence"
     needs = "to_step"
 
-    text: Given
+    text: GivenField
     to_step: int
     window: int = 512
     max_tokens: int | None = None

@@ -8,16 +8,15 @@ import inspect
 import numbers
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Measured, Metric, Value
+from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, metric
 
 
-@dataclass(frozen=True)
+@metric
 class Function(Metric):
     """A function of a `Model` that gives a number, a mapping of names to numbers and arrays, or a
     `Measured`. A changed function is measured anew: results are known by its source."""

@@ -8,17 +8,16 @@ import io
 import numbers
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Measured, Metric, Value
+from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, metric
 
 _SEED = 1234  # the harness's own of few-shot examples
 _REPLICATES = 1000  # for the errors that it has no formula for
 
 
-@dataclass(frozen=True)
+@metric
 class Harness(Metric):
     """What lm-evaluation-harness measures in `tasks`, names with "+" between them.
 
@@ -35,7 +34,6 @@ class Harness(Metric):
 
     def __post_init__(self) -> None:
         """Refuse a missing harness before anything is fetched."""
-        super().__post_init__()
         import pythia_rt.lm_eval as registered
 
         _ = registered

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Measured, Metric, Value
+from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, metric
 
 KINDS = ("previous", "duplicate", "induction")
 
 
-@dataclass(frozen=True)
+@metric
 class HeadScores(Metric):
     """`pythia_rt.insides.head_scores` of every kind, on `rows` sequences of `length` random tokens
     that come twice, of the ids from `low` to below `high`, by default all that the tokenizer has.
@@ -31,7 +29,6 @@ class HeadScores(Metric):
 
     def __post_init__(self) -> None:
         """Refuse what repeats nothing."""
-        super().__post_init__()
         if self.rows < 1 or self.length < 2:
             raise ValueError("head_scores needs a row or more of at least two random tokens")
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Given, Measured, Metric, exponential, mean
+from pythia_rt.sweeps.metrics.base import Measured, Metric, exponential, mean, metric
+from pythia_rt.sweeps.metrics.given import GivenField
 
 
-@dataclass(frozen=True)
+@metric
 class LastWords(Metric):
     """Accuracy and perplexity of the last word of each text, given all before its last space.
 
@@ -18,7 +17,7 @@ class LastWords(Metric):
 
     name = "last_words"
 
-    file: Given
+    file: GivenField
     max_texts: int | None = None
 
     def measure(self, model: Model, reference: Model | None) -> Measured:

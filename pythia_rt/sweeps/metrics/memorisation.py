@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Given, Measured, Metric, mean
+from pythia_rt.sweeps.metrics.base import Measured, Metric, mean, metric
+from pythia_rt.sweeps.metrics.given import GivenField
 
 _TOGETHER = 256  # texts that are written in passes of their own
 
 
-@dataclass(frozen=True)
+@metric
 class Memorisation(Metric):
     """The share of a row's tokens that greedy writing gives back: 32 after a prompt of 32.
 
@@ -26,14 +26,13 @@ class Memorisation(Metric):
 
     name = "memorisation"
 
-    rows: Given
+    rows: GivenField
     prompt: int = 32
     length: int = 32
     max_rows: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse lengths of nothing."""
-        super().__post_init__()
         if self.prompt < 1 or self.length < 1:
             raise ValueError("memorisation needs a prompt and a length of at least one token")
 

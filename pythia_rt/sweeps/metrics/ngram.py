@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Floats, Given, Ids, Measured, Metric
+from pythia_rt.sweeps.metrics.base import Floats, Measured, Metric, metric
 from pythia_rt.sweeps.metrics.distributions import blocks, distances, summed_up
+from pythia_rt.sweeps.metrics.given import GivenField, Ids
 
 
-@dataclass(frozen=True)
+@metric
 class Ngram(Metric):
     """KL(n-gram || checkpoint) and JS after each token of a text; the n-gram model is the counts of
     `counts`, a text or token ids, without smoothing.
@@ -23,15 +22,14 @@ class Ngram(Metric):
 
     name = "ngram"
 
-    text: Given
-    counts: Given
+    text: GivenField
+    counts: GivenField
     order: int = 2
     window: int = 512
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse orders that are not counted."""
-        super().__post_init__()
         if self.order not in (1, 2):
             raise ValueError(
                 f"ngram counts single tokens and pairs: order is 1 or 2, not {self.order}"

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from pythia_rt.model import Model
 from pythia_rt.sweeps.metrics.base import (
-    Given,
     Measured,
     Metric,
     Value,
     exponential,
     mean,
+    metric,
     predicted,
 )
+from pythia_rt.sweeps.metrics.given import GivenField
 
 
-@dataclass(frozen=True)
+@metric
 class Perplexity(Metric):
     """Perplexity of a text, or of a .npy of token ids, read as `Model.perplexity` reads it.
 
@@ -29,7 +29,7 @@ class Perplexity(Metric):
 
     name = "perplexity"
 
-    text: Given
+    text: GivenField
     window: int | None = None
     stride: int | None = None
     max_tokens: int | None = None

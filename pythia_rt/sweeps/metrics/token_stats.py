@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Given, Measured, Metric, Value, mean
+from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, mean, metric
 from pythia_rt.sweeps.metrics.distributions import blocks
+from pythia_rt.sweeps.metrics.given import GivenField
 
 
-@dataclass(frozen=True)
+@metric
 class TokenStats(Metric):
     """Log-probability, entropy, rank and top-1 of each token of a text but the first of a window.
 
@@ -22,7 +21,7 @@ class TokenStats(Metric):
 
     name = "token_stats"
 
-    text: Given
+    text: GivenField
     window: int = 512
     max_tokens: int | None = None
 
