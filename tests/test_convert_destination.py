@@ -196,7 +196,7 @@ def test_the_digest_thread_reports_and_ends(
         raise OSError(errno.EIO, "Input/output error")
 
     before = threading.active_count()
-    monkeypatch.setattr("pythia_rt.convert.source.digests.SourceDigests._hash", fail)
+    monkeypatch.setattr("pythia_rt.convert.source.digests.sha256_of", fail)
     with pytest.raises(OSError, match="Input/output error"):
         convert(source, out / "flat")
     assert not list(out.iterdir())

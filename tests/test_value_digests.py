@@ -19,6 +19,7 @@ from safetensors.torch import save_file as save_torch
 
 from pythia_rt.cli import main
 from pythia_rt.convert import FlatFile, FlatFileError, convert
+from pythia_rt.convert.files import digest as file_digest
 from pythia_rt.convert.flatfile.metadata import to_json
 from pythia_rt.convert.source import value_digests
 from pythia_rt.convert.source.checkpoint import Checkpoint
@@ -217,3 +218,17 @@ def test_what_reading_raises_reaches_the_caller(checkpoint: Path) -> None:
         opened.close()
         with digests, pytest.raises(OSError, match="cannot read"):
             digests.values()
+
+
+@pytest.mark.parametrize("size", [0, 9, 10, 25])
+def test_a_files_digest_is_of_all_its_blocks(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_digest, "_BLOCK_BYTES", 10)
+    content = bytes(range(size))
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert file_digest.sha256_of(path) == hashlib.sha256(content).hexdigest()
+    answers = iter([False, True])
+    stopped = file_digest.sha256_of(path, lambda: next(answers))
+    assert stopped == hashlib.sha256(content[:10]).hexdigest()

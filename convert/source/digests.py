@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -11,10 +10,10 @@ from typing import Any, final
 
 from ..errors import CheckpointError
 from ..files.closing import Closing
+from ..files.digest import sha256_of
 from .tensor import SourceTensor
 from .value_digests import TensorDigest, ValueDigests, combine, digest_tensor, is_buffer, undigested
 
-BLOCK_BYTES = 4 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -107,7 +106,7 @@ class SourceDigests(Closing):
 
     def _hash_files(self) -> None:
         for name, path in self._paths.items():
-            self._digests[name] = self._hash(path)
+            self._digests[name] = sha256_of(path, self._stop.is_set)
 
     def _hash_tensors(self) -> None:
         for name, tensor in self._tensors.items():
@@ -118,11 +117,3 @@ class SourceDigests(Closing):
             work()
         except Exception as reason:  # raised again where the result is asked for
             self._failure = reason
-
-    def _hash(self, path: Path) -> str:
-        digest = hashlib.sha256()
-        buffer = memoryview(bytearray(BLOCK_BYTES))
-        with path.open("rb", buffering=0) as stream:
-            while not self._stop.is_set() and (count := stream.readinto(buffer)):
-                digest.update(buffer[:count])
-        return digest.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import hashlib
 import json
 import os
 import re
@@ -84,15 +83,6 @@ def read_documents(model: Model, texts: Iterable[Text], cut: Cut) -> Iterator[tu
             if isinstance(text, os.PathLike):
                 raise
             raise ValueError(f"text {number}: {error}") from None
-
-
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        found = hashlib.sha256()
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
 
 
 class Window(NamedTuple):

@@ -17,15 +17,9 @@ from tqdm import tqdm
 import pythia_rt
 from pythia_rt.convert.errors import quote, with_sentence
 from pythia_rt.convert.files.destination import check_folder
+from pythia_rt.convert.files.digest import sha256_of
 from pythia_rt.harvest.capture import Capturing, Ids, groups
-from pythia_rt.harvest.corpus import (
-    Cut,
-    Text,
-    digest_of,
-    read_cut,
-    read_documents,
-    windows_of,
-)
+from pythia_rt.harvest.corpus import Cut, Text, read_cut, read_documents, windows_of
 from pythia_rt.harvest.folder import (
     DOCUMENTS,
     TOKENS,
@@ -156,7 +150,7 @@ def _read_corpus(model: Model, texts: Iterable[Text], cut: Cut) -> _Corpus:
         nonlocal n_read
         for ids, path in read_documents(model, texts, cut):
             if path.name and path not in files:
-                files[path] = digest_of(path)
+                files[path] = sha256_of(path)
             n_read += 1
             yield ids
 

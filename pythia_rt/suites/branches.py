@@ -6,12 +6,12 @@ each.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pythia_rt.convert.files.digest import sha256_of
 from pythia_rt.convert.source.steps import step_of
 
 SAFETENSORS, BIN = FILE_KINDS = ("safetensors", "bin")  # in the order in which they are preferred
@@ -19,7 +19,6 @@ _NAMES = {
     SAFETENSORS: re.compile(r"model(?:-(\d+)-of-(\d+))?\.safetensors"),
     BIN: re.compile(r"pytorch_model(?:-(\d+)-of-(\d+))?\.bin"),
 }
-_BLOCK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def local_branches(folder: Path, steps: Collection[int] | None = None) -> list[B
         if step is None or steps is None or step in steps:
             files = (path for path in sorted(inner.iterdir()) if is_weights(path.name))
             weights = tuple(
-                WeightFile(path.name, path.stat().st_size, _sha256(path)) for path in files
+                WeightFile(path.name, path.stat().st_size, sha256_of(path)) for path in files
             )
             found.append(Branch(inner.name, "", weights))
     if not any(branch.step is not None for branch in found):
@@ -114,11 +113,3 @@ def make_branch(revision: str, commit: str, files: Mapping[str, tuple[int, str]]
     """Return a branch of the hub from the size and digest of each of its files."""
     weights = tuple(WeightFile(name, *files[name]) for name in sorted(files) if is_weights(name))
     return Branch(revision, commit, weights)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
