@@ -5,7 +5,6 @@ Importing this package is cheap: what a name needs is loaded when it is first us
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +13,19 @@ if TYPE_CHECKING:
     from .flatfile import FlatFile
     from .source.checkpoint import Checkpoint
     from .source.hub import resolve
+else:
+    from .lazy import lazy_names
+
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "conversion": ("convert",),
+            "errors": ("CheckpointError", "FlatFileError"),
+            "flatfile": ("FlatFile",),
+            "source.checkpoint": ("Checkpoint",),
+            "source.hub": ("resolve",),
+        },
+    )
 
 __all__ = [
     "Checkpoint",
@@ -23,24 +35,3 @@ __all__ = [
     "convert",
     "resolve",
 ]
-
-_HOMES = {
-    "Checkpoint": "source.checkpoint",
-    "CheckpointError": "errors",
-    "FlatFile": "flatfile",
-    "FlatFileError": "errors",
-    "convert": "conversion",
-    "resolve": "source.hub",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value  # the next access does not come through here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

@@ -10,7 +10,6 @@ the first name that needs them is used.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,6 +35,34 @@ if TYPE_CHECKING:
     from pythia_rt.suites import Checkpoint, checkpoints
     from pythia_rt.sweeps.run import Sweep, sweep
     from pythia_rt.tokenizer import Tokenizer
+else:
+    from pythia_rt.convert.lazy import lazy_names
+
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "convert.errors": ("CheckpointError", "FlatFileError", "MissingBasis"),
+            "engine.drafts": ("Draft",),
+            "engine.engine": ("Engine",),
+            "engine.errors": ("Cancelled", "DeadlineExceeded", "EngineClosed", "QueueFull"),
+            "engine.handle": ("Handle",),
+            "engine.request": ("Request",),
+            "evaluation": ("Evaluation", "evaluate"),
+            "generation": ("Drafted", "Generation", "Timing"),
+            "grammar": ("Constraint",),
+            "loading": ("Loading",),
+            "model": ("Model",),
+            "sampling": ("Sampling",),
+            "saved_session": ("SessionFileError",),
+            "scoring": ("PairScore", "Perplexity", "Score"),
+            "session": ("Session",),
+            "stream": ("Stream",),
+            "suites.checkpoints": ("Checkpoint", "checkpoints"),
+            "sweeps.run": ("Sweep", "sweep"),
+            "tokenizer": ("Tokenizer",),
+        },
+        modules=("convert", "harvest", "insides"),
+    )
 
 __version__ = "0.1.0"
 
@@ -76,51 +103,3 @@ __all__ = [
     "insides",
     "sweep",
 ]
-
-_HOMES = {
-    "Cancelled": "pythia_rt.engine.errors",
-    "Checkpoint": "pythia_rt.suites.checkpoints",
-    "CheckpointError": "pythia_rt.convert.errors",
-    "Constraint": "pythia_rt.grammar",
-    "DeadlineExceeded": "pythia_rt.engine.errors",
-    "Draft": "pythia_rt.engine.drafts",
-    "Drafted": "pythia_rt.generation",
-    "Engine": "pythia_rt.engine.engine",
-    "EngineClosed": "pythia_rt.engine.errors",
-    "Evaluation": "pythia_rt.evaluation",
-    "FlatFileError": "pythia_rt.convert.errors",
-    "Generation": "pythia_rt.generation",
-    "Handle": "pythia_rt.engine.handle",
-    "Loading": "pythia_rt.loading",
-    "MissingBasis": "pythia_rt.convert.errors",
-    "Model": "pythia_rt.model",
-    "PairScore": "pythia_rt.scoring",
-    "Perplexity": "pythia_rt.scoring",
-    "QueueFull": "pythia_rt.engine.errors",
-    "Request": "pythia_rt.engine.request",
-    "Sampling": "pythia_rt.sampling",
-    "Score": "pythia_rt.scoring",
-    "Session": "pythia_rt.session",
-    "SessionFileError": "pythia_rt.saved_session",
-    "Stream": "pythia_rt.stream",
-    "Sweep": "pythia_rt.sweeps.run",
-    "Timing": "pythia_rt.generation",
-    "Tokenizer": "pythia_rt.tokenizer",
-    "checkpoints": "pythia_rt.suites.checkpoints",
-    "evaluate": "pythia_rt.evaluation",
-    "sweep": "pythia_rt.sweeps.run",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name in ("convert", "harvest", "insides"):
-        return importlib.import_module(f"pythia_rt.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'pythia_rt' has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value  # the next access does not come through here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

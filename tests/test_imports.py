@@ -3,6 +3,9 @@ nothing, and what one user in ten needs comes when it is asked for."""
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +39,31 @@ def libraries(modules: set[str]) -> set[str]:
     "statement", ["import pythia_rt", "import pythia_rt; pythia_rt.__version__; dir(pythia_rt)"]
 )
 def test_the_package_alone_imports_nothing(tmp_path: Path, statement: str) -> None:
-    assert modules_after(statement, tmp_path) == {"pythia_rt"}
+    """But for the lines that load its names later, and the folder that they are in."""
+    own = {"pythia_rt", "pythia_rt.convert", "pythia_rt.convert.lazy"}
+    assert modules_after(statement, tmp_path) == own
+
+
+@pytest.mark.parametrize(
+    "name", ["pythia_rt", "pythia_rt.convert", "pythia_rt.convert.source", "pythia_rt.insides"]
+)
+def test_names_that_come_later_are_those_that_type_checkers_see(name: str) -> None:
+    package = importlib.import_module(name)
+    tree = ast.parse(inspect.getsource(package))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    assert isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+    seen = {}
+    for node in block.body:
+        if isinstance(node, ast.Import):
+            seen |= {each.asname: importlib.import_module(each.name) for each in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.import_module("." * node.level + (node.module or ""), name)
+            seen |= {each.name: getattr(base, each.name) for each in node.names}
+    assert set(package.__all__) - {"__version__"} == set(seen)
+    assert all(getattr(package, each) is value for each, value in seen.items())
+    assert dir(package) == sorted(package.__all__)
+    with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'other'"):
+        _ = package.other
 
 
 def test_the_command_line_says_help_without_the_core(tmp_path: Path) -> None:

@@ -89,12 +89,13 @@ FOLDERS = {
 # named may import all, and none of these may import that.
 CONVERT_IMPORTS: dict[str, frozenset[str]] = {
     "errors": frozenset(),
+    "lazy": frozenset(),
     "progress": frozenset({"files"}),
     "threads": frozenset({"errors"}),
     "files": frozenset({"errors"}),
     "flatfile": frozenset({"errors", "files"}),
     "plan": frozenset({"flatfile"}),
-    "source": frozenset({"errors", "files", "flatfile"}),
+    "source": frozenset({"errors", "files", "flatfile", "lazy"}),
     "text": frozenset({"errors", "files", "flatfile"}),
     "quantise": frozenset({"errors", "files", "flatfile", "plan", "source"}),
     "architectures": frozenset({"errors", "flatfile", "plan", "source"}),

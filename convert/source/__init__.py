@@ -5,7 +5,6 @@ What others need of the hub stands here, and is loaded when it is used.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +19,25 @@ if TYPE_CHECKING:
     )
     from .ranges import read_ranges
     from .settings import endpoint, hub_cache, is_offline
+else:
+    from ..lazy import lazy_names
+
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "hub": ("fetch",),
+            "listing": (
+                "Listing",
+                "RemoteFile",
+                "Revision",
+                "file_digests",
+                "list_revisions",
+                "read_listing",
+            ),
+            "ranges": ("read_ranges",),
+            "settings": ("endpoint", "hub_cache", "is_offline"),
+        },
+    )
 
 __all__ = [
     "Listing",
@@ -34,25 +52,3 @@ __all__ = [
     "read_listing",
     "read_ranges",
 ]
-
-_HOMES = {
-    "Listing": "listing",
-    "RemoteFile": "listing",
-    "Revision": "listing",
-    "endpoint": "settings",
-    "fetch": "hub",
-    "file_digests": "listing",
-    "hub_cache": "settings",
-    "is_offline": "settings",
-    "list_revisions": "listing",
-    "read_listing": "listing",
-    "read_ranges": "ranges",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +18,24 @@ if TYPE_CHECKING:
     from pythia_rt.insides.result import Run
     from pythia_rt.insides.sums import Moments, moments
     from pythia_rt.insides.tokens import TokenStats, token_stats
+else:
+    from pythia_rt.convert.lazy import lazy_names
+
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "ablation": ("ablate_grid",),
+            "attribution": ("Attribution", "logit_attribution"),
+            "distances": ("Divergence", "divergence"),
+            "edits": ("Add", "At", "Mean", "PerText", "Replace", "Scale", "Zero"),
+            "heads": ("head_scores",),
+            "hidden": ("hidden_states", "logit_lens", "unembed"),
+            "patching": ("patch_grid",),
+            "result": ("Run",),
+            "sums": ("Moments", "moments"),
+            "tokens": ("TokenStats", "token_stats"),
+        },
+    )
 
 __all__ = [
     "Add",
@@ -44,29 +61,3 @@ __all__ = [
     "token_stats",
     "unembed",
 ]
-
-_MODULES = {
-    "ablation": ("ablate_grid",),
-    "attribution": ("Attribution", "logit_attribution"),
-    "distances": ("Divergence", "divergence"),
-    "edits": ("Add", "At", "Mean", "PerText", "Replace", "Scale", "Zero"),
-    "heads": ("head_scores",),
-    "hidden": ("hidden_states", "logit_lens", "unembed"),
-    "sums": ("Moments", "moments"),
-    "patching": ("patch_grid",),
-    "result": ("Run",),
-    "tokens": ("TokenStats", "token_stats"),
-}
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'pythia_rt.insides' has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"pythia_rt.insides.{_HOMES[name]}"), name)
-    globals()[name] = value  # the next access does not come through here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
