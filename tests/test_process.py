@@ -111,6 +111,22 @@ def test_the_thread_that_ends_python_may_still_compute(demo_file: Callable[[str]
     assert done.stdout.split() == ["2", "3"]
 
 
+# What is kept by a module that Python clears name by name at the end: there is no `os` by then.
+CLEARED = """
+from pythia_rt.convert.files import positional
+positional.kept = model
+sys.kept = positional
+"""
+
+
+def test_a_mapped_file_may_outlive_the_modules_that_it_uses(
+    demo_file: Callable[[str], Path],
+) -> None:
+    code = SETUP.format(work=WORK["generate"]) + CLEARED
+    done = run(code, demo_file("q4"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 FORK = """
 stream = model.stream([1, 2, 3], max_new_tokens=100000) if model.tokenizer else None
 expected = model.logits(range(40))

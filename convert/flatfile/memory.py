@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -26,6 +27,9 @@ class MappedFile:
     def __init__(self, file: PositionalFile) -> None:
         """Map `file`, which this closes when it goes."""
         self._file = file
+        # Not at the end of the process, where what runs last may still `check`; nor by __del__, for
+        # which there may be no `os` any more by then. The system closes it.
+        weakref.finalize(self, file.close).atexit = False
         self._mapping = _Mapping(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._mapping.watch()
         self.data: NDArray[np.uint8] = np.frombuffer(self._mapping, np.uint8)
@@ -34,9 +38,6 @@ class MappedFile:
         """Raise the file's error, with a sentence, when it is not as it was when it was opened."""
         if self._file.has_changed() or self._mapping.is_damaged():
             raise self._file.changed()
-
-    def __del__(self) -> None:
-        self._file.close()
 
 
 class _Mapping(mmap.mmap):
