@@ -58,8 +58,11 @@ class Model(Chatting, Embedding, Generating, Insides, Scoring):
     ):
         """Build the model from an open flat file; the constructors named above call this.
 
-        `copy` has no effect here: the file is open, as a copy or not.
+        `copy` has no effect here: the file is open, as a copy or not. Raises what `load` does.
         """
+        if not isinstance(file, FlatFile):
+            kind = type(file).__name__
+            raise ValueError(f"a Model is made by Model.load(path), for example, not of a {kind}")
         loading = _available(loading, options)
         self._file = file
         self._read_tokenizer: Tokenizer | None = None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -175,6 +177,13 @@ def test_no_room_for_one(model: Model) -> None:
     assert model._core.cache_pages == before
 
 
+def test_any_str_is_a_namespace(model: Model) -> None:
+    with Engine(model) as engine:
+        for echo in (True, False):
+            handle = engine.submit("a", max_new_tokens=1, echo=echo, namespace="\udcff")
+            assert handle.result().tokens
+
+
 def test_closing_waits_or_cancels(model: Model) -> None:
     with Engine(model) as engine:
         handles = [engine.submit(PROMPT, max_new_tokens=20) for _ in range(40)]
@@ -196,6 +205,22 @@ def test_closing_waits_or_cancels(model: Model) -> None:
         handle.result()
 
 
+def test_closing_goes_on_after_ctrl_c(model: Model) -> None:
+    gate = Gate()
+    engine = Engine(model)
+    handles = [engine.submit(PROMPT, processors=[gate], **LONG) for _ in range(2)]
+    assert gate.is_reached.wait(60)
+    main = threading.main_thread().ident
+    assert main is not None
+    interrupt = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        interrupt.start()
+        engine.close()
+    threading.Timer(0.2, gate.is_open.set).start()
+    engine.close()
+    assert all(handle.done for handle in handles)
+
+
 def test_nothing_is_left(model: Model) -> None:
     """Neither pages nor threads, when engines are closed, or dropped."""
     gc.collect()
@@ -204,8 +229,15 @@ def test_nothing_is_left(model: Model) -> None:
     handles = [engine.submit(PROMPT, n=3, seed=1, max_new_tokens=40) for _ in range(9)]
     for handle in handles[::2]:
         handle.cancel()
+    kept = engine.submit(PROMPT, max_new_tokens=2)
+    job = weakref.ref(kept._job)
+    assert kept.result().tokens
+    del handle, kept
+    gc.collect()
+    assert job() is None  # though nothing came after it
     engine.close()
-    del handle, handles, engine
+    assert (model._core.cache_pages, threading.active_count()) == (pages, threads)
+    del handles, engine
     dropped = Engine(model)
     dropped.submit(PROMPT, **LONG)
     del dropped
@@ -283,6 +315,7 @@ def test_a_process_ends_with_an_engine_under_way(model: Model) -> None:
         ({"echo": 1}, "echo must be True or False, not 1"),
         ({"draft": "llama"}, "draft must be None, 'lookup', Draft.model(...)"),
         ({"processors": [3]}, "processors must be callables, not 3"),
+        ({"processors": 3}, "processors must be callables, not 3"),
         ({"namespace": b"a"}, "namespace must be a str, not b'a'"),
         ({"key": None}, "key must be a str, not None"),
         ({"deadline": 0}, "deadline must be a number of seconds above 0, not 0"),
@@ -320,6 +353,19 @@ def test_what_makes_no_sense(model: Model, engine: Engine, tmp_path: Any) -> Non
 
     with pytest.raises(ValueError, match=r"an engine needs a pythia_rt\.Model, not 3"):
         Engine(3)  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r"a Model is made by Model\.load\(path\), .* not of a str"
+    ):
+        Model("model.prt")  # type: ignore[arg-type]
+    handle = engine.submit(PROMPT, max_new_tokens=1)
+    for timeout in ("1", float("nan")):
+        with pytest.raises(
+            ValueError, match=rf"timeout must be a number of seconds, not '?{timeout}"
+        ):
+            handle.result(timeout)  # type: ignore[arg-type]
+    assert handle.result(float("inf")) == handle.result(-1)
+    with pytest.raises(ValueError, match="there is no text 'a': they are 0 to 0"):
+        handle.pieces("a")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a Request has its own sampling"):
         engine.submit(Request(PROMPT), Sampling())
     with pytest.raises(ValueError, match=r"there is no option 'n': Model\.samples writes several"):

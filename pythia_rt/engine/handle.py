@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pythia_rt.engine.errors import EngineClosed
 from pythia_rt.engine.job import Job
 from pythia_rt.generation import Generation
+from pythia_rt.options import real
 
 if TYPE_CHECKING:
     import asyncio
 
+_TIMEOUT = real(lambda seconds: seconds == seconds, "a number of seconds")
+_LONGEST = threading.TIMEOUT_MAX
 FORKED = "the engine runs in the process that made it, not in a fork of it: make one here"
 
 
@@ -111,14 +114,15 @@ class Handle:
         """The text, or the first one of several. Blocks until it is there.
 
         Raises what the request failed with, and TimeoutError after `timeout` seconds, in which case
-        it goes on.
+        it goes on; ValueError for a timeout that is none.
         """
         return self.results(timeout)[0]
 
     def results(self, timeout: float | None = None) -> list[Generation]:
         """All n texts, as `Model.samples` returns them; see `result`."""
         self._check_process()
-        if not self._news.wait(lambda: self._job.is_done, timeout):
+        seconds = None if timeout is None else min(_TIMEOUT("timeout", timeout), _LONGEST)
+        if not self._news.wait(lambda: self._job.is_done, seconds):
             raise TimeoutError(f"the request was not done after {timeout} seconds")
         return self._job.results()
 
@@ -150,8 +154,8 @@ class Handle:
         count = len(self._job.writings)
         if self._job.request.n < count:
             raise ValueError("with best_of there is no text before all have ended: use results()")
-        if not 0 <= number < count:
-            raise ValueError(f"there is no text {number}: they are 0 to {count - 1}")
+        if not isinstance(number, int) or not 0 <= number < count:
+            raise ValueError(f"there is no text {number!r}: they are 0 to {count - 1}")
         return Pieces(self, number)
 
     async def _first(self) -> Generation:

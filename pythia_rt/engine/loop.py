@@ -34,7 +34,7 @@ class Loop:
 
     def __init__(self, scheduler: Scheduler, wake: _core.Wake, most_texts: int) -> None:
         """`wake` ends a pass that the scheduler is in; at most so many texts are taken in."""
-        self._scheduler: Scheduler | None = scheduler
+        self._scheduler = scheduler
         self._wake = wake
         self._most_texts = most_texts
         self._pid = os.getpid()
@@ -47,6 +47,8 @@ class Loop:
         self._cancelled: deque[Job] = deque()  # by any thread, without the lock
         self._news: dict[Job, News] = {}  # the thread's own
         self.counts = Counts()
+        # A join that Ctrl-C interrupts leaves a thread that Python takes for ended (before 3.13).
+        self._has_ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pythia_rt.Engine", daemon=True)
         self._thread.start()
 
@@ -91,7 +93,7 @@ class Loop:
 
     def cancel(self, job: Job) -> None:
         """End a job soon. From any thread; does nothing in a fork."""
-        if os.getpid() == self._pid:
+        if os.getpid() == self._pid and not job.is_done:
             self._cancelled.append(job)
             self._wake.set()
 
@@ -107,6 +109,7 @@ class Loop:
         if threading.current_thread() is self._thread:
             return
         try:
+            self._has_ended.wait()
             self._thread.join()
         except BaseException:  # Ctrl-C while it drains
             self._is_cancelling = True
@@ -117,13 +120,14 @@ class Loop:
 
     def _run(self) -> None:
         scheduler = self._scheduler
-        assert scheduler is not None
         try:
             while self._turn(scheduler):
                 pass
         except BaseException as error:
             self._fail(error)
-        self._scheduler = None  # and the pages that it held
+        finally:
+            scheduler.release()
+            self._has_ended.set()
 
     def _turn(self, scheduler: Scheduler) -> bool:
         """Bring all a little further; returns whether there may be more to do."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +64,8 @@ class Request:
         flag("echo", self.echo)
         self._check_constraint()
         object.__setattr__(self, "draft", read_draft(self.draft))
-        processors = self.processors
-        given = (processors,) if callable(processors) else tuple(processors or ())
+        given: Any = () if self.processors is None else self.processors
+        given = tuple(given) if isinstance(given, Iterable) and not callable(given) else (given,)
         for processor in given:
             if not callable(processor):
                 raise ValueError(f"processors must be callables, not {processor!r}")

@@ -126,6 +126,13 @@ class Scheduler:
             self._waiting.remove(job)
         self._end(job, error)
 
+    def release(self) -> None:
+        """Give back what pages it holds: nothing is written any more."""
+        self._runs.clear()
+        self._ready.clear()
+        if self._prefixes is not None:
+            self._prefixes.clear()
+
     def jobs(self) -> list[Job]:
         """All requests that have not ended."""
         return [*self._running, *self._waiting]
@@ -411,4 +418,4 @@ class _Run:
 
 
 def _namespace(job: Job) -> bytes:
-    return job.request.namespace.encode()
+    return job.request.namespace.encode(errors="surrogatepass")  # as in names of files
