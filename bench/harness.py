@@ -9,11 +9,11 @@ and accelerate.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,6 @@ import numpy as np
 
 from pythia_rt import Model
 from pythia_rt.model import DEMO_FOLDER
-
-os.environ["HF_DATASETS_OFFLINE"] = "1"  # before the harness reads it
 
 MAX_LENGTH = 96  # tokens read at a time: some contexts are longer, and texts take several windows
 TEMPLATE = (
@@ -117,19 +115,33 @@ def write_chat_checkpoint(folder: Path, checkpoint: Path) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """The library of data sets, by which the harness loads its tasks, asks no hub in this block."""
+    from datasets import config
+
+    before = config.HF_HUB_OFFLINE  # read of the environment when it was imported
+    config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
+
+
 def run(model: Any, folder: Path, tasks: Sequence[str] = tuple(TASKS), **options: Any) -> Answers:
     """What `model`, of the harness, answers."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    found = lm_eval.simple_evaluate(
-        model=model,
-        tasks=list(tasks),
-        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-        log_samples=True,
-        bootstrap_iters=0,
-        **options,
-    )
+    with offline():
+        found = lm_eval.simple_evaluate(
+            model=model,
+            tasks=list(tasks),
+            task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+            log_samples=True,
+            bootstrap_iters=0,
+            **options,
+        )
     samples: Any = found["samples"]
     return {task: [doc["filtered_resps"] for doc in samples[task]] for task in tasks}
 

@@ -198,7 +198,6 @@ def device_error(folder: Path, tokens: NDArray[np.int32]) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
     warnings.simplefilter("ignore")  # none of them has a tokenizer
     print("| family | checkpoints |", " | ".join(COLUMNS), "| CUDA emulated |")
     print("|---" * (len(COLUMNS) + 3) + "|")
@@ -220,4 +219,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parent.parent))  # of bench, for backends.py
-    main()
+    from bench.peers.quiet import without_bars
+
+    with without_bars():
+        main()

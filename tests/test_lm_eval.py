@@ -244,7 +244,8 @@ def test_the_command_is_the_harness(
 
     few = functools.partial(TaskManager, include_defaults=False)
     monkeypatch.setattr("lm_eval.tasks.TaskManager", few)
-    ran = CliRunner().invoke(main, [*map(str, arguments)], catch_exceptions=False)
+    with harness.offline():
+        ran = CliRunner().invoke(main, [*map(str, arguments)], catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
     assert "rt_letters" in ran.output
     (written,) = tmp_path.rglob("results*.json")
@@ -280,3 +281,16 @@ def test_the_table(
     with contextlib.redirect_stdout(shown), one_thread_of_torch():
         harness.main()
     assert re.search(r"\| `q8` \| \d+ \| \S+ \| \S+ \| \d+ of \d+ \|$", shown.getvalue().strip())
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_data_sets_come_from_the_hub_again_afterwards(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", before)
+    with pytest.raises(ValueError, match="mine"), harness.offline():
+        assert config.HF_HUB_OFFLINE
+        raise ValueError("mine")
+    assert config.HF_HUB_OFFLINE is before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from test_flatfile import join, split
 from tokenizer_folders import edit, template, token
 
 import pythia_rt
+from bench.peers.quiet import without_bars
 from pythia_rt import Model, Sampling
 from pythia_rt.cli import main
 from pythia_rt.convert import CheckpointError, FlatFile, FlatFileError, convert
@@ -62,13 +62,34 @@ def write_source(folder: Path, eos: Any, generation: Any) -> Path:
 
 def their_ends(folder: Path) -> list[int]:
     transformers = pytest.importorskip("transformers")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    with without_bars():
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     ends = model.generation_config.eos_token_id
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
     return sorted({i for i in ends if 0 <= i < VOCAB})
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize("shown", [False, True])
+def test_bars_are_as_before_once_transformers_has_loaded(wanted: bool, shown: bool) -> None:
+    from huggingface_hub import utils as hub
+    from transformers.utils import logging
+
+    def tell(wanted: bool, shown: bool) -> None:
+        (logging.enable_progress_bar if wanted else logging.disable_progress_bar)()
+        (hub.enable_progress_bars if shown else hub.disable_progress_bars)()
+
+    def told() -> tuple[bool, bool]:
+        return logging.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+
+    before = told()
+    try:
+        tell(wanted, shown)
+        with without_bars():
+            assert told() == (False, False)
+        assert told() == (wanted, shown)
+    finally:
+        tell(*before)
 
 
 @pytest.mark.parametrize("kind", ENDS)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.peers.protocol import Reads, Source, Tokens
+from bench.peers.quiet import without_bars
 
 PACKAGES = ("torch", "transformers")
 FORMATS = ("float32", "bfloat16")
@@ -25,10 +26,9 @@ class Transformers:
 
         self._torch = torch
         torch.set_num_threads(source.threads)
-        logging: Any = transformers.utils.logging
-        logging.disable_progress_bar()
         maker: Any = transformers.AutoModelForCausalLM  # torch's types hide what this returns
-        self._model = maker.from_pretrained(source.checkpoint, **self.options(form)).eval()
+        with without_bars():
+            self._model = maker.from_pretrained(source.checkpoint, **self.options(form)).eval()
         self._device = self._model.device
         self.vocab_size: int = self._model.config.vocab_size
         self.reads = Reads(self._weight_bytes(), None)
