@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from bench.measure import alternate, positive
 from pythia_rt import Model, _core
 from pythia_rt.harvest import harvest, iter_activations
-from pythia_rt.harvest.capture import groups
+from pythia_rt.insides.inputs import grouped
 
 Windows = list[NDArray[np.int32]]
 
@@ -73,7 +73,7 @@ def ways(
 
 def read(model: Model, windows: Windows) -> None:
     """Read windows, as many together as are harvested, and keep nothing."""
-    for group in groups(windows):
+    for group in grouped(windows):
         sessions = [model.new_session(len(window)) for window in group]
         _core.run(sessions, group, logits="none")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,22 @@ if TYPE_CHECKING:
     from pythia_rt.model import Model
 
 
+def all_finite(values: NDArray[np.floating[Any]]) -> bool:
+    """Whether no value, float16 or float32, is NaN or an infinity. As fast as memory for both."""
+    if not values.size:
+        return True
+    if values.dtype == np.float16:
+        # isfinite takes 100 times as long as a look at the bits: those of infinities and of NaN lie
+        # above those of all other numbers of their sign.
+        positive, negative = values.view(np.int16).max(), values.view(np.uint16).max()
+        return bool(positive < 0x7C00 and negative < 0xFC00)
+    # Both pass NaN on, and neither needs memory: logits are the largest array there is.
+    return all(math.isfinite(end) for end in (values.min(), values.max()))
+
+
 def first_not_finite(values: NDArray[np.float32]) -> int | None:
     """The first row of `values` [n, ...] that holds NaN or an infinity; None where none does."""
-    # Both pass NaN on, and neither needs memory: logits are the largest array there is.
-    if not values.size or all(math.isfinite(end) for end in (values.min(), values.max())):
+    if all_finite(values):
         return None
     rows = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     return int(np.argmin(rows))

@@ -24,6 +24,7 @@ from pythia_rt.convert import convert
 from pythia_rt.harvest import Harvest, corpus, harvest
 from pythia_rt.insides.lookup import Names
 from pythia_rt.insides.names import BY_NAME, canonical
+from pythia_rt.overflow import all_finite
 
 POINTS = ("layers.1.resid_post", "layers.0.mlp_out")
 TEXTS = ("The kernel is a program.", "", "Files are read by it, and written.", "x", "")
@@ -245,14 +246,14 @@ def every_half() -> Iterator[tuple[np.float16, bool]]:
 
 
 def test_all_finite_is_exact() -> None:
-    from pythia_rt.harvest.capture import all_finite
-
     for value, is_finite in every_half():
         rows = np.zeros((3, 4), np.float16)
         rows[1, 2] = value
         assert all_finite(rows) == is_finite, value
     assert all_finite(np.zeros((0, 4), np.float16))
-    assert not all_finite(np.array([[np.nan]], np.float32))
+    for value in (np.nan, np.inf, -np.inf):
+        assert not all_finite(np.array([[1, value, 1]], np.float32))
+    assert all_finite(np.array([[3e38, -3e38]], np.float32))
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

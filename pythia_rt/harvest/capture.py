@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from pythia_rt.insides.lookup import Capture as Points
 from pythia_rt.insides.names import BY_NAME, canonical
 from pythia_rt.insides.run import Runner
 from pythia_rt.options import one_of
+from pythia_rt.overflow import all_finite
 
 if TYPE_CHECKING:
     from pythia_rt.model import Model
@@ -21,9 +22,6 @@ Ids = NDArray[np.int32]
 Rows = NDArray[Any]  # [tokens, width] of float32 or float16
 
 DTYPES = {"f16": np.float16, "f32": np.float32}
-# Tokens that are read together: enough that few passes are half empty, few enough for the key-value
-# caches of all of them to stay small.
-TOGETHER = 1024
 
 
 class Capturing:
@@ -69,9 +67,12 @@ class Capturing:
         texts: list[NDArray[np.integer[Any]]] = [*windows]
         try:
             run = self._runner.run(
-                texts, list(self._places), positions=None, stop_after_layer=self._last,
-                start_at=None, edits=(), layers=None, logits=None, dtype=self._dtype, sink=None,
-            )  # fmt: skip
+                texts,
+                list(self._places),
+                stop_after_layer=self._last,
+                logits=None,
+                dtype=self._dtype,
+            )
         except OverflowError as error:
             raise RuntimeError(str(error)) from None
         found = []
@@ -81,32 +82,6 @@ class Capturing:
             if not all_finite(found[-1]):
                 raise RuntimeError(f"{name} has a value that is not finite")
         return found
-
-
-def groups(windows: Iterable[Ids]) -> Iterator[list[Ids]]:
-    """Yield windows that are read together."""
-    group: list[Ids] = []
-    n_tokens = 0
-    for window in windows:
-        if group and n_tokens + len(window) > TOGETHER:
-            yield group
-            group, n_tokens = [], 0
-        group.append(window)
-        n_tokens += len(window)
-    if group:
-        yield group
-
-
-def all_finite(rows: Rows) -> bool:
-    """Whether all values are finite. Exact, and as fast as memory for float16 too."""
-    if rows.dtype != np.float16:
-        return bool(np.isfinite(rows).all())
-    if not rows.size:
-        return True
-    # The bits of infinities and of what is no number lie above those of all other numbers of their
-    # sign.
-    largest_positive, largest_negative = rows.view(np.int16).max(), rows.view(np.uint16).max()
-    return bool(largest_positive < 0x7C00 and largest_negative < 0xFC00)
 
 
 def _has_rows(point: str) -> bool:

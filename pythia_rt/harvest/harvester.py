@@ -18,7 +18,7 @@ import pythia_rt
 from pythia_rt.convert.errors import quote, with_sentence
 from pythia_rt.convert.files.destination import check_folder
 from pythia_rt.convert.files.digest import sha256_of
-from pythia_rt.harvest.capture import Capturing, Ids, groups
+from pythia_rt.harvest.capture import Capturing, Ids
 from pythia_rt.harvest.corpus import Cut, Text, read_cut, read_documents, windows_of
 from pythia_rt.harvest.folder import (
     DOCUMENTS,
@@ -31,6 +31,7 @@ from pythia_rt.harvest.folder import (
     write_meta,
 )
 from pythia_rt.harvest.shards import ShardWriter, is_whole
+from pythia_rt.insides.inputs import grouped
 from pythia_rt.insides.lookup import Capture as Points
 from pythia_rt.options import whole_number_from
 
@@ -218,7 +219,7 @@ def _write_shards(
                 bar.update(n_tokens)
                 continue
             writer.begin(number, n_tokens)
-            for group in groups(windows):
+            for group in grouped(windows):
                 writer.add(capture.rows(group))
                 bar.update(sum(map(len, group)))
             writer.end(number, n_tokens)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.harvest.capture import Capturing, groups
+from pythia_rt.harvest.capture import Capturing
 from pythia_rt.harvest.corpus import Cut, Text, read_cut, read_documents, windows_of
+from pythia_rt.insides.inputs import grouped
 from pythia_rt.insides.lookup import Capture as Points
 from pythia_rt.options import integer, whole_number_from
 
@@ -61,7 +62,7 @@ def _rows(
     model: Model, texts: Iterable[Text], capture: Capturing, cut: Cut
 ) -> Iterator[list[Rows]]:
     documents = (ids for ids, _ in read_documents(model, texts, cut))
-    for group in groups(window.ids for window in windows_of(documents, cut)):
+    for group in grouped(window.ids for window in windows_of(documents, cut)):
         yield capture.rows(group)
 
 

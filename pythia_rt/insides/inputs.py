@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numbers
 import operator
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pythia_rt.model import Model
 
 Ids = NDArray[np.int32]
+Text = TypeVar("Text", bound=Sized)
 # Of a text, or a list of one for each text; below 0 they count from the end.
 Positions = int | slice | Sequence[int] | NDArray[np.integer[Any]]
 
@@ -87,12 +88,24 @@ def is_number(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def grouped(texts: Iterable[Text]) -> Iterator[list[Text]]:
+    """Yield the texts that are read together."""
+    group: list[Text] = []
+    cost = 0
+    for text in texts:
+        more = max(len(text), _LEAST)
+        if group and cost + more > _TOGETHER:
+            yield group
+            group, cost = [], 0
+        group.append(text)
+        cost += more
+    if group:
+        yield group
+
+
 def groups(lengths: Sequence[int]) -> Iterator[range]:
-    """Yield the numbers of texts that are read together."""
+    """Yield the numbers of texts of these lengths that are read together."""
     first = 0
-    while first < len(lengths):
-        last, cost = first + 1, max(lengths[first], _LEAST)
-        while last < len(lengths) and (cost := cost + max(lengths[last], _LEAST)) <= _TOGETHER:
-            last += 1
-        yield range(first, last)
-        first = last
+    for group in grouped(map(range, lengths)):
+        yield range(first, first + len(group))
+        first += len(group)

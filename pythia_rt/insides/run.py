@@ -19,6 +19,7 @@ from pythia_rt.insides.result import Run
 from pythia_rt.insides.span import Span, read_span, read_start
 from pythia_rt.insides.values import Floats, Reading, Values
 from pythia_rt.options import one_of
+from pythia_rt.overflow import all_finite
 from pythia_rt.prompt import Prompt, Prompts
 
 if TYPE_CHECKING:
@@ -299,13 +300,12 @@ def in_dtype(values: Values, dtype: str, place: Place) -> Values:
     if values.dtype != np.float16:
         with np.errstate(over="ignore"):
             found = values.astype(np.float16)
-    # isinf takes 100 times as long for float16 as a look at the bits, above which infinities lie.
-    bits = found.view(np.int16), found.view(np.uint16)
-    infinite = found.size > 0 and bool(bits[0].max() >= 0x7C00 or bits[1].max() >= 0xFC00)
-    infinite = infinite and bool(np.isinf(found).any())
-    if infinite and BY_NAME[place.point].shape == "scores":  # which are -inf where nothing is seen
-        infinite = bool((np.isinf(found) & ~np.isinf(values)).any())
-    if infinite:
+    if all_finite(found):
+        return found
+    infinite = np.isinf(found)
+    if BY_NAME[place.point].shape == "scores":  # which are -inf where nothing is seen
+        infinite &= ~np.isinf(values)
+    if infinite.any():
         raise OverflowError(
             f"{canonical(place)} has values that float16 cannot hold, beyond 65504: use dtype='f32'"
         )
