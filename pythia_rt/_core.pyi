@@ -449,7 +449,16 @@ class Edits:
     Changes to the values at points of a model, in one text.
     """
     def __init__(
-        self, model: Model, items: collections.abc.Sequence[tuple[typing.Any, ...]]
+        self,
+        model: Model,
+        items: collections.abc.Sequence[tuple[typing.Any, ...]],
+        *,
+        key_constants: collections.abc.Mapping[
+            int, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
+        ] = {},
+        value_constants: collections.abc.Mapping[
+            int, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
+        ] = {},
     ) -> None:
         """
         In this order. An item is (point, layer, positions, scale, shift): x becomes
@@ -460,7 +469,10 @@ class Edits:
         raises stops the run.
 
         The layer is -1 for a point in none. `positions` of the text, int64, increase; None:
-        all of them. Raises ValueError for what the model does not have and what does not fit.
+        all of them. `key_constants` are those of `run`, of layers whose scores or patterns
+        are edited; `value_constants`, of the same shape, are what the runtime leaves out of
+        their values: of that a row of a pattern that does not sum to 1 mixes more or less.
+        Raises ValueError for what the model does not have and what does not fit.
         """
 
 class Draft:

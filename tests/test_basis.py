@@ -20,10 +20,11 @@ import transformers
 from numpy.typing import NDArray
 from probing import places_of, replacing
 
-from pythia_rt import _core
+from pythia_rt import Model, _core
 from pythia_rt.convert import FlatFile, convert
 from pythia_rt.convert.errors import FlatFileError, MissingBasis
 from pythia_rt.info import describe, lines
+from pythia_rt.insides import Scale, Zero
 from pythia_rt.insides.basis import Affine, Basis
 
 Floats = NDArray[np.float32]
@@ -206,6 +207,26 @@ def logits_with(file: FlatFile, tokens: NDArray[np.int32], *replace: Any) -> Flo
     edits = replacing(_core, model, replace, [len(tokens)])
     logits: Floats = _core.run([session], [tokens], edits=edits)[0][0]
     return logits
+
+
+@one_of_each
+def test_an_edit_of_a_pattern_does_what_it_does_in_the_checkpoint(
+    made: Callable[[str, int, str], FlatFile], name: str, number: int
+) -> None:
+    """Of a row that does not sum to 1, too: of what was moved out of values it mixes less."""
+    tokens = families.tokens_of(name, number)[:30]
+    edits = [Scale("layers.0.pattern", 0.25), Zero("layers.1.scores", positions=range(5, 25, 2)),
+             Zero("layers.1.pattern", heads=0)]  # fmt: skip
+    points = ["layers.*.z", "layers.*.v", "layers.*.pattern"]
+    runs = [
+        Model(made(name, number, form), kv_format="f32").run(tokens, points, edits=edits)
+        for form in ("f32", "balanced")
+    ]
+    for point in runs[0]:
+        np.testing.assert_allclose(
+            runs[1][point], runs[0][point], rtol=1e-3, atol=1e-4 * np.abs(runs[0][point]).max()
+        )
+    assert np.abs(runs[1].logits - runs[0].logits).max() < 1e-3 * np.abs(runs[0].logits).max()
 
 
 def test_what_the_checkpoint_makes_constant_cannot_be_edited() -> None:

@@ -214,14 +214,10 @@ class Run {
   }
 
   void add_constants() {
+    if (options_.edits) probe_->patterns().add_left_out(edits_of(*options_.edits, model()));
     if (!options_.key_constants) return;
     for (const auto& [layer, constant] : *options_.key_constants) {
-      if (layer < 0 || layer >= spec().n_layers || constant.ndim() != 1 ||
-          constant.size() != spec().key_value_size()) {
-        throw_invalid("the constant of a layer's keys is an array [", spec().key_value_size(),
-                      "] of float32");
-      }
-      probe_->patterns().add_constant(layer, {constant.data(), constant.data() + constant.size()});
+      probe_->patterns().add_key_constant(layer, constant_of(spec(), layer, constant));
     }
   }
 

@@ -96,6 +96,15 @@ void Patterns::at(int64_t layer, Backend& backend, const AttentionRows& rows,
   }
 }
 
+void Patterns::add_left_out(const std::vector<const Edits*>& texts) {
+  for (const Edits* edits : texts) {
+    if (edits == nullptr) continue;
+    const LeftOut& given = edits->left_out();
+    left_out_.keys.insert(given.keys.begin(), given.keys.end());
+    left_out_.values.insert(given.values.begin(), given.values.end());
+  }
+}
+
 // A text that goes back forgets what it saw from there on.
 void Patterns::remember(SeenKeys& seen, int64_t layer, Backend& backend, const AttentionRows& rows,
                         const TextRows& text, bool with_values) {
@@ -111,8 +120,8 @@ void Patterns::remember(SeenKeys& seen, int64_t layer, Backend& backend, const A
     return kept.data() + before;
   };
   float* keys = append(seen.keys, rows.k);
-  const auto constant = constants_.find(layer);
-  if (constant != constants_.end()) {
+  const auto constant = left_out_.keys.find(layer);
+  if (constant != left_out_.keys.end()) {
     for (int64_t i = 0; i < text.count * rows.k.width; ++i) {
       keys[i] += constant->second[static_cast<size_t>(i % rows.k.width)];
     }
@@ -174,15 +183,22 @@ void Patterns::score_row(const Task& task, const float* query, int64_t row, floa
 
 void Patterns::mix_row(const Task& task, int64_t row, float* z) const {
   const HeadLayout& heads = task.rows.heads;
+  const auto constant = left_out_.values.find(task.layer);
   std::fill_n(z, heads.n_heads * heads.head_dim, 0.0f);
   for (int64_t head = 0; head < heads.n_heads; ++head) {
     const float* weights = task.scores + row * task.row_size() + head * task.n_keys();
     const float* values = task.seen.values.data() + head / heads.group() * heads.head_dim;
     float* mixed = z + head * heads.head_dim;
+    double sum = 0;
     for (int64_t key = task.first_key(row); key <= task.position(row); ++key) {
       const float* value = values + key * task.rows.v.width;
       for (int64_t i = 0; i < heads.head_dim; ++i) mixed[i] += weights[key] * value[i];
+      sum += static_cast<double>(weights[key]);
     }
+    if (constant == left_out_.values.end()) continue;
+    const float* left_out = constant->second.data() + head / heads.group() * heads.head_dim;
+    const auto lacking = static_cast<float>(sum - 1);
+    for (int64_t i = 0; i < heads.head_dim; ++i) mixed[i] += lacking * left_out[i];
   }
 }
 

@@ -27,11 +27,12 @@ class Patterns {
  public:
   Patterns(const Spec& spec, const Weights& weights) : spec_(spec), weights_(weights) {}
 
-  // What the runtime leaves out of a layer's keys [n_kv_heads * head_dim] (model/weights.cc), to be
-  // part of the scores.
-  void add_constant(int64_t layer, std::vector<float> constant) {
-    constants_[layer] = std::move(constant);
+  // What the runtime leaves out of a layer's keys: see LeftOut.
+  void add_key_constant(int64_t layer, std::vector<float> constant) {
+    left_out_.keys[layer] = std::move(constant);
   }
+  // What the texts' edits say of that, null for a text without; it is the model's, so alike in all.
+  void add_left_out(const std::vector<const Edits*>& texts);
 
   // `seen` are of the texts by number, which have been seen from their beginning; `captures`
   // may be null.
@@ -51,7 +52,7 @@ class Patterns {
 
   const Spec& spec_;
   const Weights& weights_;
-  std::map<int64_t, std::vector<float>> constants_;
+  LeftOut left_out_;
   std::vector<float> scores_;  // [rows][n_heads][keys] of a text, later its pattern
   std::vector<float> chosen_;
 };

@@ -38,7 +38,9 @@ Function = Callable[[Any, At], Any]
 @dataclass(frozen=True, eq=False)
 class _Form:
     """`point` is a name, a tuple or a glob. `heads` and `neurons` (the last axis: an MLP's neurons,
-    a stream's channels, a head's dimensions) restrict it, and so do `positions`."""
+    a stream's channels, a head's dimensions) restrict it, and so do `positions`. Scores and
+    patterns have no neurons, and take a number, or an array that broadcasts to [heads, positions,
+    keys]: of the queries at `positions`, by default of all, and of all keys of the text."""
 
     point: Name
     heads: Chosen = field(default=None, kw_only=True)
@@ -160,7 +162,7 @@ class Lowering:
             return self._function(edit[1], place, text)
         positions = _positions(edit.positions, length, name)
         if BY_NAME[place.point].shape == "scores":
-            return self._on_scores(edit, place, positions, text)
+            return self._on_scores(edit, place, positions, length)
         a, b = self._affine(edit, place, name)
         if b.ndim > len(self._reading.shape(place)):  # a row for each position
             if positions is None:
@@ -202,32 +204,40 @@ class Lowering:
         return a, b
 
     def _on_scores(
-        self, edit: _Form, place: Place, positions: NDArray[np.int64] | None, text: int
+        self, edit: _Form, place: Place, positions: NDArray[np.int64] | None, length: int | None
     ) -> Lowered:
-        """Scores and patterns have a key more with each position: numbers alone fit all of them."""
+        """A number, or one for each head, is the core's; what differs from key to key a function:
+        each pass has other keys."""
         name, heads = canonical(place), self._reading.spec["n_heads"]
         if edit.neurons is not None:
             raise ValueError(f"{name} has no neurons: choose heads and positions")
         (of_heads, *_) = _chosen(edit, (heads, 1), name)
-        numbers = {Zero: 0.0, Scale: getattr(edit, "by", 0), Add: getattr(edit, "vector", 0),
-                   Replace: getattr(edit, "values", 0), Mean: getattr(edit, "mean", 0)}  # fmt: skip
-        number = np.asarray(numbers[type(edit)], np.float32)
-        if number.ndim:
-            raise ValueError(f"{name} takes a number, or a function: its keys grow with the text")
+        chosen = of_heads.ravel()
+        n_rows = length if positions is None else len(positions)
+        given = _fitted_to_scores(edit, chosen, (heads, n_rows, length), name)
+        keeps, moves = isinstance(edit, (Scale, Add)), not isinstance(edit, Scale)
+        if given.shape[1:] == (1, 1):
+            scale, shift = np.ones(heads, np.float32), np.zeros(heads, np.float32)
+            scale[chosen] = given[:, 0, 0] if isinstance(edit, Scale) else keeps
+            shift[chosen] = given[:, 0, 0] if moves else 0
+            positions = None if positions is None else np.sort(positions)
+            return Lowered(place, positions, scale, shift)
+        if positions is not None and given.shape[1] > 1:
+            given = given[:, np.argsort(positions)]
+        every = np.arange(length or 0) if positions is None else np.sort(positions)
 
         def change(rows: Floats, at: NDArray[np.int64]) -> None:
-            part = rows[:, of_heads.ravel()]
-            match edit:
-                case Scale():
-                    part *= number
-                case Add():
-                    part += number
-                case _:
-                    part[:] = number
-            rows[:, of_heads.ravel()] = part
+            own = given if given.shape[1] == 1 else given[:, np.searchsorted(every, at)]
+            own = own[:, :, : rows.shape[2]].transpose(1, 0, 2)
+            part = rows[:, chosen]
+            if isinstance(edit, Scale):
+                # 0 leaves nothing of what is there, whatever it is.
+                found = np.multiply(part, own, out=np.zeros_like(part), where=own != 0)
+            else:
+                found = part + own if keeps else own
+            rows[:, chosen] = found
 
-        positions = None if positions is None else np.sort(positions)
-        return Lowered(place, positions, function=change)
+        return Lowered(place, None if positions is None else every, function=change)
 
     def _function(self, function: Function, place: Place, text: int) -> Lowered:
         reading, name = self._reading, canonical(place)
@@ -271,7 +281,10 @@ def _indices(given: Chosen, size: int, what: str, name: str) -> NDArray[np.int64
     for each in found:
         if not -size <= each < size:
             raise ValueError(f"{name} has {size} {what}, and none of number {each}")
-    return np.array(found, np.int64) % size
+    chosen = np.array(found, np.int64) % size
+    if len(np.unique(chosen)) != len(chosen):
+        raise ValueError(f"the edit of {name} names one of its {what} twice")
+    return chosen
 
 
 def _chosen(edit: _Form, shape: tuple[int, ...], name: str) -> tuple[NDArray[np.int64], ...]:
@@ -295,10 +308,7 @@ def _fitted(
 ) -> Floats:
     """`given` in the shape of what is chosen, or [positions, ...] of it. It may have the shape of
     all that there is, of which that is taken."""
-    try:
-        values = np.asarray(given, np.float32)
-    except (TypeError, ValueError):
-        raise ValueError(f"the edit of {name} needs numbers, not {given!r}") from None
+    values = _numbers(given, name)
     if chosen and values.shape[-len(shape) :] == shape and chosen_shape != shape:
         index: Any = (..., *chosen)
         values = values[index]
@@ -316,21 +326,62 @@ def _fitted(
         ) from None
 
 
+def _fitted_to_scores(
+    edit: _Form, chosen: NDArray[np.int64], shape: tuple[int, int | None, int | None], name: str
+) -> Floats:
+    """What an edit of scores or patterns says, [chosen heads, 1 or positions, 1 or keys]; of all
+    heads the chosen ones are taken. `shape` is that of all, None where a text grows."""
+    numbers = {Zero: 0.0, Scale: getattr(edit, "by", 0), Add: getattr(edit, "vector", 0),
+               Replace: getattr(edit, "values", 0), Mean: getattr(edit, "mean", 0)}  # fmt: skip
+    values = _numbers(numbers[type(edit)], name)
+    n_heads, n_rows, n_keys = shape
+    if values.ndim <= 3:
+        lead: tuple[int, ...] = (1,) * (3 - values.ndim)
+        found: Floats = values.reshape(lead + values.shape)
+        if len(found) == n_heads != len(chosen):
+            found = found[chosen]
+        if (
+            len(found) in (1, len(chosen))
+            and found.shape[1] in (1, n_rows)
+            and found.shape[2] in (1, n_keys)
+        ):
+            return np.broadcast_to(found, (len(chosen), *found.shape[1:]))
+    if n_keys is None:
+        raise ValueError(
+            f"the edit of {name} has values of the shape {list(values.shape)}, and the keys of a "
+            "text that is written grow: give a number, one for each head [heads, 1, 1], or a "
+            "function"
+        )
+    raise ValueError(
+        f"the edit of {name} has values of the shape {list(values.shape)} where "
+        f"{[len(chosen), n_rows, n_keys]} is needed, heads, positions and keys, or 1 for any"
+    )
+
+
+def _numbers(given: ArrayLike, name: str) -> Floats:
+    try:
+        found = np.asarray(given)
+    except (TypeError, ValueError):  # lists of unequal lengths
+        found = np.array(None)
+    if found.dtype.kind not in "fiub":
+        raise ValueError(f"the edit of {name} needs numbers, not {given!r}")
+    return found.astype(np.float32)
+
+
 def _positions(given: Chosen, length: int | None, name: str) -> NDArray[np.int64] | None:
     if given is None:
         return None
     if length is not None:
-        found = _indices(given, length, "positions", name)
-    else:
-        try:
-            found = np.array(whole_numbers(given), np.int64)
-        except TypeError:
-            raise ValueError(f"positions must be whole numbers, not {given!r}") from None
-        if len(found) and found.min() < 0:
-            raise ValueError(
-                f"the edit of {name} counts positions from the end of a text that grows: count "
-                "from its beginning"
-            )
+        return _indices(given, length, "positions", name)
+    try:
+        found = np.array(whole_numbers(given), np.int64)
+    except TypeError:
+        raise ValueError(f"positions must be whole numbers, not {given!r}") from None
+    if len(found) and found.min() < 0:
+        raise ValueError(
+            f"the edit of {name} counts positions from the end of a text that grows: count "
+            "from its beginning"
+        )
     if len(np.unique(found)) != len(found):
-        raise ValueError(f"the edit of {name} names a position twice")
+        raise ValueError(f"the edit of {name} names one of its positions twice")
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt import _core
+from pythia_rt.convert.errors import MissingBasis
 from pythia_rt.insides.basis import Basis
 from pythia_rt.insides.edits import Edits, Lowered, Lowering, PerText, listed, of_texts
 from pythia_rt.insides.inputs import Ids, Positions, groups, read_positions, read_texts
@@ -113,7 +115,11 @@ class Runner:
         for group in groups([len(text) for text in ids]):
             some = ids[group.start : group.stop]
             _, captured = _core.run(
-                self.sessions(some), some, capture=[(*place,) for place in places], logits="none"
+                self.sessions(some),
+                some,
+                capture=[(*place,) for place in places],
+                logits="none",
+                key_constants=self._key_constants(places),
             )
             ends = np.cumsum([len(text) for text in some])[:-1]
             for place, part in zip(places, captured, strict=True):
@@ -133,7 +139,7 @@ class Runner:
         logits, _ = _core.run(
             self.sessions(ids),
             ids,
-            edits=core_edits(self.model._core, edits),
+            edits=self._core_edits(edits),
             logits="last",
             first_layer=layer,
             residuals=list(streams),
@@ -175,7 +181,7 @@ class Runner:
     def edits(self, edits: Edits) -> _core.Edits:
         """Those of a text that grows, for a writer of the core. Raises ValueError as `run` does."""
         lowered = Lowering(self.names, self.reading)(listed(edits), 0, None)
-        (found,) = core_edits(self.model._core, [lowered]) or [None]
+        (found,) = self._core_edits([lowered]) or [None]
         return cast("_core.Edits", found)
 
     def sessions(self, ids: Sequence[Ids]) -> list[_core.Session]:
@@ -218,7 +224,7 @@ class Runner:
             ids,
             capture=[(place.point, place.layer) for place in asked.sources],
             positions=wanted,
-            edits=core_edits(self.model._core, lowered),
+            edits=self._core_edits(lowered),
             logits=asked.logits or "none",
             first_layer=span.first,
             residuals=residuals,
@@ -226,7 +232,7 @@ class Runner:
             end_layer=span.end,
             half=half,
             sink=self._core_sink(asked, first_text),
-            key_constants=self._key_constants(asked.sources, lowered),
+            key_constants=self._key_constants(asked.sources),
         )
         if asked.sink is not None:
             return logits or [], {}
@@ -243,13 +249,50 @@ class Runner:
             captured[place] = [in_dtype(self.reading.values(place, part), asked.dtype, place)]
         return logits or [], captured
 
-    def _key_constants(
-        self, sources: Sequence[Place], lowered: Sequence[Sequence[Lowered]]
-    ) -> dict[int, Floats]:
-        """What the runtime's keys lack, of each layer whose scores are seen."""
-        places = [*sources, *(edit.place for edits in lowered for edit in edits)]
-        layers = {place.layer for place in places if place.point == "scores"}
-        return {layer: self.reading.key_constant(layer) for layer in layers}
+    def _key_constants(self, places: Iterable[Place]) -> dict[int, Floats]:
+        """What the runtime's keys lack, of each layer whose scores are seen.
+
+        Patterns are the same without, but for their last bits: they have it too where it is known,
+        so that no bit of them depends on whether scores are seen besides.
+        """
+        found: dict[int, Floats] = {}
+        for place in places:
+            if place.point == "scores":
+                found[place.layer] = self.reading.key_constant(place.layer)
+            elif place.point == "pattern":
+                with contextlib.suppress(MissingBasis):
+                    found[place.layer] = self.reading.key_constant(place.layer)
+        return found
+
+    def _value_constants(self, places: Iterable[Place]) -> dict[int, Floats]:
+        """What the runtime's values lack, of each layer where they are mixed by an edited pattern.
+
+        As long as that sums to 1 it does not matter.
+        """
+        layers = {place.layer for place in places if place.point in ("scores", "pattern")}
+        found = {layer: self.reading.value_constant(layer) for layer in layers}
+        return {layer: constant for layer, constant in found.items() if constant is not None}
+
+    def _core_edits(self, lowered: Sequence[Sequence[Lowered]]) -> list[Any] | None:
+        """The core's edits of each text; None where there are none at all."""
+        if not any(lowered):
+            return None
+        return [
+            _core.Edits(
+                self.model._core,
+                [
+                    (*edit.place, edit.positions, edit.function)
+                    if edit.function is not None
+                    else (*edit.place, edit.positions, edit.scale, edit.shift)
+                    for edit in edits
+                ],
+                key_constants=self._key_constants(edit.place for edit in edits),
+                value_constants=self._value_constants(edit.place for edit in edits),
+            )
+            if edits
+            else None
+            for edits in lowered
+        ]
 
     def _core_sink(self, asked: _Asked, first_text: int) -> Callable[..., None] | None:
         sink = asked.sink
@@ -270,26 +313,6 @@ class Runner:
                 sink(name, first_text + text, positions, in_dtype(values, asked.dtype, place))
 
         return hand_on
-
-
-def core_edits(model: _core.Model, lowered: Sequence[Sequence[Lowered]]) -> list[Any] | None:
-    """The core's edits of each text; None where there are none at all."""
-    if not any(lowered):
-        return None
-    return [
-        _core.Edits(
-            model,
-            [
-                (*edit.place, edit.positions, edit.function)
-                if edit.function is not None
-                else (*edit.place, edit.positions, edit.scale, edit.shift)
-                for edit in edits
-            ],
-        )
-        if edits
-        else None
-        for edits in lowered
-    ]
 
 
 def in_dtype(values: Values, dtype: str, place: Place) -> Values:

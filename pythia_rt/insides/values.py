@@ -116,6 +116,14 @@ class Reading:
         """What the runtime's keys of a layer lack, in its own basis: [kv_heads * head_dim]."""
         return self._basis.key_constant(layer, runtime=True, point="scores")
 
+    def value_constant(self, layer: int) -> Floats | None:
+        """What the runtime's values of a layer lack, likewise; None for nothing."""
+        affine = self._affine(Place("v", layer))
+        if affine is None or not affine.shift.any():
+            return None
+        lacking: Floats = affine.shift / affine.scale
+        return lacking
+
     def _affine(self, place: Place) -> Affine | None:
         source = self.source(place)
         if source not in self._affines:
