@@ -328,8 +328,8 @@ def _write_weights(
                 packed = _pack(weights, plan, matrix, form, threads, bar)
             _write_matrix(writer, matrix, form, packed)
             bar.add_tensor()
-    for name, data in basis.tensors(balance):
-        writer.write(name, [data])
+    for name, pieces in basis.tensors(balance):
+        writer.write(name, pieces)
     for name in weights.rescaled:  # since they were written
         writer.rewrite(name, weights.vector(name).view(np.uint8).data)
     return bound_keys_and_values(plan.spec, weights)

@@ -152,7 +152,7 @@ def _name(folder: Path, format: str, merges: Sequence[Merge], noted: Sequence[Fi
     key: dict[str, object] = {
         "producer": pythia_rt.__version__,
         "version": VERSION,
-        "says": BASIS_PREFIX,  # what files of this version did not always say
+        "says": [BASIS_PREFIX, "biases"],  # what files of this version did not always say
         "format": format,
         "folder": str(folder),
         "files": noted or _keys(folder),

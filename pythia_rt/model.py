@@ -274,7 +274,8 @@ class Model(Chatting, Embedding, Generating, Insides, Scoring):
         `name` is ours, as "layers.3.q.weight" [heads, head_dim, hidden_size], or TransformerLens',
         as "blocks.3.attn.W_Q" [heads, hidden_size, head_dim]; layers below 0 count from the end.
         What conversion reordered, scaled and moved is taken back: of a file in f32 it is exactly
-        the checkpoint's, of a quantised one as near as that allows, biases included.
+        the checkpoint's, and so are gains and biases of a quantised one, whose matrices are as near
+        as they were rounded. Files of versions that did not keep biases give them nearly.
 
         Raises ValueError for a name that the model does not have, with the near ones, and
         MissingBasis for a quantised file that was written before files said what this takes.

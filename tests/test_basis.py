@@ -23,6 +23,7 @@ from probing import places_of, replacing
 from pythia_rt import Model, _core
 from pythia_rt.convert import FlatFile, convert
 from pythia_rt.convert.errors import FlatFileError, MissingBasis
+from pythia_rt.convert.flatfile.layout import linears
 from pythia_rt.info import describe, lines
 from pythia_rt.insides import Scale, Zero
 from pythia_rt.insides.basis import Affine, Basis
@@ -273,6 +274,21 @@ def test_the_constant_of_keys_is_there_where_it_should_be(
         constant = Basis(made("GPT-NeoX", 0, form)).key_constant(1).reshape(5, 12)
         assert not constant[:, :6].any()
         assert constant[:, 6:].all()
+
+
+@every_family
+def test_biases_are_kept_where_the_file_has_others(
+    made: Callable[[str, int, str], FlatFile], name: str, number: int
+) -> None:
+    plain, quantised = made(name, number, "f32"), made(name, number, "q8")
+    kept, differ = set(), set()
+    for matrix in linears(plain.spec):
+        bias = f"{matrix.name}.bias"
+        if f"basis.{matrix.role}.bias" in quantised.basis:
+            kept.add(matrix.role)
+        if matrix.bias and plain.tensors[bias].tobytes() != quantised.tensors[bias].tobytes():
+            differ.add(matrix.role)
+    assert kept == differ
 
 
 def normed(file: FlatFile, values: Floats) -> NDArray[np.float64]:

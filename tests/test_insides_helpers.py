@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import families
 import numpy as np
 import pytest
 import torch
@@ -30,6 +31,7 @@ from pythia_rt.insides import (
     patch_grid,
     token_stats,
 )
+from pythia_rt.insides.weights import Weights
 
 MOST = 1e-4  # largest difference, as a part of the largest magnitude
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -144,6 +146,18 @@ def test_each_part_is_attributed_what_it_adds(made: Made) -> None:
         value = found.values[found.labels.index(label)]
         assert abs(value - expected) <= MOST * np.abs(found.values).max(), label
     assert found.heads(3).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["GPT-J", "Phi"])
+def test_parts_sum_to_the_logits_of_a_rounded_head(tmp_path: Path, name: str) -> None:
+    """Whose bias has what balancing moved into it, by weights that are rounded since."""
+    folder = families.save(families.make_model(name, 0), tmp_path / "source", 0)
+    path = convert(folder, tmp_path / "q4", format="f32", head="q4")
+    model, text = Model.load(path, kv_format="f32"), families.tokens_of(name, 0)[:20]
+    totals = [float(logit_attribution(model, text, token).total) for token in range(families.VOCAB)]
+    _, bias = Weights(model.file).matrix("head")
+    moved = np.square(bias - model.weight("head.bias")).mean()
+    assert np.square(totals - model.logits(text)[-1]).mean() < 0.2 * moved
 
 
 def targets(kind: str, tokens: list[int], query: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Model.weight gives the checkpoint's weights: of f32 files exactly, of quantised ones nearly."""
+"""Model.weight gives the checkpoint's weights: biases exactly, quantised matrices nearly."""
 
 from __future__ import annotations
 
@@ -144,6 +144,82 @@ def test_weights_are_those_of_transformers(tmp_path: Path, name: str, number: in
     copies = sum(exact.get(w).size - np.size(x) for w in exact.names()
                  if "k_norm" in w or "q_norm" in w for x in [state_of(made, w)])  # fmt: skip
     assert parameters == sum(counted.values()) + shared - beyond + copies
+
+
+@pytest.mark.parametrize(("name", "number"), families.CASES)
+def test_biases_are_exactly_the_checkpoints(tmp_path: Path, name: str, number: int) -> None:
+    """Of quantised files too, whatever balancing has moved into those that the runtime adds."""
+    made = families.make_model(name, number)
+    folder = families.save(made, tmp_path / "source", number)
+    for form in ("q8", "q4"):
+        weights = Weights(Model.load(convert(folder, tmp_path / form, format=form)).file)
+        for weight in weights.names():
+            expected = theirs(made, weight) if weight.endswith(".bias") else None
+            if expected is not None:
+                assert bits(weights.get(weight)) == bits(expected), weight
+
+
+def bits(values: Floats) -> tuple[tuple[int, ...], bytes]:
+    return values.shape, values.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored"), [("float16", "F16"), ("bfloat16", "BF16"), ("float32", "F32")]
+)
+def test_biases_take_no_more_room_than_in_the_checkpoint(
+    tmp_path: Path, dtype: str, stored: str
+) -> None:
+    made = families.make_model("GPT-NeoX", 0)
+    for path, values in made.named_parameters():
+        if path.endswith("bias"):
+            values.data[0] = 2**-30  # less than any of F16
+    made.to(getattr(torch, dtype))
+    folder = families.save(made, tmp_path / "source", 0)
+    model = Model.load(convert(folder, tmp_path / "q4", format="q4"))
+    made = made.float()
+    for role in ("qkv", "attn_out", "mlp_up", "attn_norm", "mlp_norm", "final_norm"):
+        assert model.file.entries[f"basis.{role}.bias"].dtype == stored
+    for name in Weights(model.file).names():
+        if name.endswith(".bias"):
+            expected = theirs(made, name)
+            assert expected is not None
+            assert bits(model.weight(name)) == bits(expected), name
+
+
+@torch.no_grad()
+def test_where_balancing_moves_nothing_no_bias_is_kept(tmp_path: Path) -> None:
+    """As of a first step, whose biases are all zeros; and a zero keeps its sign."""
+    made = families.make_model("GPT-NeoX", 0)
+    for name, values in made.named_parameters():
+        if name.endswith("bias"):
+            values.zero_()
+    folder = families.save(made, tmp_path / "zeros", 0)
+    file = Model.load(convert(folder, tmp_path / "zeros q8", format="q8")).file
+    assert {name for name in file.basis if "bias" in name} == {
+        f"basis.{norm}.bias" for norm in ("attn_norm", "mlp_norm", "final_norm")
+    }
+    made.gpt_neox.layers[1].attention.dense.bias[3] = -0.0
+    folder = families.save(made, tmp_path / "minus", 0)
+    model = Model.load(convert(folder, tmp_path / "minus q8", format="q8"))
+    assert np.flatnonzero(np.signbit(model.weight("layers.1.o.bias"))).tolist() == [3]
+
+
+def test_files_that_keep_no_biases(
+    neox: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they were written once: all else is the same, and biases come back by their weights."""
+    new = neox("q8")
+    kept = {name: data.tobytes() for name, data in new.file.tensors.items()}
+    biases = {f"layers.1.{role}.bias": new.weight(f"layers.1.{role}.bias") for role in "qkvo"}
+    monkeypatch.setattr("pythia_rt.convert.quantise.basis.bias_parts", lambda *given: {})
+    old = neox("q8")
+    assert new.file.basis.keys() - old.file.basis.keys() == {
+        f"basis.{role}.bias" for role in ("qkv", "attn_out", "mlp_up")
+    }
+    assert {name: data.tobytes() for name, data in old.file.tensors.items()} == kept
+    for name, exact in biases.items():
+        error = np.abs(old.weight(name) - exact).max() / np.abs(exact).max()
+        assert 0 < error < 0.05, name
 
 
 def state_of(model: Any, name: str) -> Any:

@@ -3,7 +3,7 @@
 Balancing divides scales between neighbours anew and moves constants (quantise/balancing), so what
 is between two matrices of a quantised file is not what it is in the source. These tensors say what
 takes it back; pythia_rt/insides/basis.py applies them. A file has those of the rewrites that it
-got, so float files have none. Each is F32, or F16 where that loses nothing.
+got, so float files have none. Each is F16 or BF16 where that loses nothing, else F32.
 
     basis.attn_norm.weight      [n_layers, hidden_size]  the source's gain; .bias where it has one
     basis.mlp_norm.weight, basis.final_norm.weight ([hidden_size]), likewise
@@ -14,6 +14,12 @@ got, so float files have none. Each is F32, or F16 where that loses nothing.
     basis.values                [n_layers, key_value_size]  what values were multiplied by
     basis.value_constant        [n_layers, key_value_size]  what was left out of them, likewise
     basis.mlp                   [n_layers, mlp_size]  what the MLP's inside was multiplied by
+    basis.qkv.bias              [n_layers, rows]  the source's bias, where the file's is another,
+                                in the file's order of rows
+    basis.attn_out.bias, basis.mlp_up.bias, basis.head.bias ([rows]), likewise
+
+A constant that was left out is the source's bias and what came to it of the norm before, by weights
+that the file has rounded, so neither of the two follows from the other.
 
 Sources of a gated MLP may have a narrower inside than the file, which fills it up with zeros: the
 entry MLP_SIZE of the metadata says what they have.
@@ -21,7 +27,7 @@ entry MLP_SIZE of the metadata says what they have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +44,12 @@ MLP = "basis.mlp"
 # so small beside its neighbours that it gets none of the 8 bits of their group. A power of two, so
 # that nothing is rounded.
 UNREAD = 2.0**-24
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+# The smaller first; BF16 is the upper half of an F32.
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "F32": np.dtype("<f4"),
+}
 
 
 def basis_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
@@ -50,33 +61,50 @@ def basis_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         if norm.name in read and norm.layer <= 0:
             lead = () if norm.layer < 0 else (layers,)
             for part in ("weight", "bias")[: 1 + norm.bias]:
-                shapes[norm_name(norm.role, part)] = (*lead, norm.size)
+                shapes[source_name(norm.role, part)] = (*lead, norm.size)
     shapes[KEYS] = (layers, keys)
     shapes[KEY_CONSTANT] = (layers, spec["n_kv_heads"] * (spec["head_dim"] - spec["rotary_dim"]))
     shapes[VALUES] = shapes[VALUE_CONSTANT] = (layers, keys)
     shapes[MLP] = (layers, spec["mlp_size"])
+    for matrix in linears(spec):
+        if matrix.bias and matrix.layer <= 0:
+            lead = () if matrix.layer < 0 else (layers,)
+            shapes[source_name(matrix.role, "bias")] = (*lead, matrix.rows)
     return shapes
 
 
-def norm_name(role: str, part: str) -> str:
-    """Return the name of the source's gain or bias, `part`, of the norms of `role`."""
+def source_name(role: str, part: str) -> str:
+    """Return the name of the source's gain ("weight") or "bias" of norms or matrices of `role`."""
     return f"{BASIS_PREFIX}{role}.{part}"
 
 
-def smallest_dtype(values: NDArray[np.float32]) -> str:
-    """Return the dtype in which `values` are stored."""
-    with np.errstate(over="ignore"):
-        return "F16" if np.array_equal(values.astype(np.float16), values) else "F32"
+def smallest_dtype(vectors: Iterable[NDArray[np.float32]]) -> str:
+    """Return the first dtype in which all of the finite `vectors` lose nothing."""
+    left = list(_DTYPES)
+    for values in vectors:
+        left = [dtype for dtype in left if np.array_equal(_rounded(values, dtype), values)]
+    return left[0]
 
 
 def encode(values: NDArray[np.float32], dtype: str) -> bytes:
     """Return the bytes of `values` in `dtype`."""
-    return values.astype(_DTYPES[dtype]).tobytes()
+    if dtype == "BF16":
+        return (values.view("<u4") >> 16).astype(_DTYPES[dtype]).tobytes()
+    with np.errstate(over="ignore"):
+        return values.astype(_DTYPES[dtype]).tobytes()
 
 
 def decode(data: NDArray[np.uint8], stored: Stored) -> NDArray[np.float32]:
     """Return what `encode` was given, float32."""
-    return data.view(_DTYPES[stored.dtype]).reshape(stored.shape).astype(np.float32)
+    values = data.view(_DTYPES[stored.dtype]).reshape(stored.shape)
+    if stored.dtype == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def _rounded(values: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+    data = np.frombuffer(encode(values, dtype), np.uint8)
+    return decode(data, Stored(dtype, values.shape))
 
 
 def found_basis(spec: Spec, dtypes: Mapping[str, str]) -> dict[str, Stored]:

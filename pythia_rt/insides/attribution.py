@@ -13,6 +13,7 @@ from pythia_rt.insides.inputs import is_number, read_texts
 from pythia_rt.insides.names import Place
 from pythia_rt.insides.run import Runner
 from pythia_rt.insides.values import Floats
+from pythia_rt.insides.weights import Weights
 from pythia_rt.options import one_of
 from pythia_rt.prompt import Prompt, Prompts, token_ids
 
@@ -116,8 +117,8 @@ def _direction(
     model: Model, tokens: Any, incorrect: Any, n_texts: int
 ) -> tuple[Floats, NDArray[np.float64]]:
     """What the head multiplies by for the difference, [texts, hidden], and adds, [texts]."""
-    head = model.weight("embed" if model.spec["tied_head"] else "head")
-    bias = model.weight("head.bias") if model.spec["head_bias"] else np.zeros(len(head))
+    # With the bias that goes with the head as it is rounded, or the parts would not sum to logits.
+    head, bias = Weights(model.file).matrix("embed" if model.spec["tied_head"] else "head")
     right = _each(model, tokens, n_texts, "tokens")
     direction: Floats = head[right]
     constant: NDArray[np.float64] = bias[right].astype(np.float64)

@@ -21,7 +21,7 @@ from pythia_rt.convert.flatfile.basis import (
     MLP,
     VALUE_CONSTANT,
     VALUES,
-    norm_name,
+    source_name,
 )
 from pythia_rt.convert.plan import TILE
 from pythia_rt.convert.quantise.balancing import rewrites
@@ -188,6 +188,14 @@ class Basis:
         ]
         return Affine(*map(np.concatenate, zip(*known, strict=True)))
 
+    def source(self, role: str, part: str, layer: int) -> Floats | None:
+        """Return what the file keeps of a vector of the checkpoint, None where it keeps nothing.
+
+        `part` is "weight" or "bias" of a norm or a matrix of `role`, in the runtime's order.
+        """
+        stored = self._stored.get(source_name(role, part))
+        return stored if stored is None or layer < 0 else stored[layer]
+
     def vector(self, name: str, size: int) -> Floats:
         """Return the first `size` entries of a vector or table of the file."""
         return self._file.tensors[name].view(np.float32)[:size]
@@ -198,24 +206,24 @@ class Basis:
         if scales is None:
             return None
         shift = np.zeros(len(scales), np.float32)
-        if norm_name(point, "bias") in self._stored:
+        if source_name(point, "bias") in self._stored:
             # A bias that did not move was scaled as the gain was.
             bias = self.vector(f"{name}.bias", len(shift))
-            shift = np.where(bias == 0, self._of_layer(norm_name(point, "bias"), point, layer), 0)
+            shift = np.where(bias == 0, self._of_layer(source_name(point, "bias"), point, layer), 0)
         return Affine(scales.astype(np.float32), shift.astype(np.float32))
 
     def _norm_scales(self, name: str, point: str) -> Doubles | None:
         """What a norm's outputs, without what is constant in them, are multiplied by."""
         role, layer = name.rpartition(".")[2], int(name.split(".")[1]) if "." in name else -1
-        if norm_name(role, "weight") not in self._stored:
+        if source_name(role, "weight") not in self._stored:
             if name in self._done:
                 raise self._missing(point, layer)
             return None
         scales: Doubles = np.zeros(self._spec["hidden_size"])
         for part in ("bias", "weight"):
-            if norm_name(role, part) in self._stored:
+            if source_name(role, part) in self._stored:
                 ours = self.vector(f"{name}.{part}", len(scales)).astype(np.float64)
-                theirs = self._of_layer(norm_name(role, part), point, layer)
+                theirs = self._of_layer(source_name(role, part), point, layer)
                 np.divide(theirs, ours, out=scales, where=ours != 0)
         return scales
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pythia_rt import _core
 from pythia_rt.convert.errors import quote
 from pythia_rt.convert.flatfile import FlatFile
-from pythia_rt.convert.flatfile.basis import UNREAD, norm_name
-from pythia_rt.convert.flatfile.layout import Linear, linears, norms, tables
+from pythia_rt.convert.flatfile.basis import UNREAD
+from pythia_rt.convert.flatfile.layout import linears, norms, tables
 from pythia_rt.insides.basis import Basis
 
 Floats = NDArray[np.float32]
@@ -107,6 +107,35 @@ class Weights:
         found = self._value(*_role(line.name), layer)
         return found if is_ours or not line.axes else found.transpose(line.axes)
 
+    def matrix(self, name: str) -> tuple[Floats, Floats]:
+        """Return a matrix of the file, and the bias that goes with it, in the checkpoint's basis.
+
+        The bias is zeros where it has none, and not quite the checkpoint's: the two make of the
+        checkpoint's values what the file makes of its own. Where the file computes so (W x + b) +
+        ho of x = (c - h) / s, they are so W / s, and so b + ho less that times h. Both have the
+        runtime's order.
+        """
+        matrix = self._linears[name]
+        form = self._file.formats[matrix.name]
+        layout = _core.packed_layout(form, matrix.rows, matrix.columns)
+        parts = [self._file.tensors[f"{matrix.name}.{part}"] for part, _, _ in layout]
+        values = _core.unpack(form, parts, matrix.rows, matrix.columns)
+        bias = np.zeros(matrix.rows, np.float32)
+        if matrix.bias:
+            bias = self._basis.vector(f"{matrix.name}.bias", matrix.rows).copy()
+        after = self._basis.outputs(matrix.role, matrix.layer)
+        if after is not None:
+            values *= after.scale[:, None]
+            bias = bias * after.scale + after.shift
+        read = matrix.reads.rpartition(".")[2]
+        before = self._basis.of(_READS.get(read, read), matrix.layer)
+        if before is not None:
+            # Of a channel that is constant in the checkpoint, or not read, the file has nothing.
+            live = (before.scale != 0) & (before.scale != 1 / UNREAD)
+            values *= np.divide(1, before.scale, out=np.zeros_like(before.scale), where=live)
+            bias = bias - values @ before.shift
+        return values, bias
+
     def _find(self, name: str) -> tuple[Line, int, bool]:
         """The line of a name, its layer, and whether the name is ours."""
         if not isinstance(name, str):
@@ -179,7 +208,7 @@ class Weights:
         if role == "head" and spec["tied_head"]:
             role = "embed"
         name = _MATRICES.get(role, role).replace("N", str(layer))
-        values = self._matrix(self._linears[name])[("weight", "bias").index(part)]
+        values = self._of_matrix(name, part)
         dim = spec["head_dim"]
         if role in ("q", "k", "v"):
             ends = np.cumsum([spec["n_heads"], spec["n_kv_heads"], spec["n_kv_heads"]]) * dim
@@ -198,36 +227,16 @@ class Weights:
 
     def _of_norm(self, name: str, role: str, part: str, layer: int) -> Floats:
         self._basis.of(role, layer)  # raises where the file should have the source's
-        stored = self._file.basis.get(norm_name(role, part))
-        if stored is not None:
-            return np.array(stored if layer < 0 else stored[layer])
-        return np.array(self._basis.vector(f"{name}.{part}", self._norms[name].size))
+        stored = self._basis.source(role, part, layer)
+        if stored is None:
+            stored = self._basis.vector(f"{name}.{part}", self._norms[name].size)
+        return np.array(stored)
 
-    def _matrix(self, matrix: Linear) -> tuple[Floats, Floats]:
-        """A matrix and its bias, zeros where it has none, in the checkpoint's basis.
-
-        Where the file computes so (W x + b) + ho of x = (c - h) / s, the checkpoint has so W / s,
-        and so b + ho less that times h.
-        """
-        form = self._file.formats[matrix.name]
-        layout = _core.packed_layout(form, matrix.rows, matrix.columns)
-        parts = [self._file.tensors[f"{matrix.name}.{part}"] for part, _, _ in layout]
-        values = _core.unpack(form, parts, matrix.rows, matrix.columns)
-        bias = np.zeros(matrix.rows, np.float32)
-        if matrix.bias:
-            bias = self._basis.vector(f"{matrix.name}.bias", matrix.rows).copy()
-        after = self._basis.outputs(matrix.role, matrix.layer)
-        if after is not None:
-            values *= after.scale[:, None]
-            bias = bias * after.scale + after.shift
-        read = matrix.reads.rpartition(".")[2]
-        before = self._basis.of(_READS.get(read, read), matrix.layer)
-        if before is not None:
-            # Of a channel that is constant in the checkpoint, or not read, the file has nothing.
-            live = (before.scale != 0) & (before.scale != 1 / UNREAD)
-            values *= np.divide(1, before.scale, out=np.zeros_like(before.scale), where=live)
-            bias = bias - values @ before.shift
-        return values, bias
+    def _of_matrix(self, name: str, part: str) -> Floats:
+        matrix = self._linears[name]
+        stored = self._basis.source(matrix.role, part, matrix.layer)
+        # Of files that do not keep it, what comes back of it by weights that are rounded.
+        return self.matrix(name)[part == "bias"] if stored is None else stored.copy()
 
 
 # Our parts of matrices of the file, and the points that matrices read where it is no norm.
