@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -255,3 +257,20 @@ def test_a_view_beyond_its_storage_is_refused(tmp_path: Path) -> None:
 
     rewrite_zip(path, grow)
     assert "leaves its storage" in refuse(tmp_path, path.read_bytes(), path.name)
+
+
+def test_a_list_of_entries_as_long_as_the_file_takes_no_memory(tmp_path: Path) -> None:
+    """zipfile reads as much as the file's last bytes say that the list has."""
+    size = 1 << 30
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(b"PK\x03\x04")
+    os.truncate(path, size)  # a hole
+    with path.open("ab") as stream:
+        stream.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, size - 4, 4, 0))
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="is truncated or is not an archive"):
+            Checkpoint(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()

@@ -22,6 +22,7 @@ from .unpickler import Storage, TensorView
 
 # A pickle of tensor names has some 250 bytes per tensor; this is room for 16,000 tensors.
 MAX_PICKLE_BYTES = 4 << 20
+MAX_DIRECTORY_BYTES = 8 << 20  # of a zip file: its list of entries, of which torch has one a tensor
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 _LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
@@ -118,9 +119,35 @@ def _read_zip(file: PositionalFile) -> tuple[Any, OffsetOf]:
     return state, offset_of
 
 
+class _Bounded(io.BufferedIOBase):
+    """What zipfile reads of a file, whose last bytes may call any part of it the list of entries,
+    which it reads at once."""
+
+    def __init__(self, file: PositionalFile) -> None:
+        self._stream = file.stream()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_DIRECTORY_BYTES:
+            raise ValueError("a list of entries that is longer than any real one")
+        return self._stream.read(MAX_DIRECTORY_BYTES if size is None or size < 0 else size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
 def _zip_entries(file: PositionalFile) -> dict[str, zipfile.ZipInfo]:
     try:
-        with file.stream() as stream, zipfile.ZipFile(stream) as archive:
+        with _Bounded(file) as stream, zipfile.ZipFile(stream) as archive:
             entries = archive.infolist()
     except OSError:
         raise
