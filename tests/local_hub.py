@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import json
 import shutil
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from local_hub_handler import BLOCK, Fault, Handler, Request, Stored
 
@@ -35,6 +38,15 @@ class Limit:
     seconds: float
     begun: float = field(default_factory=time.monotonic)
     used: int = 0
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of who hung up."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class LocalHub:
@@ -58,10 +70,7 @@ class LocalHub:
         self.gated: set[str] = set()
         self.token = "hf_local"
         self.lock = threading.RLock()
-        self.server = ThreadingHTTPServer(
-            ("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self})
-        )
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self.cdn = f"http://localhost:{self.server.server_port}/cdn"
         self._thread = threading.Thread(
@@ -196,6 +205,12 @@ class LocalHub:
         """Send `block` bytes at a time, with `pause` seconds before each."""
         self.faults.append(Fault(pattern, "slow", times, pause=pause, block=block))
 
+    def answer(
+        self, pattern: str, say: Callable[[Handler], None], times: int | None = None
+    ) -> None:
+        """Let `say` answer, whatever it says."""
+        self.faults.append(Fault(pattern, "answer", times, answer=say))
+
     def limit(self, kind: str, requests: int, seconds: float) -> None:
         """Answer `requests` of a kind (api, resolve) in each window of `seconds`, then 429."""
         self.limits[kind] = Limit(requests, seconds)
@@ -274,3 +289,15 @@ class LocalHub:
     def branches(self, repo: str) -> dict[str, str]:
         """{branch: commit} of a model; KeyError where there is none."""
         return dict(self._branches[repo])
+
+
+def say(
+    status: int, body: bytes = b"", headers: dict[str, str] | None = None
+) -> Callable[[Handler], None]:
+    """An answer for `LocalHub.answer`."""
+    return lambda handler: handler.say(status, body, headers or {})
+
+
+def says_json(value: Any) -> Callable[[Handler], None]:
+    """An answer of the API."""
+    return say(200, json.dumps(value).encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -55,13 +56,14 @@ class Fault:
     that matches `pattern`, after `skip` of them."""
 
     pattern: str
-    kind: str  # cut, flip, status or slow
+    kind: str  # cut, flip, status, slow or answer
     times: int | None = None
     at: int = 0  # cut: after so many bytes; flip: the file's byte
     status: int = 503
     pause: float = 0.0  # slow: seconds before each `block` bytes
     block: int = BLOCK
     skip: int = 0
+    answer: Callable[[Handler], None] | None = None  # answer: says all that there is to say
 
 
 class Refused(Exception):  # noqa: N818
@@ -112,6 +114,9 @@ class Handler(BaseHTTPRequestHandler):
                 self._send(429, b'{"error":"rate limited"}', said)
                 return
             for fault in faults:
+                if fault.answer is not None:
+                    fault.answer(self)
+                    return
                 if fault.kind == "status":
                     self._send(fault.status, b"{}", said)
                     return
@@ -235,6 +240,16 @@ class Handler(BaseHTTPRequestHandler):
         with stored.path.open("rb") as stream:
             stream.seek(begin)
             self._send(status, stream, headers, begin, end - begin, faults)
+
+    def say(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        """Answer with these headers and, if they do not say otherwise, the body's length."""
+        self.request_log.status = status
+        self.request_log.sent += len(body)
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | dict(headers)).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
 
     def _send(
         self,

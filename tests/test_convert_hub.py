@@ -11,7 +11,7 @@ from local_hub import LocalHub
 
 from pythia_rt.convert import CheckpointError, FlatFile, convert
 from pythia_rt.convert.flatfile import layout
-from pythia_rt.convert.source import hub, listing, transfer
+from pythia_rt.convert.source import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/tiny-neox"
@@ -37,9 +37,7 @@ class Repository:
 
 
 @pytest.fixture
-def fake(local_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    monkeypatch.setattr(transfer, "PAUSE", 0.001)
-    monkeypatch.setattr(listing, "_PAUSE", 0.001)
+def fake(local_hub: LocalHub, tmp_path: Path) -> Repository:
     return Repository(local_hub, tmp_path / "repository")
 
 
@@ -227,15 +225,33 @@ def test_progress_is_shown_where_it_is_wanted(
     assert ("fetching tiny-neox: 100%" in shown.err) is wanted
 
 
-def test_a_blob_that_is_damaged_is_not_converted(tmp_path: Path, fake: Repository) -> None:
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("model.safetensors", "is damaged, its SHA-256 is not the hub's: delete"),
+        (
+            "config.json",
+            "damaged or was edited, its digest is not the hub's: delete",
+        ),
+    ],
+)
+def test_a_blob_that_is_damaged_is_not_converted(
+    tmp_path: Path, fake: Repository, name: str, says: str
+) -> None:
     """As another tool may have left it, or a disk."""
     write_checkpoint(fake.folder)
     fake.serve()
     folder, _ = hub.resolve(NAME, "step3", tmp_path)
-    blob = (folder / "model.safetensors").resolve()
+    blob = (folder / name).resolve()
     data = bytearray(blob.read_bytes())
-    data[-1] ^= 1
+    if name == "config.json":
+        data += b" "  # which changes nothing that can be seen
+    else:
+        data[-1] ^= 1
     blob.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"is damaged, its SHA-256 is not the hub's: delete"):
+    with pytest.raises(CheckpointError, match=says):
         convert(folder, tmp_path / "flat")
     assert not (tmp_path / "flat").exists()
+    blob.unlink()
+    folder, _ = hub.resolve(NAME, "step3", tmp_path)
+    assert convert(folder, tmp_path / "flat").exists()

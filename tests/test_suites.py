@@ -15,7 +15,7 @@ import pythia_rt
 from pythia_rt import CheckpointError, Model, checkpoints
 from pythia_rt.cli import main
 from pythia_rt.convert import FlatFile, convert
-from pythia_rt.convert.source import fetch, file_digests, listing, read_ranges, transfer
+from pythia_rt.convert.source import fetch, file_digests, read_ranges
 from pythia_rt.convert.source.settings import own_cache
 from pythia_rt.convert.source.steps import revision_of, step_of
 from pythia_rt.model import DEMO_FOLDER
@@ -23,12 +23,6 @@ from pythia_rt.suites import known_steps, model_names
 
 NAME = "someone/tiny"
 STEPS = (0, 1, 4, 1000, 3000)
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "PAUSE", 0.001)
-    monkeypatch.setattr(listing, "_PAUSE", 0.001)
 
 
 @pytest.fixture

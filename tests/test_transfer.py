@@ -18,17 +18,12 @@ from local_hub import BLOCK, Fault, LocalHub
 
 from pythia_rt.convert import CheckpointError, convert
 from pythia_rt.convert.source import download, fetch, listing, rates, settings, transfer
+from pythia_rt.convert.source.client import open_client
 
 NAME = "someone/tiny"
 FILE = "model.safetensors"
 WEIGHTS = b"".join(hashlib.sha256(bytes([i % 256, i // 256])).digest() for i in range(1 << 16))
 FILES = {"config.json": b"{}", "tokenizer.json": b"{ }", FILE: WEIGHTS}
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "PAUSE", 0.001)
-    monkeypatch.setattr(listing, "_PAUSE", 0.001)
 
 
 directly_and_redirected = pytest.mark.parametrize(
@@ -208,7 +203,7 @@ def test_a_file_that_changed_under_its_commit(hub: LocalHub) -> None:
     hub.change(NAME, "main", "config.json", b"[]")
     listed = listing.read_listing(NAME, "main")
     hub.change(NAME, "main", "config.json", b"{}")
-    with transfer.open_client() as client:
+    with open_client() as client:
         store = download.Store(settings.hub_cache(), NAME)
         one = transfer.Transfer(client, store, NAME, listed.commit)
         with pytest.raises(CheckpointError, match="came damaged twice"):

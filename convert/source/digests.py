@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,7 @@ from .tensor import SourceTensor
 from .value_digests import TensorDigest, ValueDigests, combine, digest_tensor, is_buffer, undigested
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
 @final
@@ -68,11 +70,17 @@ class SourceDigests(Closing):
         self._wait()
         for name, digest in self._digests.items():
             blob = self._paths[name].resolve()
-            is_named_so = blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name)
-            if is_named_so and blob.name != digest:
+            if blob.parent.name != "blobs":
+                continue
+            if _SHA256.fullmatch(blob.name) and blob.name != digest:
                 raise CheckpointError(
                     f"{self._paths[name]} is damaged, its SHA-256 is not the hub's: delete {blob}, "
                     "and it is fetched again"
+                )
+            if _SHA1.fullmatch(blob.name) and blob.name != _git_digest(blob):
+                raise CheckpointError(
+                    f"{self._paths[name]} is damaged or was edited, its digest is not the hub's: "
+                    f"delete {blob}, and it is fetched again; edit a copy of the folder"
                 )
         return dict(self._digests)
 
@@ -117,3 +125,9 @@ class SourceDigests(Closing):
             work()
         except Exception as reason:  # raised again where the result is asked for
             self._failure = reason
+
+
+def _git_digest(path: Path) -> str:
+    """The SHA-1 by which git, and the hub's cache, know a small file."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -22,11 +22,19 @@ from ..flatfile.layout import (
     TOKENIZER_SOURCES,
 )
 from .checkpoint import CONFIG_FILE, WEIGHT_FILES, index_shards
-from .listing import Listing, NoRevisionError, RemoteFile, list_revisions, read_listing
+from .client import open_client
+from .listing import (
+    HubUnreachableError,
+    Listing,
+    NoRevisionError,
+    RemoteFile,
+    list_revisions,
+    read_listing,
+)
 from .settings import hub_cache, is_hub_id, is_offline
 from .steps import no_step, revision_of, step_of
 from .store import Store
-from .transfer import StoppedError, Transfer, open_client
+from .transfer import StoppedError, Transfer
 
 AT_ONCE = 4  # files
 _CHAT_TEMPLATE = re.compile(rf"{CHAT_TEMPLATE_FOLDER}/[^/]+\.jinja")
@@ -83,11 +91,13 @@ class Repository:
                     self.revision = revision_of(max(steps))
                     listing = self._list()
             return listing
-        except ConnectionError as reason:
+        except HubUnreachableError as reason:
             return (
                 f"{self.name} is not in the cache and the hub does not answer "
                 f"({reason}): check the network"
             )
+        except ConnectionError as reason:  # with a sentence of its own
+            return f"{self.name} is not in the cache, and {reason}"
 
     def _list(self) -> Listing:
         try:
@@ -151,7 +161,8 @@ class Repository:
         """Fetch files, several at once; those that are there cost nothing."""
         files = {name: self._listed(name, listing) for name in names}
         places = {name: self.store.place(listing.commit, name) for name in files}
-        missing = [file for name, file in files.items() if not places[name].exists()]
+        holds = self.store.holds
+        missing = [file for name, file in files.items() if not holds(places[name], file)]
         if not missing:
             return
         self._check_room(missing)
@@ -179,7 +190,7 @@ class Repository:
         folder.mkdir(parents=True, exist_ok=True)
         needed = 0
         for file in files:
-            if not self.store.blob(file.digest).exists():
+            if not self.store.holds(self.store.blob(file.digest), file):
                 part = folder / f"{file.digest}.part"
                 needed += file.size - (part.stat().st_size if part.exists() else 0)
         free = shutil.disk_usage(folder).free

@@ -6,24 +6,28 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from urllib.parse import quote as url_quote
 
-from huggingface_hub import HfApi, errors
+import httpx2
 
 from ..errors import CheckpointError, quote
+from ..files.json_object import MAX_JSON_BYTES
+from .client import gated, open_client
 from .rates import pause, wait_of
-from .settings import endpoint, is_hub_id, own_cache
+from .settings import endpoint, is_hub_id, is_offline, own_cache, shown_endpoint
 
-_Answer = TypeVar("_Answer")
 _TRIES = 4
 _PAUSE = 1.0  # seconds before the second try; doubled for each further one
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # No second try: without a network nothing answers in a second either, and a cache may serve.
-_NO_NETWORK = ("ConnectError", "ConnectTimeout", "OfflineModeIsEnabled")
+_NO_NETWORK = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.InvalidURL)
+_MAX_PAGES = 1000  # of the list of a commit's files
 
 
 class HubUnreachableError(ConnectionError):
@@ -67,14 +71,19 @@ class Listing:
     files: dict[str, RemoteFile]
 
 
-def list_revisions(name: str) -> list[Revision]:
+def list_revisions(name: str, client: httpx2.Client | None = None) -> list[Revision]:
     """The branches of the model `name`, in the hub's order; one request.
 
-    Raises FileNotFoundError for no model of the hub, PermissionError for a gated one,
-    ConnectionError when the hub does not answer.
+    Give a `client` of open_client() where there are many questions, here and below. Raises
+    FileNotFoundError for no model of the hub, PermissionError for a gated one, ConnectionError when
+    the hub does not answer, CheckpointError when it says something else.
     """
-    refs = _ask(name, None, lambda api: api.list_repo_refs(name))
-    return [Revision(str(ref.name), str(ref.target_commit)) for ref in refs.branches]
+    said, _ = _ask(name, None, "/refs", {}, client)
+    branches = said.get("branches") if isinstance(said, dict) else None
+    if not isinstance(branches, list) or not all(isinstance(b, dict) for b in branches):
+        raise _says_something_else(f"what branches {name} has")
+    found = [(branch.get("name"), branch.get("targetCommit")) for branch in branches]
+    return [Revision(_name(name, b), _commit(name, b, commit)) for b, commit in found]
 
 
 def read_listing(name: str, revision: str) -> Listing:
@@ -85,24 +94,18 @@ def read_listing(name: str, revision: str) -> Listing:
     """
     if (known := _read_kept(name, revision)) is not None:
         return Listing(revision, known)
-    info = _ask(
-        name, revision, lambda api: api.model_info(name, revision=revision, files_metadata=True)
-    )
-    found = [
-        _remote_file(name, s.rfilename, s.size, s.lfs.sha256 if s.lfs else s.blob_id)
-        for s in info.siblings or ()
-    ]
-    commit = str(info.sha or "")
-    if not _COMMIT.fullmatch(commit):
-        raise CheckpointError(
-            f"{endpoint()} does not say which commit of {name} {quote(revision)} is: set "
-            "HF_ENDPOINT to another mirror"
-        )
+    call = "/revision/" + url_quote(revision, safe="")
+    said, _ = _ask(name, revision, call, {"blobs": "true"})
+    answer: Mapping[str, Any] = said if isinstance(said, dict) else {}
+    commit = _commit(name, revision, answer.get("sha"))
+    found = _files(name, answer.get("siblings"), "rfilename", "blobId", "sha256")
     _keep(name, commit, found)
     return Listing(commit, {file.path: file for file in found})
 
 
-def file_digests(name: str, revision: str) -> dict[str, RemoteFile]:
+def file_digests(
+    name: str, revision: str, client: httpx2.Client | None = None
+) -> dict[str, RemoteFile]:
     """The files of `revision`, a branch or commit, by their paths; one request for each thousand.
 
     No file is downloaded: the digests are those that the hub keeps. What a commit holds never
@@ -110,19 +113,33 @@ def file_digests(name: str, revision: str) -> dict[str, RemoteFile]:
     """
     if (known := _read_kept(name, revision)) is not None:
         return known
-    entries: Iterable[Any] = _ask(
-        name,
-        revision,
-        lambda api: list(api.list_repo_tree(name, revision=revision, recursive=True)),
-    )
-    found = [
-        _remote_file(name, e.path, e.size, e.lfs.sha256 if e.lfs else e.blob_id)
-        for e in entries
-        if hasattr(e, "size")  # folders have none
-    ]
+    found: list[RemoteFile] = []
+    call, parameters = "/tree/" + url_quote(revision, safe=""), {"recursive": "true"}
+    for _ in range(_MAX_PAGES):
+        said, cursor = _ask(name, revision, call, parameters, client)
+        found += _files(name, said, "path", "oid", "oid")
+        if not cursor:
+            break
+        parameters["cursor"] = cursor
+    else:
+        raise _says_something_else(f"where the list of files of {name} ends")
     if _COMMIT.fullmatch(revision):
         _keep(name, revision, found)
     return {file.path: file for file in found}
+
+
+def _files(name: str, said: Any, path: str, git: str, sha256: str) -> list[RemoteFile]:
+    """The files in a list of the API, by the keys that it has for path and digests."""
+    if not isinstance(said, list) or not all(isinstance(one, dict) for one in said):
+        raise _says_something_else(f"what files {name} has")
+    found = []
+    for one in said:
+        if one.get("type") == "directory":
+            continue
+        lfs = one.get("lfs")
+        digest = lfs.get(sha256) if isinstance(lfs, dict) else one.get(git)
+        found.append(_remote_file(name, one.get(path), one.get("size"), digest))
+    return found
 
 
 def _kept(name: str, commit: str) -> Path:
@@ -153,47 +170,104 @@ def _keep(name: str, commit: str, files: list[RemoteFile]) -> None:
 
 def _remote_file(name: str, path: Any, size: Any, digest: Any) -> RemoteFile:
     """What a server says may be anything; digests become names of files."""
-    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest) or not isinstance(size, int):
-        raise CheckpointError(
-            f"{endpoint()} does not say what size and digest {quote(str(path))} of {name} has: set "
-            "HF_ENDPOINT to another mirror"
-        )
-    return RemoteFile(str(path), size, digest)
+    is_digest = isinstance(digest, str) and _DIGEST.fullmatch(digest)
+    if not isinstance(path, str) or type(size) is not int or size < 0 or not is_digest:
+        raise _says_something_else(f"what size and digest {quote(str(path))} of {name} has")
+    return RemoteFile(path, size, digest)
 
 
-def _ask(name: str, revision: str | None, question: Callable[[HfApi], _Answer]) -> _Answer:
-    """The hub's answer, after it was busy if need be."""
-    api = HfApi(endpoint=endpoint(), library_name="pythia_rt")
+def _name(model: str, branch: Any) -> str:
+    if not isinstance(branch, str):
+        raise _says_something_else(f"what branches {model} has")
+    return branch
+
+
+def _commit(name: str, revision: Any, commit: Any) -> str:
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        raise _says_something_else(f"which commit of {name} {quote(str(revision))} is")
+    return commit
+
+
+def _says_something_else(what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{shown_endpoint()} does not say {what}: set HF_ENDPOINT to another mirror"
+    )
+
+
+def _ask(
+    name: str,
+    revision: str | None,
+    call: str,
+    parameters: Mapping[str, str],
+    client: httpx2.Client | None = None,
+) -> tuple[Any, str]:
+    """What the hub's API says of a model, and the cursor of the next page, "" on the last.
+
+    Asks again when the hub was busy. The hub's library would wait for a silent one without end, and
+    read what it sends whatever its size.
+    """
+    if not is_hub_id(name):
+        raise FileNotFoundError(f"{name} is no folder and no hub id: check the spelling")
+    if is_offline():
+        raise HubUnreachableError("HF_HUB_OFFLINE is set")
+    if client is None:
+        with open_client() as own:
+            return _ask(name, revision, call, parameters, own)
+    url = f"{endpoint()}/api/models/{name}{call}"
     stop = threading.Event()
     tries = 0
     while True:
         tries += 1
+        said: float | None = None
         try:
-            return question(api)
-        except errors.RevisionNotFoundError:
-            raise NoRevisionError(
-                f"{name} has no revision {quote(revision or 'main')}: see its branches on the hub"
-            ) from None
-        except errors.GatedRepoError:
-            raise PermissionError(
-                f"{name} is gated: accept its terms on the hub and log in with hf auth login"
-            ) from None
-        except errors.RepositoryNotFoundError:
-            raise FileNotFoundError(
-                f"{name} is neither a folder here nor a model of the hub: check the spelling"
-            ) from None
-        except errors.HFValidationError:
-            raise FileNotFoundError(
-                f"{name} is no folder and no hub id: check the spelling"
-            ) from None
-        except errors.HfHubHTTPError as reason:
-            status = reason.response.status_code
-            said = wait_of(reason.response.headers) if status in (429, 503) else None
-            if tries >= _TRIES or not (status == 429 or status >= 500):
-                raise HubUnreachableError(f"status {status}") from None
-            pause(_PAUSE * 2 ** (tries - 1) if said is None else said, stop)
-        # What a missing network raises depends on the version of the hub's HTTP library.
-        except Exception as reason:
-            if tries >= _TRIES or type(reason).__name__ in _NO_NETWORK:
-                raise HubUnreachableError(type(reason).__name__) from None
-            pause(_PAUSE * 2 ** (tries - 1), stop)
+            with client.stream("GET", url, params=parameters) as response:
+                if response.is_success:
+                    return _read(response, name), _cursor(response)
+                _refuse(response, name, revision)
+                status, why = response.status_code, f"status {response.status_code}"
+                if status in (429, 503):
+                    said = wait_of(response.headers)
+                is_final = status < 500 and status != 429
+        except (httpx2.RequestError, httpx2.InvalidURL) as reason:
+            why = type(reason).__name__
+            is_final = isinstance(reason, _NO_NETWORK)
+        if tries >= _TRIES or is_final:
+            raise HubUnreachableError(why)
+        pause(_PAUSE * 2 ** (tries - 1) if said is None else said, stop)
+
+
+def _read(response: httpx2.Response, name: str) -> Any:
+    text = bytearray()
+    for block in response.iter_bytes():
+        text += block
+        if len(text) > MAX_JSON_BYTES:
+            raise _says_something_else(f"in {MAX_JSON_BYTES >> 20} MiB what {name} has")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise _says_something_else(f"in JSON what {name} has") from None
+
+
+def _cursor(response: httpx2.Response) -> str:
+    """Only where to go on: which host is asked stays the user's choice."""
+    following = response.links.get("next", {}).get("url", "")
+    return parse_qs(urlsplit(following).query).get("cursor", [""])[0]
+
+
+def _refuse(response: httpx2.Response, name: str, revision: str | None) -> None:
+    """Raise what an answer means that asking again would not change."""
+    status, code = response.status_code, response.headers.get("x-error-code", "")
+    if code == "RevisionNotFound":
+        raise NoRevisionError(
+            f"{name} has no revision {quote(revision or 'main')}: see its branches on the hub"
+        )
+    if code == "GatedRepo" or (status == 403 and not code):
+        raise gated(name)
+    if status == 401 and not code and "authorization" in response.request.headers:
+        raise PermissionError(
+            "the hub does not know this token: log in with hf auth login, or set HF_TOKEN anew"
+        )
+    if code == "RepoNotFound" or status in (401, 404):
+        raise FileNotFoundError(
+            f"{name} is neither a folder here nor a model of the hub: check the spelling"
+        )

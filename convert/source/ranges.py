@@ -10,6 +10,7 @@ import httpx2
 
 from ..errors import CheckpointError, quote
 from . import transfer
+from .client import address, begin_of, gated, is_the_hubs, open_client
 from .rates import pause, wait_of
 
 _TRIES = 5
@@ -28,23 +29,22 @@ def read_ranges(
 
     Ranges that lie near one another are one request. A server that knows no ranges is read up to
     the end of each. Give a commit as `revision` where several calls are to see the same file, and a
-    `client` of transfer.open_client() where there are many. Raises CheckpointError for a file that
+    `client` of open_client() where there are many. Raises CheckpointError for a file that
     is not there or shorter, ValueError for no range, ConnectionError when the hub does not answer.
     """
     for begin, end in ranges:
         if not 0 <= begin <= end:
             raise ValueError(f"{begin} to {end} is no range: begin with the smaller number")
     if client is None:
-        with transfer.open_client() as own:
+        with open_client() as own:
             return read_ranges(name, revision, path, ranges, client=own)
-    url = transfer.address(name, revision, path)
     merged: list[tuple[int, int]] = []
     for begin, end in sorted(r for r in ranges if r[0] < r[1]):
         if merged and begin <= merged[-1][1] + _NEAR:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
             merged.append((begin, end))
-    read = {begin: _read(client, url, path, begin, end) for begin, end in merged}
+    read = {begin: _read(client, (name, revision, path), begin, end) for begin, end in merged}
     found = []
     for begin, end in ranges:
         start = max((b for b in read if b <= begin), default=begin)
@@ -52,7 +52,9 @@ def read_ranges(
     return found
 
 
-def _read(client: httpx2.Client, url: str, path: str, begin: int, end: int) -> bytes:
+def _read(client: httpx2.Client, place: tuple[str, str, str], begin: int, end: int) -> bytes:
+    name, _, path = place
+    url = address(*place)
     stop = threading.Event()
     why = ""
     wait: float | None = 0.0
@@ -62,20 +64,23 @@ def _read(client: httpx2.Client, url: str, path: str, begin: int, end: int) -> b
         try:
             headers = {"Range": f"bytes={begin}-{end - 1}"}
             with client.stream("GET", url, headers=headers) as response:
-                if response.status_code in (404, 416):
+                if response.status_code == 416 or (
+                    response.status_code == 404 and is_the_hubs(response)
+                ):
                     raise CheckpointError(
                         f"there are no bytes {begin} to {end} of {quote(path)} on the hub: it is "
                         "shorter, or not there"
                     )
-                if response.status_code in (401, 403):
-                    raise PermissionError(
-                        f"{url} is gated: accept its terms on the hub and log in with hf auth login"
-                    )
+                if response.status_code in (401, 403) and is_the_hubs(response):
+                    raise gated(name)
                 if response.status_code not in (200, 206):
                     wait = wait_of(response.headers)
                     why = f"status {response.status_code}"
                     continue
-                skip = begin if response.status_code == 200 else 0
+                skip = begin - (start if (start := begin_of(response)) is not None else end)
+                if skip < 0:
+                    why = "it sends another range"
+                    continue
                 data = bytearray()
                 for block in response.iter_bytes():
                     data += block[min(skip, len(block)) :]

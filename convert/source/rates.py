@@ -1,7 +1,7 @@
 """The hub's rate limits: how long an answer says to wait, and who waits for it.
 
 429 comes with `ratelimit: "api";r=0;t=55`: what remains of the window, and seconds to the next
-(IETF draft-ietf-httpapi-ratelimit-headers); other servers send Retry-After.
+(IETF draft-ietf-httpapi-ratelimit-headers); other servers send Retry-After, seconds or a date.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 
 LONGEST_WAIT = 900.0  # seconds; the hub's windows have 300
-_REMAINING = re.compile(r"r\s*=\s*(\d+)\s*;\s*t\s*=\s*(\d+)")
+_REMAINING = re.compile(r"\br\s*=\s*(\d{1,12})\s*;\s*t\s*=\s*(\d{1,12})(?!\d)", re.ASCII)
+_LONGEST_SAID = 1e9  # seconds, of what a server may say
 _SAID_FROM = 5.0  # seconds: shorter waits are no news
 
 
@@ -62,4 +65,13 @@ def wait_of(headers: Mapping[str, str]) -> float | None:
     if match := _REMAINING.search(headers.get("ratelimit") or ""):
         return float(match[2])
     text = headers.get("retry-after") or ""
-    return float(text) if text.isdecimal() and len(text) < 9 else None
+    if text.isascii() and text.isdecimal():
+        return min(float(text), _LONGEST_SAID)
+    try:
+        until = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    if until.tzinfo is None:  # "-0000": UTC, from who does not know the place
+        until = until.replace(tzinfo=timezone.utc)
+    seconds = (until - datetime.now(timezone.utc)).total_seconds()
+    return min(seconds, _LONGEST_SAID) if seconds > 0 else None

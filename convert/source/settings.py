@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 _TRUE = {"1", "on", "yes", "true"}
 _HOME = "https://huggingface.co"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 _TIMEOUT = 10.0  # seconds, as for the hub's library
+_LONGEST_TIMEOUT = 86400.0
 
 
 def endpoint() -> str:
@@ -21,9 +23,32 @@ def endpoint() -> str:
     Raises ValueError where the variable is no address.
     """
     address = (os.environ.get("HF_ENDPOINT") or _HOME).rstrip("/")
-    if not address.startswith(("http://", "https://")):
+    if not _is_address(address):
         raise ValueError(f"HF_ENDPOINT is {address!r}, which is no address: begin with https://")
     return address
+
+
+def _is_address(text: str) -> bool:
+    """Whether `text` is an address of a server, maybe with a path, and of no page of it."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return (
+        plain
+        and parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and not (parts.query or parts.fragment)
+    )
+
+
+def shown_endpoint() -> str:
+    """The address for sentences: without the user and password that it may hold."""
+    scheme, _, rest = endpoint().partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def is_offline() -> bool:
@@ -73,6 +98,7 @@ def own_cache(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 def timeout() -> float:
     """Seconds without a byte after which a connection counts as lost: $HF_HUB_DOWNLOAD_TIMEOUT."""
     try:
-        return float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or _TIMEOUT)
+        chosen = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or _TIMEOUT)
     except ValueError:
         return _TIMEOUT
+    return chosen if 0 < chosen < _LONGEST_TIMEOUT else _TIMEOUT

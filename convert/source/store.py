@@ -15,10 +15,14 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from ..errors import CheckpointError, quote
+
+if TYPE_CHECKING:
+    from .listing import RemoteFile
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -49,6 +53,8 @@ class Store:
         """The commit that `revision` was when it was last asked for, None if it never was."""
         if _COMMIT.fullmatch(revision):
             return revision
+        if not _is_inside(revision):
+            return None
         try:
             commit = (self.folder / "refs" / revision).read_text(encoding="utf-8").strip()
         except (OSError, ValueError):
@@ -57,7 +63,7 @@ class Store:
 
     def set_ref(self, revision: str, commit: str) -> None:
         """Note what `revision` points at; a cache that cannot be written needs no note."""
-        if revision == commit or self.commit_of(revision) == commit:
+        if revision == commit or self.commit_of(revision) == commit or not _is_inside(revision):
             return
         try:
             path = self.folder / "refs" / revision
@@ -68,17 +74,26 @@ class Store:
         except OSError:
             return
 
+    def holds(self, path: Path, file: RemoteFile) -> bool:
+        """Whether `path` is there and, of weights, has the file's size: what a crash left has not.
+
+        Small files are taken as they are, for people edit them there; conversion compares digests.
+        """
+        try:
+            return path.stat().st_size == file.size or file.sha256 is None
+        except OSError:
+            return False
+
     def place(self, commit: str, path: str) -> Path:
         """Where the file `path` of a commit is, or will be; CheckpointError for a path outside."""
-        inner = PurePosixPath(path)
-        if inner.is_absolute() or not inner.parts or {"..", "\\", ":"} & {*inner.parts, *path}:
+        if not _is_inside(path):
             raise CheckpointError(f"the hub lists {quote(path)}, which is no path: not fetched")
-        return self.snapshot(commit).joinpath(*inner.parts)
+        return self.snapshot(commit).joinpath(*PurePosixPath(path).parts)
 
-    def link(self, commit: str, path: str, digest: str) -> Path:
+    def link(self, commit: str, file: RemoteFile) -> Path:
         """Give the blob its name in the snapshot; hold its lock, so that nobody drops it."""
-        place, blob = self.place(commit, path), self.blob(digest)
-        if place.exists():
+        place, blob = self.place(commit, file.path), self.blob(file.digest)
+        if self.holds(place, file):
             return place
         place.parent.mkdir(parents=True, exist_ok=True)
         made = place.with_name(f"{place.name}.{os.getpid()}.tmp")
@@ -117,3 +132,11 @@ class Store:
             place.is_symlink() and place.resolve() == blob
             for place in (self.folder / "snapshots").rglob("*")
         )
+
+
+def _is_inside(path: str) -> bool:
+    """Whether `path`, which a server or user says, stays inside of the folder that it is put in."""
+    inner = PurePosixPath(path)
+    if inner.is_absolute() or not inner.parts or ".." in inner.parts:
+        return False
+    return path.isprintable() and not {"\\", ":"} & set(path)

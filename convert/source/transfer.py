@@ -14,23 +14,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote as url_quote
 
 import httpx2
-from huggingface_hub import __version__ as hub_version
-
-from pythia_rt import __version__
+from filelock import Timeout
 
 from ..errors import CheckpointError, quote, with_sentence
+from .client import address, begin_of, gated, is_the_hubs
 from .listing import RemoteFile
 from .rates import Pace, pause, wait_of
-from .settings import endpoint, timeout, token
 from .store import Store
 
 if TYPE_CHECKING:
@@ -39,8 +35,8 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 1 << 20  # read and hashed at a time, of what was there
 PAUSE = 1.0  # seconds before the second try; doubled for each further one that brings nothing
 _TRIES = 6  # in a row that bring nothing
+_LOOK = 0.2  # seconds between looks at `stop` while another process fetches the same
 _LIMITED = 30  # times that a rate limit is waited for
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 class StoppedError(Exception):
@@ -53,20 +49,6 @@ class _AgainError(Exception):
     def __init__(self, why: str, wait: float | None = None) -> None:
         super().__init__(why)
         self.wait = wait
-
-
-def open_client() -> httpx2.Client:
-    """A client for files of the hub: with the user's token, which other hosts do not get."""
-    agent = f"pythia_rt/{__version__}; hf_hub/{hub_version}"
-    headers = {"Accept-Encoding": "identity", "User-Agent": agent}
-    if (secret := token()) is not None:
-        headers["Authorization"] = f"Bearer {secret}"
-    return httpx2.Client(headers=headers, timeout=timeout(), follow_redirects=True)
-
-
-def address(name: str, commit: str, path: str) -> str:
-    """Where the file `path` of a commit is fetched from."""
-    return f"{endpoint()}/{name}/resolve/{url_quote(commit, safe='')}/{url_quote(path)}"
 
 
 class Transfer:
@@ -100,17 +82,31 @@ class Transfer:
         ConnectionError when the connection is lost for good, OSError for a disk that is full.
         """
         place = self._store.place(self._commit, file.path)
-        if place.exists():
+        if self._store.holds(place, file):
             self._advance(file.size)
             return place
-        with self._store.lock(file.digest):
+        with self._locked(file):
             blob = self._store.blob(file.digest)
-            if blob.exists():
+            if self._store.holds(blob, file):
                 self._advance(file.size)
             else:
                 blob.parent.mkdir(parents=True, exist_ok=True)
                 self._fetch_blob(file, blob)
-            return self._store.link(self._commit, file.path, file.digest)
+            return self._store.link(self._commit, file)
+
+    @contextmanager
+    def _locked(self, file: RemoteFile) -> Iterator[None]:
+        """Nobody else writes the file meanwhile; whoever waits for that can be stopped."""
+        lock = self._store.lock(file.digest)
+        while not lock.is_locked:
+            if self.stop.is_set():
+                raise StoppedError
+            with suppress(Timeout):
+                lock.acquire(timeout=_LOOK)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _fetch_blob(self, file: RemoteFile, blob: Path) -> None:
         with _Part(blob, file, self._commit) as part:
@@ -120,8 +116,7 @@ class Transfer:
                 if part.is_right():
                     part.finish()
                     return
-                self._advance(-part.size)
-                part.begin_again()
+                self._begin_again(part)
         raise CheckpointError(
             f"{file.path} of {self._name} came damaged twice, its digest is not the hub's: it was "
             "deleted, try again or set HF_ENDPOINT to another mirror"
@@ -129,22 +124,27 @@ class Transfer:
 
     def _complete(self, file: RemoteFile, part: _Part) -> None:
         """Ask for the rest until it is there."""
-        fruitless = limited = 0
+        fruitless = limited = most = 0
         while part.size < file.size:
-            before = part.size
+            most = max(most, part.size)
+            wait: float | None = None
             try:
                 self._pace.wait(self.stop)
                 self._receive(file, part)
-                continue
+                why = "it sends less than the file has"
             except _AgainError as reason:
                 why, wait = str(reason), reason.wait
             except httpx2.RequestError as reason:
-                why, wait = type(reason).__name__, None
+                why = type(reason).__name__
+                if isinstance(reason, httpx2.DecodingError):  # a part of what is packed is nothing
+                    self._begin_again(part)
+            if part.size == file.size:
+                return
             if wait is not None and limited < _LIMITED:
                 limited += 1
                 pause(wait, self.stop)
                 continue
-            fruitless = 0 if part.size > before else fruitless + 1
+            fruitless = 0 if part.size > most else fruitless + 1
             if fruitless >= _TRIES:
                 raise ConnectionError(
                     f"cannot fetch {file.path} of {self._name} ({why}): try again, it goes on from "
@@ -160,41 +160,41 @@ class Transfer:
         with self._client.stream("GET", url, headers=part.condition()) as response:
             self._pace.observe(response.headers)
             self._check_status(response, file)
-            etag = response.headers.get("etag", "")
-            if response.status_code == 206:
-                range_ = _RANGE.fullmatch(response.headers.get("content-range", ""))
-                if range_ is None or range_[1] != str(part.size):
+            if response.status_code == 416:  # its file is shorter than what is here
+                self._begin_again(part)
+                raise _AgainError("status 416")
+            if begin_of(response) != part.size:
+                # All of the file: the server knows no ranges, or has another one. Or another part
+                # than the one that was asked for.
+                self._begin_again(part)
+                if response.status_code == 206:
                     raise _AgainError("it sends another range")
-                if range_[2] not in ("*", str(file.size)):
-                    self._advance(-part.size)
-                    part.begin_again()
-                    raise _AgainError("its size is another")
-            elif part.size:  # the whole file: the server knows no ranges, or has another one
-                self._advance(-part.size)
-                part.begin_again()
-            part.note(etag)
+            part.note(response.headers.get("etag", ""))
             for data in response.iter_bytes():
                 if self.stop.is_set():
                     raise StoppedError
                 if part.size + len(data) > file.size:
-                    self._advance(-part.size)
-                    part.begin_again()
+                    self._begin_again(part)
                     raise _AgainError("it sends more than the file has")
                 part.write(data)
                 self._advance(len(data))
 
+    def _begin_again(self, part: _Part) -> None:
+        self._advance(-part.size)
+        part.begin_again()
+
     def _check_status(self, response: httpx2.Response, file: RemoteFile) -> None:
         status = response.status_code
-        if status in (200, 206):
+        if status in (200, 206, 416):
             return
         code = response.headers.get("x-error-code", "")
         if status == 429 or (status == 503 and wait_of(response.headers) is not None):
             wait = wait_of(response.headers)
             raise _AgainError("the hub's rate limit is used up", PAUSE if wait is None else wait)
+        if not is_the_hubs(response):
+            raise _AgainError(f"status {status}")
         if code == "GatedRepo" or status in (401, 403):
-            raise PermissionError(
-                f"{self._name} is gated: accept its terms on the hub and log in with hf auth login"
-            )
+            raise gated(self._name)
         if status == 404:
             raise CheckpointError(
                 f"{self._name} has no {file.path} at revision {quote(self._commit)}: choose "

@@ -16,8 +16,8 @@ from pythia_rt.convert.source.steps import step_of
 
 SAFETENSORS, BIN = FILE_KINDS = ("safetensors", "bin")  # in the order in which they are preferred
 _NAMES = {
-    SAFETENSORS: re.compile(r"model(?:-(\d+)-of-(\d+))?\.safetensors"),
-    BIN: re.compile(r"pytorch_model(?:-(\d+)-of-(\d+))?\.bin"),
+    SAFETENSORS: re.compile(r"model(?:-(\d{1,9})-of-(\d{1,9}))?\.safetensors", re.ASCII),
+    BIN: re.compile(r"pytorch_model(?:-(\d{1,9})-of-(\d{1,9}))?\.bin", re.ASCII),
 }
 
 
@@ -97,7 +97,9 @@ def local_branches(folder: Path, steps: Collection[int] | None = None) -> list[B
         if not inner.is_dir() or (step is None and inner.name != "main"):
             continue
         if step is None or steps is None or step in steps:
-            files = (path for path in sorted(inner.iterdir()) if is_weights(path.name))
+            files = (
+                path for path in sorted(inner.iterdir()) if is_weights(path.name) and path.is_file()
+            )
             weights = tuple(
                 WeightFile(path.name, path.stat().st_size, sha256_of(path)) for path in files
             )

@@ -13,6 +13,8 @@ from pythia_rt.convert.source.steps import local_steps, revision_of, step_of
 from pythia_rt.suites.names import known_steps
 
 if TYPE_CHECKING:
+    import httpx2
+
     from pythia_rt.convert.source.listing import RemoteFile
 
 AT_ONCE = 8  # questions to the hub
@@ -95,14 +97,16 @@ def _known(name: str, cache_dir: str | os.PathLike[str] | None) -> list[Checkpoi
 
 
 def _on_the_hub(name: str, files: bool) -> list[Checkpoint]:
-    from pythia_rt.convert.source.listing import list_revisions
+    from pythia_rt.convert.source.client import open_client
+    from pythia_rt.convert.source.listing import HubUnreachableError, list_revisions
 
     try:
-        revisions = {step_of(r.name): r for r in list_revisions(name)}
-        steps = sorted(step for step in revisions if step is not None)
-        commits = [revisions[step].commit for step in steps]
-        listings = _listings(name, commits) if files else []
-    except ConnectionError as reason:
+        with open_client() as client:
+            revisions = {step_of(r.name): r for r in list_revisions(name, client)}
+            steps = sorted(step for step in revisions if step is not None)
+            commits = [revisions[step].commit for step in steps]
+            listings = _listings(name, commits, client) if files else []
+    except HubUnreachableError as reason:
         raise ConnectionError(
             f"the hub does not answer ({reason}): check the network, or pass offline=True"
         ) from None
@@ -120,8 +124,8 @@ def _on_the_hub(name: str, files: bool) -> list[Checkpoint]:
     ]
 
 
-def _listings(name: str, commits: list[str]) -> list[dict[str, RemoteFile]]:
+def _listings(name: str, commits: list[str], client: httpx2.Client) -> list[dict[str, RemoteFile]]:
     from pythia_rt.convert.source.listing import file_digests
 
     with ThreadPoolExecutor(AT_ONCE, "listing") as pool:
-        return list(pool.map(lambda commit: file_digests(name, commit), commits))
+        return list(pool.map(lambda commit: file_digests(name, commit, client), commits))

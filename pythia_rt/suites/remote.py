@@ -6,12 +6,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
+import httpx2
+
 from pythia_rt.convert.source.checkpoint import read_tensors
-from pythia_rt.convert.source.listing import Revision, file_digests, list_revisions
+from pythia_rt.convert.source.client import open_client
+from pythia_rt.convert.source.listing import (
+    HubUnreachableError,
+    Revision,
+    file_digests,
+    list_revisions,
+)
 from pythia_rt.convert.source.ranged_file import RangedFile
 from pythia_rt.convert.source.steps import step_of
 from pythia_rt.convert.source.tensor import SourceTensor
-from pythia_rt.convert.source.transfer import open_client
 from pythia_rt.suites.branches import Branch, in_order, make_branch
 
 _AT_ONCE = 8  # requests
@@ -25,7 +32,22 @@ def remote_branches(
     With `steps` only these, and main: one request for each and one for all. Raises
     FileNotFoundError for no such model and for one without steps, and what `list_revisions` raises.
     """
-    revisions = list_revisions(name)
+    try:
+        with open_client() as client:
+            return _branches(name, steps, progress, client)
+    except HubUnreachableError as reason:
+        raise ConnectionError(
+            f"the hub does not answer ({reason}): check the network, or give a folder of steps"
+        ) from None
+
+
+def _branches(
+    name: str,
+    steps: Collection[int] | None,
+    progress: Callable[[int, int], None],
+    client: httpx2.Client,
+) -> list[Branch]:
+    revisions = list_revisions(name, client)
     if not any(step_of(revision.name) is not None for revision in revisions):
         raise FileNotFoundError(f"{name} has no branches step0, step1 and so on: name a suite")
     wanted = [
@@ -36,7 +58,7 @@ def remote_branches(
     ]
 
     def read(revision: Revision) -> Branch:
-        files = file_digests(name, revision.commit)
+        files = file_digests(name, revision.commit, client)
         sizes = {path: (file.size, file.digest) for path, file in files.items()}
         return make_branch(revision.name, revision.commit, sizes)
 
