@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -306,12 +307,69 @@ def test_folders_that_hold_something_else_are_left_alone(model: Model, tmp_path:
         harvest(model, ["The kernel"], POINTS[0], tmp_path / "other")
     with pytest.raises(FileExistsError, match=r"mine\.txt is a file"):
         harvest(model, ["The kernel"], POINTS[0], tmp_path / "other" / "mine.txt")
-    for content in ("{", "[]", '{"layout": 1, "shards": 3, "points": {}}', '{"layout": 2}'):
+    right = json.loads((out / "meta.json").read_text())
+    lacking = [{key: right[key] for key in right if key != lost} for lost in ("complete", "shards")]
+    others = [{**right, "points": {POINTS[0]: "256"}}, {**right, "context": 0}, *lacking]
+    for content in (
+        "{",
+        "[]",
+        '{"layout": 1, "shards": 3, "points": {}}',
+        *map(json.dumps, others),
+    ):
         (out / "meta.json").write_text(content)
         with pytest.raises(ValueError, match=r"meta\.json is not what"):
             Harvest(out)
     with pytest.raises(FileNotFoundError, match="it is no harvest"):
         Harvest(tmp_path / "other")
+
+
+def test_the_same_tokens_in_other_documents_are_another_harvest(
+    model: Model, tmp_path: Path
+) -> None:
+    """As many documents and windows, of the same tokens: the digest of these does not tell them."""
+    out = tmp_path / "out"
+    harvest(model, [[1, 2], [3]], POINTS[0], out)
+    before = contents(out)
+    with pytest.raises(ValueError, match=r"another harvest, whose documents\.npy is another"):
+        harvest(model, [[1], [2, 3]], POINTS[0], out)
+    assert contents(out) == before
+    harvest(model, [[1, 2], [3]], POINTS[0], out)
+    assert contents(out) == before
+
+
+def test_what_is_wrong_with_a_text_says_where_it_is(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b\\ud800"}\n')
+    with pytest.raises(ValueError, match=r"^line 2 of .*texts\.jsonl: .* lone surrogate"):
+        harvest(model, [path], POINTS[0], tmp_path / "out")
+    reading, writing = os.pipe()
+    os.write(writing, b"The kernel")
+    os.close(writing)
+    with pytest.raises(ValueError, match=rf"^/dev/fd/{reading} is not a regular file"):
+        harvest(model, [Path(f"/dev/fd/{reading}")], POINTS[0], tmp_path / "out")
+    os.close(reading)
+    with pytest.raises(OSError, match=r"cannot write in .*jsonl/out \(Not a dir.*choose another"):
+        harvest(model, ["a"], POINTS[0], path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_lost_or_damaged_are_told_and_come_again(
+    model: Model, tmp_path: Path
+) -> None:
+    made = harvest(model, ["The kernel"], POINTS[0], tmp_path / "out")
+    before = contents(made.folder)
+    path = made.folder / POINTS[0] / "00000.npy"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"00000\.npy is damaged: delete it and make the same"):
+        list(made.shards(POINTS[0]))
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"00000\.npy is missing: make the same harvest"):
+        list(made.shards(POINTS[0]))
+    (made.folder / "windows.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"windows\.npy is missing: make the same harvest"):
+        _ = made.windows
+    harvest(model, ["The kernel"], POINTS[0], made.folder)
+    assert contents(made.folder) == before
 
 
 def test_the_command_writes_the_same(

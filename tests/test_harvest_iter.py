@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +12,13 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from pythia_rt import Model
-from pythia_rt.harvest import harvest, iter_activations, write_arrow
+from pythia_rt.harvest import Harvest, arrow, harvest, iter_activations, write_arrow
 
 POINT = "layers.1.resid_post"
 OTHER = "layers.0.mlp_out"
@@ -170,6 +173,47 @@ def test_datasets_loads_the_folder(
     datasets.concatenate_datasets([loaded, loaded.with_format(None)])
 
 
+def test_batches_of_few_windows_hold_the_same(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wide values of many tokens, of which Arrow counts no more than 32 bits in a batch."""
+    made = harvest(model, [[n] * 4 for n in range(1, 8)], POINT, tmp_path / "rows", context=4)
+    whole = pyarrow_table(made, tmp_path / "whole")
+    assert whole.column(0).num_chunks == 1
+    for most, n_batches in ((2 * 4 * 256, 4), (1, 7)):
+        monkeypatch.setattr(arrow, "_MOST_VALUES", most)
+        found = pyarrow_table(made, tmp_path / f"batches of {most}")
+        assert found.column(0).num_chunks == n_batches and found == whole
+
+
+LIMITED = """
+import resource, sys
+from pythia_rt.harvest import Harvest, write_arrow
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    write_arrow(Harvest(sys.argv[1]), "layers.1.resid_post", sys.argv[2])
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_leaves_no_folder(model: Model, tmp_path: Path) -> None:
+    made = harvest(model, [[1] * 8], POINT, tmp_path / "rows", context=4)
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-c", LIMITED, str(made.folder), str(tmp_path / "out" / "arrow")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    sentence = rf"cannot write {tmp_path}/out/arrow \(File too large\): free some space or .*"
+    assert re.fullmatch(sentence, done.stdout.strip()) and not done.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+def pyarrow_table(made: Harvest, out: Path) -> pyarrow.Table:
+    write_arrow(made, POINT, out)
+    (path,) = out.glob("data-*.arrow")
+    with pyarrow.ipc.open_stream(path) as stream:
+        return stream.read_all()
+
+
 def test_windows_that_are_short_are_left_out(model: Model, tmp_path: Path) -> None:
     made = harvest(model, [[1] * 10, [2] * 3, [3] * 7], POINT, tmp_path / "rows", context=4)
     assert write_arrow(made, POINT, tmp_path / "arrow", column="mine") == 3
@@ -187,6 +231,11 @@ def test_what_cannot_be_an_arrow_folder_is_told(
         write_arrow(short, POINT, out)
     with pytest.raises(ValueError, match=r"has no layers\.0\.mlp_out: it has layers\.1\.resid_po"):
         write_arrow(short, OTHER, out)
+    with pytest.raises(ValueError, match=r"has no other: it has layers\.1\.resid_po"):
+        write_arrow(short, "other", out)
+    for column in ("token_ids", "", 3):
+        with pytest.raises(ValueError, match="column must be a name, and another than 'token_ids'"):
+            write_arrow(short, POINT, out, column=column)  # type: ignore[arg-type]
     short.meta["complete"] = False
     with pytest.raises(ValueError, match="is not complete: harvest the rest first"):
         write_arrow(short, POINT, out)

@@ -42,14 +42,14 @@ class AtomicFile:
     def write(self, content: bytes | memoryview) -> None:
         """Append bytes. Raises OSError with a sentence when the system refuses."""
         left = memoryview(content).cast("B")
-        with self.explained():
+        with explained(self.destination):
             while left:
                 left = left[os.write(self.descriptor, left) :]
 
     def write_at(self, place: int, content: bytes | memoryview) -> None:
         """Replace bytes, and append after them as before. Raises what `write` raises."""
         left = memoryview(content).cast("B")
-        with self.explained():
+        with explained(self.destination):
             while left:
                 written = os.pwrite(self.descriptor, left, place)
                 left, place = left[written:], place + written
@@ -57,7 +57,7 @@ class AtomicFile:
     def digest(self, place: int) -> hashlib._Hash:
         """The SHA-256 of everything from `place` on, read again."""
         found = hashlib.sha256()
-        with self.explained():
+        with explained(self.destination):
             while piece := os.pread(self.descriptor, _PIECE, place):
                 found.update(piece)
                 place += len(piece)
@@ -69,7 +69,7 @@ class AtomicFile:
         Raises FileExistsError when the destination has appeared meanwhile and `force` is false, and
         OSError when it has become what may not be replaced.
         """
-        with self.explained():
+        with explained(self.destination):
             os.fsync(self.descriptor)
             if find_place(self.destination, force=self._force) != self._place:
                 raise OSError(f"{self.destination} was changed meanwhile: nothing is written")
@@ -86,16 +86,6 @@ class AtomicFile:
             os.close(self.descriptor)
             self.descriptor = -1
 
-    @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Say which file it was when the system refuses."""
-        try:
-            yield
-        except OSError as reason:
-            if reason.strerror is None:  # a sentence already
-                raise
-            raise unwritten(self.destination, reason) from None
-
     def _link(self) -> bool:
         """Give it its name unless that exists; whether the file system can do this in one step."""
         try:
@@ -106,6 +96,17 @@ class AtomicFile:
         except OSError:  # one without hard links
             return False
         return True
+
+
+@contextlib.contextmanager
+def explained(destination: Path) -> Iterator[None]:
+    """Say what was to be written when the system refuses."""
+    try:
+        yield
+    except OSError as reason:
+        if reason.strerror is None:  # a sentence already
+            raise
+        raise unwritten(destination, reason) from None
 
 
 def write_file(destination: Path, content: bytes | memoryview, *, force: bool = True) -> None:

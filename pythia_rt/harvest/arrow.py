@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.convert.files.atomic import new_folder, write_file
+from pythia_rt.convert.files.atomic import explained, new_folder, write_file
 from pythia_rt.harvest.folder import Harvest
 from pythia_rt.insides.names import BY_NAME, theirs
 
 _TOKENS = "token_ids"
-_TOGETHER = 64  # windows of a record batch
+# Windows of a record batch, and values at most, unless one window has more: what is copied at a
+# time. Arrow counts them in 32 bits.
+_TOGETHER = 64
+_MOST_VALUES = 1 << 27
 _EXTENSION = "datasets.features.features.Array2DExtensionType"
 
 
@@ -37,14 +40,17 @@ def write_arrow(
     `joined` only the last one is. The folder appears complete, with a file for each shard.
 
     Raises ValueError for a point that was not harvested, a harvest that is not complete or has no
-    full window; ImportError without pyarrow; OSError where it cannot be written.
+    full window, and a `column` that is no name; ImportError without pyarrow; OSError where it
+    cannot be written.
     """
     pyarrow = _pyarrow()
     if not harvest.is_complete:
         raise ValueError(f"{harvest.folder} is not complete: harvest the rest first")
-    shape = (harvest.meta["context"], harvest.meta["points"].get(point, 0))
-    column = _hook(point) if column is None else column
     parts = list(_full_windows(harvest, point))
+    shape = (harvest.meta["context"], harvest.meta["points"][point])
+    column = _hook(point) if column is None else column
+    if not isinstance(column, str) or column in ("", _TOKENS):
+        raise ValueError(f"column must be a name, and another than {_TOKENS!r}, not {column!r}")
     n_rows = sum(len(starts) for _, starts, _ in parts)
     if not n_rows:
         raise ValueError(
@@ -54,11 +60,9 @@ def write_arrow(
     destination = Path(out).expanduser()
     schema, features = _schema(pyarrow, column, shape, str(parts[0][0].dtype))
     names = [f"data-{i:05}-of-{len(parts):05}.arrow" for i in range(len(parts))]
-    with new_folder(destination) as folder:
+    with new_folder(destination) as folder, explained(destination):
         for name, part in zip(names, parts, strict=True):
-            with pyarrow.ipc.new_stream(str(folder / name), schema) as stream:
-                for batch in _batches(pyarrow, schema, *part, shape):
-                    stream.write_batch(batch)
+            _write(pyarrow, folder / name, schema, _batches(pyarrow, schema, *part, shape))
         info = {"citation": "", "description": "", "features": features, "homepage": ""}
         write_file(folder / "dataset_info.json", _json({**info, "license": ""}))
         state: dict[str, Any] = {
@@ -72,6 +76,16 @@ def write_arrow(
         }
         write_file(folder / "state.json", _json(state))
     return n_rows
+
+
+def _write(pyarrow: ModuleType, path: Path, schema: Any, batches: Iterable[Any]) -> None:
+    """Write a file of batches, which is on the disk before its folder has its name."""
+    with path.open("wb") as file:
+        with pyarrow.ipc.new_stream(file, schema) as stream:
+            for batch in batches:
+                stream.write_batch(batch)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _hook(point: str) -> str:
@@ -143,8 +157,9 @@ def _batches(
     shape: tuple[int, int],
 ) -> Iterator[Any]:
     context, width = shape
-    for first in range(0, len(starts), _TOGETHER):
-        places = starts[first : first + _TOGETHER]
+    together = max(1, min(_TOGETHER, _MOST_VALUES // (context * width)))
+    for first in range(0, len(starts), together):
+        places = starts[first : first + together]
         index = (places[:, None] + np.arange(context)).reshape(-1)
         n = len(places)
         values = pyarrow.array(np.ascontiguousarray(rows[index]).reshape(-1))

@@ -76,13 +76,13 @@ def read_documents(model: Model, texts: Iterable[Text], cut: Cut) -> Iterator[tu
     special = cut.bos is None and cut.end is None
     for number, text in enumerate(texts, 1):
         path = Path(text).expanduser() if isinstance(text, os.PathLike) else Path()
-        try:
-            for document in _in_file(path) if isinstance(text, os.PathLike) else (text,):
-                yield _encoded(model, document, special=special), path
-        except ValueError as error:
-            if isinstance(text, os.PathLike):
-                raise
-            raise ValueError(f"text {number}: {error}") from None
+        alone = [(f"text {number}", text)]
+        for where, document in _in_file(path) if isinstance(text, os.PathLike) else alone:
+            try:
+                ids = _encoded(model, document, special=special)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+            yield ids, path
 
 
 class Window(NamedTuple):
@@ -131,10 +131,10 @@ def _joined(documents: Iterable[Ids], cut: Cut) -> Iterator[Window]:
         yield Window(held, starts)
 
 
-def _in_file(path: Path) -> Iterator[str]:
-    """The documents in a file: of .jsonl the "text" of each line, else all that is in it."""
+def _in_file(path: Path) -> Iterator[tuple[str, str]]:
+    """Where documents are in a file, and they: of .jsonl the "text" of each line, else all."""
     if path.suffix != ".jsonl":
-        yield read_text_file(path)
+        yield str(path), read_text_file(path)
         return
     check_text_file(path)
     with path.open("rb") as file:
@@ -147,7 +147,7 @@ def _in_file(path: Path) -> Iterator[str]:
                     raise TypeError
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise ValueError(f'{where} is no JSON object with a "text"') from None
-            yield document
+            yield where, document
 
 
 def _encoded(model: Model, text: Any, *, special: bool) -> Ids:

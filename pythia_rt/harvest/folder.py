@@ -78,17 +78,28 @@ class Harvest:
     def shards(self, point: str) -> Iterator[NDArray[Any]]:
         """Yield the rows of a point, a mapped array [tokens of the shard, width] at a time.
 
-        Raises ValueError for a point that was not harvested.
+        Raises ValueError for a point that was not harvested and for a file that is damaged, OSError
+        for one that is not there.
         """
         if point not in self._meta["points"]:
             raise ValueError(
                 f"{self._folder} has no {point}: it has {', '.join(self._meta['points'])}"
             )
         for number in range(len(self._meta["shards"])):
-            yield np.load(self._folder / shard_name(point, number), mmap_mode="r")
+            yield self._array(shard_name(point, number))
 
     def _array(self, name: str) -> NDArray[Any]:
-        found: NDArray[Any] = np.load(self._folder / name, mmap_mode="r")
+        path = self._folder / name
+        try:
+            found: NDArray[Any] = np.load(path, mmap_mode="r")
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{path} is missing: make the same harvest again, which writes it"
+            ) from None
+        except (EOFError, ValueError):
+            raise ValueError(
+                f"{path} is damaged: delete it and make the same harvest again, which writes it"
+            ) from None
         return found
 
 
@@ -122,11 +133,15 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
 def _check_types(meta: Any) -> None:
     """Raise TypeError where what we read of it is something else."""
     shards, points = meta["shards"], meta["points"]
-    lists = isinstance(shards, list) and isinstance(points, dict)
-    if not lists or not all(
+    kinds = {"context": int, "complete": bool, "tokens_sha256": str}
+    right = isinstance(shards, list) and isinstance(points, dict)
+    right = right and all(type(meta[name]) is kind for name, kind in kinds.items())
+    right = right and all(type(n) is int and n > 0 for n in [meta["context"], *points.values()])
+    if not right or not all(
         isinstance(shard, dict)
         and isinstance(shard.get("tokens"), int)
         and isinstance(shard.get("sha256"), dict)
+        and shard["sha256"].keys() == points.keys()
         for shard in shards
     ):
         raise TypeError
@@ -137,11 +152,14 @@ def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     write_file(folder / META, (json.dumps(meta, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def write_array(path: Path, array: NDArray[Any]) -> None:
-    """Write a .npy, which appears complete."""
+def keep_array(path: Path, array: NDArray[Any]) -> bool:
+    """Write a .npy, which appears complete, if there is none; return whether it has the array."""
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
+    if path.is_file():
+        return path.read_bytes() == content.getbuffer()
     write_file(path, content.getbuffer())
+    return True
 
 
 def header(shape: tuple[int, ...], dtype: Any) -> bytes:

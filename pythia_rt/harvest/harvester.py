@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import pythia_rt
 from pythia_rt.convert.errors import quote, with_sentence
-from pythia_rt.convert.files.destination import check_folder
+from pythia_rt.convert.files.destination import check_folder, unwritable
 from pythia_rt.convert.files.digest import sha256_of
 from pythia_rt.harvest.capture import Capturing, Ids
 from pythia_rt.harvest.corpus import Cut, Text, read_cut, read_documents, windows_of
@@ -26,8 +26,8 @@ from pythia_rt.harvest.folder import (
     VERSION,
     WINDOWS,
     Harvest,
+    keep_array,
     read_meta,
-    write_array,
     write_meta,
 )
 from pythia_rt.harvest.shards import ShardWriter, is_whole
@@ -101,8 +101,11 @@ def harvest(
             tqdm(total=corpus.n_tokens, unit="tok", unit_scale=True, disable=not progress) as bar,
         ):
             for name, array in corpus.arrays().items():
-                if not (folder / name).is_file():
-                    write_array(folder / name, array)
+                if not keep_array(folder / name, array):
+                    raise ValueError(
+                        f"{folder} holds another harvest, whose {name} is another: choose another "
+                        "folder"
+                    )
             _write_shards(folder, meta, corpus, capture, bar)
     return Harvest(folder)
 
@@ -151,6 +154,11 @@ def _read_corpus(model: Model, texts: Iterable[Text], cut: Cut) -> _Corpus:
         nonlocal n_read
         for ids, path in read_documents(model, texts, cut):
             if path.name and path not in files:
+                if not path.is_file():
+                    raise ValueError(
+                        f"{path} is not a regular file, and a text's digest is taken by reading it "
+                        "again: give a file"
+                    )
                 files[path] = sha256_of(path)
             n_read += 1
             yield ids
@@ -235,6 +243,8 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise FileExistsError(f"{folder} is a file: choose another folder") from None
+    except OSError as reason:
+        raise unwritable(folder, reason) from None
     check_folder(folder)
     try:
         with FileLock(folder / _LOCK, timeout=0):
