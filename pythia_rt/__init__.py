@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pythia_rt.scoring import PairScore, Perplexity, Score
     from pythia_rt.session import Session
     from pythia_rt.stream import Stream
-    from pythia_rt.suites import Checkpoint, checkpoints
+    from pythia_rt.suites.checkpoints import Checkpoint, checkpoints
     from pythia_rt.sweeps.run import Sweep, sweep
     from pythia_rt.tokenizer import Tokenizer
 else:
