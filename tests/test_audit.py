@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -169,6 +171,25 @@ def test_empty_branches_and_missing_shards(deep: bool, suite: Path, table: Path)
     )
     assert found.main == "empty"
     assert "MISSING     step16: it has no weights" in told(found)
+
+
+def test_links_to_nothing_and_folders_are_no_weights(suite: Path, table: Path) -> None:
+    """As a copy of the hub's cache has them without its blobs."""
+    for step in (2, 4):
+        (suite / f"step{step}" / "model.safetensors").unlink()
+    (suite / "step2" / "model.safetensors").symlink_to("../blobs/gone")
+    (suite / "step4" / "model.safetensors").mkdir()
+    found = audit(suite, known=table)
+    assert found.lacking == (
+        Lacking("step2", "it has no weights"),
+        Lacking("step4", "it has no weights"),
+    )
+
+
+def test_progress_is_told_of_every_branch_that_is_read(suite: Path) -> None:
+    told: list[tuple[int, int]] = []
+    audit(suite, steps=[1, 2], progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_some_steps_of_a_suite(suite: Path, table: Path) -> None:
@@ -391,6 +412,19 @@ def test_the_command(suite: Path, table: Path, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
     done = CliRunner().invoke(main, ["audit", str(suite), "--steps", "one"])
     assert (done.exit_code, "give whole numbers" in done.output) == (2, True)
+
+
+def test_the_findings_are_shown_where_they_cannot_be_written(
+    suite: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    arguments = ["audit", str(suite), "--known", str(table), "--json", str(tmp_path / "audit.json")]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1 and "No space left on device" in done.stderr
+    assert "nothing else is equal, mixed or missing" in done.stdout
 
 
 def test_a_picture_of_154_squares(local_hub: LocalHub, table: Path, tmp_path: Path) -> None:

@@ -62,12 +62,15 @@ def audit_suite(
             known=known,
             progress=told,
         )
-    if plot is not None:
-        write_plot(found, Path(plot))
-    if target is not None:
-        write_file(target, (json.dumps(found.to_dict(), indent=2) + "\n").encode())
-    for line in lines(found):
-        click.echo(line)
+    # What may have taken hours is shown also where it cannot be written.
+    try:
+        if target is not None:
+            write_file(target, (json.dumps(found.to_dict(), indent=2) + "\n").encode())
+        if plot is not None:
+            write_plot(found, Path(plot))
+    finally:
+        for line in lines(found):
+            click.echo(line)
 
 
 def _parse(steps: str) -> list[int]:

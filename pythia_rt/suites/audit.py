@@ -125,7 +125,7 @@ def audit(
     folder = Path(name).expanduser()
     told = progress or (lambda done, total: None)
     if folder.is_dir():
-        branches = local_branches(folder, steps)
+        branches = local_branches(folder, steps, told)
     else:
         from pythia_rt.suites.remote import remote_branches  # the hub's library is slow to import
 

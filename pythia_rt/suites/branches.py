@@ -7,7 +7,7 @@ each.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,25 +85,30 @@ def is_weights(name: str) -> bool:
     return any(pattern.fullmatch(name) for pattern in _NAMES.values())
 
 
-def local_branches(folder: Path, steps: Collection[int] | None = None) -> list[Branch]:
+def local_branches(
+    folder: Path, steps: Collection[int] | None, progress: Callable[[int, int], None]
+) -> list[Branch]:
     """Return the branches of a folder that has folders step{N}, and maybe main.
 
-    With `steps` only these, and main. Reads all their weights, for the digests. Raises
-    FileNotFoundError where there is no such folder.
+    With `steps` only these, and main. Reads all their weights, for the digests: a link to nothing,
+    and a folder, are none. `progress` is called with how many branches are read, and of how many.
+    Raises FileNotFoundError where there is no such folder, OSError for what cannot be read.
     """
+    wanted = [
+        inner
+        for inner in folder.iterdir()
+        if inner.is_dir()
+        and (
+            inner.name == "main"
+            or ((step := step_of(inner.name)) is not None and (steps is None or step in steps))
+        )
+    ]
     found = []
-    for inner in folder.iterdir():
-        step = step_of(inner.name)
-        if not inner.is_dir() or (step is None and inner.name != "main"):
-            continue
-        if step is None or steps is None or step in steps:
-            files = (
-                path for path in sorted(inner.iterdir()) if is_weights(path.name) and path.is_file()
-            )
-            weights = tuple(
-                WeightFile(path.name, path.stat().st_size, sha256_of(path)) for path in files
-            )
-            found.append(Branch(inner.name, "", weights))
+    for inner in wanted:
+        paths = [p for p in sorted(inner.iterdir()) if is_weights(p.name) and p.is_file()]
+        weights = tuple(WeightFile(p.name, p.stat().st_size, sha256_of(p)) for p in paths)
+        found.append(Branch(inner.name, "", weights))
+        progress(len(found), len(wanted))
     if not any(branch.step is not None for branch in found):
         raise FileNotFoundError(
             f"{folder} has no folders step0, step1 and so on: give one that has, or a hub id"

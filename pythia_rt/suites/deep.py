@@ -23,6 +23,7 @@ def read_contents(
     """Return what each branch holds, and the digest over all its values, both by revision.
 
     `suite` is the folder of the branches, or their hub id. Branches with the same files are read
+    once. Raises CheckpointError for files that are damaged, and OSError where reading fails.
     """
     read: dict[tuple[str, ...], ValueDigests] = {}
     contents: dict[str, Content] = {}
