@@ -68,6 +68,17 @@ def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bytes(
     assert contents(out) == whole
 
 
+def test_points_in_another_order_go_on_alike(model: Model, tmp_path: Path) -> None:
+    """Two of the same width, whose rows would fit into each other's files."""
+    out = tmp_path / "out"
+    options: dict[str, Any] = {"context": 8, "shard_tokens": 16}
+    before = contents(harvest(model, TEXTS, POINTS, out, **options).folder)
+    for point, number in ((POINTS[0], 0), (POINTS[1], 1)):
+        (out / point / f"{number:05}.npy").unlink()
+    harvest(model, TEXTS, POINTS[::-1], out, **options)
+    assert contents(out) == before
+
+
 @pytest.mark.parametrize("step", [1, 2, 5, 9, 14, 23])
 def test_a_full_disk_is_a_sentence_and_what_was_written_stays(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
@@ -119,8 +130,8 @@ def test_nothing_follows_what_could_not_be_written(
     with ShardWriter(tmp_path, meta, 1) as writer, pytest.raises(OSError, match="No space left"):
         for _ in range(2):
             writer.begin(0, 6)
-            writer.add([rows])
-            writer.add([rows])
+            writer.add({"embed": rows})
+            writer.add({"embed": rows})
             writer.end(0, 6)
         writer.finish()
     assert meta["shards"] == [] and contents(tmp_path) == {}

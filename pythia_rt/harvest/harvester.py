@@ -228,7 +228,8 @@ def _write_shards(
                 continue
             writer.begin(number, n_tokens)
             for group in grouped(windows):
-                writer.add(capture.rows(group))
+                # By name: whoever goes on may name the points in another order.
+                writer.add(dict(zip(capture.widths, capture.rows(group), strict=True)))
                 bar.update(sum(map(len, group)))
             writer.end(number, n_tokens)
         writer.finish()

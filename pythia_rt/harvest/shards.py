@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, final
@@ -43,9 +43,9 @@ class ShardWriter(Closing):
         """Begin a shard of so many rows."""
         self._do(0, lambda: self._begin(number, n_tokens))
 
-    def add(self, rows: list[NDArray[Any]]) -> None:
-        """Append rows of each point [tokens, width], in the order of meta.json's points."""
-        self._do(sum(part.nbytes for part in rows), lambda: self._add(rows))
+    def add(self, rows: Mapping[str, NDArray[Any]]) -> None:
+        """Append rows of each point [tokens, width], by its name."""
+        self._do(sum(part.nbytes for part in rows.values()), lambda: self._add(rows))
 
     def end(self, number: int, n_tokens: int) -> None:
         """Give the shard's files their names."""
@@ -86,10 +86,10 @@ class ShardWriter(Closing):
             file.write(start)
             self._digests[point] = hashlib.sha256(start)
 
-    def _add(self, rows: list[NDArray[Any]]) -> None:
-        for point, part in zip(self._files, rows, strict=True):
-            content = part.data.cast("B")
-            self._files[point].write(content)
+    def _add(self, rows: Mapping[str, NDArray[Any]]) -> None:
+        for point, file in self._files.items():
+            content = rows[point].data.cast("B")
+            file.write(content)
             self._digests[point].update(content)
 
     def _end(self, number: int, n_tokens: int) -> None:
