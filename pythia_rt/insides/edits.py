@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pythia_rt.insides.inputs import whole_numbers
+from pythia_rt.insides.inputs import floats, of_slice, shown, whole_numbers
 from pythia_rt.insides.lookup import Name, Names
 from pythia_rt.insides.names import BY_NAME, Place, canonical
 from pythia_rt.insides.values import Floats, Reading
 
-Chosen = int | Sequence[int] | NDArray[np.integer[Any]] | None
+Chosen = int | slice | Sequence[int] | NDArray[np.integer[Any]] | None
 
 
 class At(NamedTuple):
@@ -38,7 +38,8 @@ Function = Callable[[Any, At], Any]
 @dataclass(frozen=True, eq=False)
 class _Form:
     """`point` is a name, a tuple or a glob. `heads` and `neurons` (the last axis: an MLP's neurons,
-    a stream's channels, a head's dimensions) restrict it, and so do `positions`. Scores and
+    a stream's channels, a head's dimensions) restrict it, and so do `positions`:
+    numbers, or a slice. Scores and
     patterns have no neurons, and take a number, or an array that broadcasts to [heads, positions,
     keys]: of the queries at `positions`, by default of all, and of all keys of the text."""
 
@@ -88,6 +89,8 @@ class PerText:
 
     def __init__(self, edits: Iterable[Edits]) -> None:
         """A list of edits, or one edit, for each text."""
+        if isinstance(edits, str) or not isinstance(edits, Iterable):
+            raise ValueError(f"PerText needs a list with the edits of each text, not {edits!r}")
         self.edits = tuple(edits)
 
 
@@ -112,13 +115,13 @@ def listed(edits: Edits | None) -> list[Edit]:
     if isinstance(edits, _Form) or _is_function(edits):
         return [cast(Edit, edits)]
     if isinstance(edits, (str, PerText)) or not isinstance(edits, Iterable):
-        raise ValueError(f"edits must be a list of edits, not {edits!r}")
+        raise ValueError(f"edits must be a list of edits, not {shown(edits)}")
     found = cast("list[Edit]", list(edits))
     for edit in found:
         if not isinstance(edit, _Form) and not _is_function(edit):
             raise ValueError(
                 "an edit is a Zero, Scale, Add, Replace or Mean, or a tuple (name, function), "
-                f"not {edit!r}"
+                f"not {shown(edit)}"
             )
     return found
 
@@ -160,7 +163,8 @@ class Lowering:
             )
         if not isinstance(edit, _Form):
             return self._function(edit[1], place, text)
-        positions = _positions(edit.positions, length, name)
+        most = self._reading.spec["max_positions"]
+        positions = _positions(edit.positions, length, most, name)
         if BY_NAME[place.point].shape == "scores":
             return self._on_scores(edit, place, positions, length)
         a, b = self._affine(edit, place, name)
@@ -255,6 +259,11 @@ class Lowering:
             got = function(values, At(place.point, place.layer, text, positions))
             if got is not None and got is not values:
                 found = np.asarray(got)
+                if found.dtype.kind not in "fiub":
+                    raise ValueError(
+                        f"the edit of {name} returned an array of {found.dtype} where one of real "
+                        "numbers is needed"
+                    )
                 if found.shape != values.shape:
                     raise ValueError(
                         f"the edit of {name} returned an array {list(found.shape)} where "
@@ -274,10 +283,12 @@ def _is_function(edit: object) -> bool:
 def _indices(given: Chosen, size: int, what: str, name: str) -> NDArray[np.int64]:
     if given is None:
         return np.arange(size)
+    if isinstance(given, slice):
+        return of_slice(given, size)
     try:
         found = whole_numbers(given)
     except TypeError:
-        raise ValueError(f"{what} must be whole numbers, not {given!r}") from None
+        raise ValueError(f"{what} must be whole numbers, not {shown(given)}") from None
     for each in found:
         if not -size <= each < size:
             raise ValueError(f"{name} has {size} {what}, and none of number {each}")
@@ -308,7 +319,7 @@ def _fitted(
 ) -> Floats:
     """`given` in the shape of what is chosen, or [positions, ...] of it. It may have the shape of
     all that there is, of which that is taken."""
-    values = _numbers(given, name)
+    values = floats(given, f"the edit of {name}")
     if chosen and values.shape[-len(shape) :] == shape and chosen_shape != shape:
         index: Any = (..., *chosen)
         values = values[index]
@@ -333,7 +344,7 @@ def _fitted_to_scores(
     heads the chosen ones are taken. `shape` is that of all, None where a text grows."""
     numbers = {Zero: 0.0, Scale: getattr(edit, "by", 0), Add: getattr(edit, "vector", 0),
                Replace: getattr(edit, "values", 0), Mean: getattr(edit, "mean", 0)}  # fmt: skip
-    values = _numbers(numbers[type(edit)], name)
+    values = floats(numbers[type(edit)], f"the edit of {name}")
     n_heads, n_rows, n_keys = shape
     if values.ndim <= 3:
         lead: tuple[int, ...] = (1,) * (3 - values.ndim)
@@ -358,30 +369,31 @@ def _fitted_to_scores(
     )
 
 
-def _numbers(given: ArrayLike, name: str) -> Floats:
-    try:
-        found = np.asarray(given)
-    except (TypeError, ValueError):  # lists of unequal lengths
-        found = np.array(None)
-    if found.dtype.kind not in "fiub":
-        raise ValueError(f"the edit of {name} needs numbers, not {given!r}")
-    return found.astype(np.float32)
-
-
-def _positions(given: Chosen, length: int | None, name: str) -> NDArray[np.int64] | None:
+def _positions(given: Chosen, length: int | None, most: int, name: str) -> NDArray[np.int64] | None:
+    """Those of a text of a length, or of one that grows and then has `most` at most."""
     if given is None:
         return None
+    if isinstance(given, slice):
+        found = of_slice(given, most if length is None else length)
+        from_end = any(end is not None and end < 0 for end in (given.start, given.stop))
+        if length is None and from_end:
+            raise _from_end(name)
+        return found
     if length is not None:
         return _indices(given, length, "positions", name)
     try:
         found = np.array(whole_numbers(given), np.int64)
     except TypeError:
-        raise ValueError(f"positions must be whole numbers, not {given!r}") from None
+        raise ValueError(f"positions must be whole numbers, not {shown(given)}") from None
     if len(found) and found.min() < 0:
-        raise ValueError(
-            f"the edit of {name} counts positions from the end of a text that grows: count "
-            "from its beginning"
-        )
+        raise _from_end(name)
     if len(np.unique(found)) != len(found):
         raise ValueError(f"the edit of {name} names one of its positions twice")
     return found
+
+
+def _from_end(name: str) -> ValueError:
+    return ValueError(
+        f"the edit of {name} counts positions from the end of a text that grows: count from its "
+        "beginning"
+    )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt.insides.edits import Lowered
-from pythia_rt.insides.inputs import Ids, groups
+from pythia_rt.insides.inputs import Ids, groups, shown
 from pythia_rt.insides.names import Place
 from pythia_rt.insides.run import Runner
 from pythia_rt.insides.values import Floats
@@ -40,8 +40,15 @@ def measured(
     rows = []
     for layer, of_layer in zip(layers, streams, strict=True):
         logits = _run(runner, ids, of_layer, variants(layer), layer)
-        rows.append(np.stack([np.asarray(metric(each)) for each in logits]))
+        rows.append(np.stack([_number(metric(each)) for each in logits]))
     return np.stack(rows)
+
+
+def _number(said: Any) -> NDArray[Any]:
+    found = np.asarray(said)
+    if found.dtype.kind not in "fiub":
+        raise ValueError(f"the metric returned {shown(said)} where numbers are needed")
+    return found
 
 
 def _run(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pythia_rt.insides.inputs import Positions
+from pythia_rt.insides.inputs import Positions, floats
 from pythia_rt.insides.run import Runner
 from pythia_rt.insides.values import Floats
 from pythia_rt.prompt import Prompt, Prompts
@@ -70,4 +70,4 @@ def unembed(model: Model, streams: Floats) -> Floats:
 
     Raises ValueError for another width.
     """
-    return Runner(model).head(np.asarray(streams, np.float32))
+    return Runner(model).head(floats(streams, "unembed"))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pythia_rt.prompt import Prompt, Prompts, list_of_prompts
 
@@ -49,6 +49,8 @@ def read_positions(
     positions: Positions | Sequence[Positions] | None, lengths: Sequence[int], *, is_batch: bool
 ) -> list[NDArray[np.int64]]:
     """The captured positions of each text, sorted. Raises ValueError for those that it lacks."""
+    if isinstance(positions, Iterator):  # it would be at its end after the first text
+        positions = list(positions)
     each = [positions] * len(lengths)
     if is_batch and isinstance(positions, (list, tuple)) and not all(map(is_number, positions)):
         if len(positions) != len(lengths):
@@ -62,12 +64,12 @@ def _of_text(positions: Any, length: int) -> NDArray[np.int64]:
     if positions is None:
         return everything
     if isinstance(positions, slice):
-        return everything[positions] if (positions.step or 1) > 0 else everything[positions][::-1]
+        return np.sort(of_slice(positions, length))
     try:
         chosen = whole_numbers(positions)
     except TypeError:
         raise ValueError(
-            f"positions must be whole numbers, a slice or a list, not {positions!r}"
+            f"positions must be whole numbers, a slice or a list, not {shown(positions)}"
         ) from None
     for position in chosen:
         if not -length <= position < length:
@@ -78,9 +80,37 @@ def _of_text(positions: Any, length: int) -> NDArray[np.int64]:
     return wanted
 
 
+def of_slice(given: slice, length: int) -> NDArray[np.int64]:
+    """The positions that a slice chooses of so many. Raises ValueError for one of no numbers."""
+    try:
+        return np.arange(length, dtype=np.int64)[given]
+    except (TypeError, ValueError):
+        raise ValueError(f"positions must be a slice of whole numbers, not {given!r}") from None
+
+
 def whole_numbers(given: Any) -> list[int]:
-    """One number, or several, as a list. Raises TypeError for what is none."""
-    return list(map(operator.index, [given] if is_number(given) else given))
+    """One number, or several, as a list. Raises TypeError for what is none, as True is."""
+    items = [given] if is_number(given) else list(given)
+    if any(isinstance(item, (bool, np.bool_)) for item in items):
+        raise TypeError("a bool is no number")
+    return list(map(operator.index, items))
+
+
+def floats(given: ArrayLike, what: str) -> NDArray[np.float32]:
+    """An array of float32. Raises ValueError, naming `what`, for what has no real numbers."""
+    try:
+        found = np.asarray(given)
+    except (TypeError, ValueError):  # lists of unequal lengths
+        found = np.array(None)
+    if found.dtype.kind not in "fiub":
+        raise ValueError(f"{what} needs numbers, not {shown(given)}")
+    return found.astype(np.float32)
+
+
+def shown(value: object) -> str:
+    """What a caller gave, on one line of a message."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def is_number(value: object) -> bool:

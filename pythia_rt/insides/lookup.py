@@ -89,11 +89,13 @@ class Names:
                 if runs(place) and any(map(item, names[:2]))
             ]
         if isinstance(item, str) and any(sign in item for sign in "*?["):
-            found = [
+            every = [
                 place
                 for place, names in self.all.items()
-                if runs(place) and any(fnmatch.fnmatchcase(name, item) for name in names)
+                if any(fnmatch.fnmatchcase(name, item) for name in names)
             ]
+            # Where none of them runs, the caller says of the first one why.
+            found = list(filter(runs, every)) or every
             if not found:
                 raise ValueError(
                     f"no point of this model matches {quote(item)}: {self._near(item)}"

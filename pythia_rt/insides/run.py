@@ -14,7 +14,14 @@ from pythia_rt import _core
 from pythia_rt.convert.errors import MissingBasis
 from pythia_rt.insides.basis import Basis
 from pythia_rt.insides.edits import Edits, Lowered, Lowering, PerText, listed, of_texts
-from pythia_rt.insides.inputs import Ids, Positions, groups, read_positions, read_texts
+from pythia_rt.insides.inputs import (
+    Ids,
+    Positions,
+    groups,
+    read_positions,
+    read_texts,
+    shown,
+)
 from pythia_rt.insides.lookup import Capture, Names
 from pythia_rt.insides.names import BY_NAME, Place, canonical
 from pythia_rt.insides.result import Run
@@ -76,6 +83,8 @@ class Runner:
         one_of(DTYPES)("dtype", dtype)
         if logits is not None:
             one_of(LOGITS)("logits", logits)
+        if sink is not None and not callable(sink):
+            raise ValueError(f"sink must be a function, not {shown(sink)}")
         span = read_span(self.spec["n_layers"], stop_after_layer, start_at, layers)
         if stop_after_layer is not None:
             if logits == "last":
@@ -163,7 +172,7 @@ class Runner:
                 self.sessions([tokens]), [tokens], first_layer=n_layers, residuals=[part]
             )
             found[start : start + size] = logits
-        return found.reshape(*streams.shape[:-1], -1)
+        return found.reshape(*streams.shape[:-1], self.spec["vocab_size"])
 
     def attention_to(self, ids: Sequence[Ids], targets: Sequence[Any]) -> list[Floats]:
         """The mass of each head's pattern on the keys that are `targets` of each query, of each

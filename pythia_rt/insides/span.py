@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pythia_rt.insides.inputs import floats, shown, whole_numbers
 from pythia_rt.insides.names import Place, canonical
 from pythia_rt.insides.result import Run
 from pythia_rt.insides.values import Floats
@@ -56,7 +56,7 @@ def read_span(
     if layers is not None:
         if stop_after_layer is not None or start_at is not None:
             raise ValueError("layers says what runs: leave out stop_after_layer and start_at")
-        order = [_layer(layer, n_layers, "layers") for layer in layers]
+        order = _layers(layers, n_layers)
         if len(set(order)) != len(order):
             raise ValueError("layers names a layer twice: each runs at most once")
         return Span(n_layers, order=order)
@@ -65,7 +65,7 @@ def read_span(
         if not isinstance(start_at, tuple) or len(start_at) != 2:
             raise ValueError(
                 "start_at must be a tuple of a layer and the residual stream that enters it, an "
-                f"array or an earlier Run, not {start_at!r}"
+                f"array or an earlier Run, not {shown(start_at)}"
             )
         first = _layer(start_at[0], n_layers, "start_at")
     if stop_after_layer is None:
@@ -84,16 +84,21 @@ def read_start(
         return None
     layer, given = start_at
     if isinstance(given, Run):
+        if given.is_batch != is_batch:
+            what = ("one text", "a batch of texts")
+            raise ValueError(f"start_at has a run of {what[given.is_batch]} for {what[is_batch]}")
         try:
             given = given["resid_pre", layer]
         except KeyError:
             raise ValueError(
                 f"the run that start_at names has not captured layers.{layer}.resid_pre"
             ) from None
+    if is_batch and not isinstance(given, Iterable):
+        raise ValueError(f"start_at needs the stream of each text, not {shown(given)}")
     arrays = list(given) if is_batch else [given]
     if len(arrays) != len(lengths):
         raise ValueError(f"start_at has the streams of {len(arrays)} texts for {len(lengths)}")
-    found = [np.ascontiguousarray(array, np.float32) for array in arrays]
+    found = [np.ascontiguousarray(floats(array, "start_at")) for array in arrays]
     for array, length in zip(found, lengths, strict=True):
         if array.shape != (length, hidden_size):
             raise ValueError(
@@ -105,9 +110,9 @@ def read_start(
 
 def _layer(layer: object, n_layers: int, what: str) -> int:
     try:
-        number = operator.index(layer)  # type: ignore[arg-type]
+        (number,) = whole_numbers([layer])
     except TypeError:
-        raise ValueError(f"{what} must name layers by whole numbers, not {layer!r}") from None
+        raise ValueError(f"{what} must name layers by whole numbers, not {shown(layer)}") from None
     if not -n_layers <= number < n_layers:
         raise ValueError(f"{what} names layer {number}: there are the layers 0 to {n_layers - 1}")
     return number % n_layers
@@ -117,4 +122,13 @@ def read_layers(layers: Sequence[int] | None, n_layers: int) -> list[int]:
     """The layers that are named, all by default. Raises ValueError for others."""
     if layers is None:
         return list(range(n_layers))
+    found = _layers(layers, n_layers)
+    if not found:
+        raise ValueError("layers names none")
+    return found
+
+
+def _layers(layers: object, n_layers: int) -> list[int]:
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
+        raise ValueError(f"layers must be a list of whole numbers, not {shown(layers)}")
     return [_layer(layer, n_layers, "layers") for layer in layers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,7 @@ def moments(
 
 def _of(values: NDArray[np.floating]) -> Moments:
     """Of values [n, ...]."""
-    rows = values.reshape(len(values), -1).astype(np.float64)
+    rows = values.reshape(len(values), math.prod(values.shape[1:])).astype(np.float64)
     mean = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
     centred = rows - mean
     return Moments(len(rows), mean.reshape(values.shape[1:]), centred.T @ centred)

@@ -91,7 +91,7 @@ class Reading:
         ValueError where the file does not have what is to be changed.
         """
         scale: Floats = a.reshape(-1)
-        shift: Floats = b.reshape(len(b), -1) if b.ndim > a.ndim else b.reshape(-1)
+        shift: Floats = b.reshape(len(b), a.size) if b.ndim > a.ndim else b.reshape(-1)
         columns, affine = self._order(place.point), self._affine(place)
         if columns is not None:
             width = self._width(place)
@@ -161,5 +161,5 @@ class Reading:
         """What each head adds, of z."""
         assert self._weight is not None
         outputs = self._weight(f"layers.{place.layer}.o.weight")  # [hidden, heads, head_dim]
-        z = rows.reshape(len(rows), self.spec["n_heads"], -1).transpose(1, 0, 2)
+        z = rows.reshape(len(rows), self.spec["n_heads"], self.spec["head_dim"]).transpose(1, 0, 2)
         return np.ascontiguousarray((z @ outputs.transpose(1, 2, 0)).transpose(1, 0, 2))
