@@ -14,6 +14,7 @@ from ..errors import CheckpointError, quote
 from ..flatfile.layout import Linear
 from ..plan import Piece, count_rows, slice_pieces, source_of, source_rows
 from ..source.tensor import TensorSource, same
+from ..stopping import check_stop
 from .pieces import PieceReader, to_float32
 
 # Of source per chunk: long enough to keep every core packing, short enough for any memory.
@@ -49,6 +50,7 @@ class WeightReader:
         if self._buffer.size < min(step, total) * row.nbytes:
             self._buffer = np.empty(min(step, total) * row.nbytes, np.uint8)
         for first in range(0, total, step):
+            check_stop()
             count = min(step, total - first)
             data = self._buffer[: count * row.nbytes]
             position = 0

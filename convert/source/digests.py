@@ -12,6 +12,7 @@ from typing import Any, final
 from ..errors import CheckpointError
 from ..files.closing import Closing
 from ..files.digest import sha256_of
+from ..stopping import check_stop
 from .tensor import SourceTensor
 from .value_digests import TensorDigest, ValueDigests, combine, digest_tensor, is_buffer, undigested
 
@@ -97,6 +98,7 @@ class SourceDigests(Closing):
         # Short waits keep Ctrl-C alive.
         for thread in self._threads:
             while thread.is_alive():
+                check_stop()
                 thread.join(0.1)
         if self._failure is not None:
             raise self._failure

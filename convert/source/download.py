@@ -7,7 +7,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..flatfile.layout import (
     TOKENIZER_FILE,
     TOKENIZER_SOURCES,
 )
+from ..stopping import StoppedError, check_stop
 from .checkpoint import CONFIG_FILE, WEIGHT_FILES, index_shards
 from .client import open_client
 from .listing import (
@@ -34,9 +35,10 @@ from .listing import (
 from .settings import hub_cache, is_hub_id, is_offline
 from .steps import no_step, revision_of, step_of
 from .store import Store
-from .transfer import StoppedError, Transfer
+from .transfer import Transfer
 
 AT_ONCE = 4  # files
+_LOOK = 0.1  # seconds after which to look whether anybody still waits
 _CHAT_TEMPLATE = re.compile(rf"{CHAT_TEMPLATE_FOLDER}/[^/]+\.jinja")
 
 
@@ -208,10 +210,19 @@ def _run(transfer: Transfer, files: Iterable[RemoteFile]) -> None:
     with ThreadPoolExecutor(min(AT_ONCE, len(jobs)), "fetching") as pool:
         try:
             running = [pool.submit(transfer.fetch, file) for file in jobs]
-            done, _ = wait(running, return_when=FIRST_EXCEPTION)
+            done = _finished(running)
         finally:
-            transfer.stop.set()
+            transfer.stop()
     failed = [job.exception() for job in running if job in done and job.exception()]
     for error in failed:
         if error is not None and not isinstance(error, StoppedError):
             raise error
+
+
+def _finished(running: Collection[Future[Path]]) -> set[Future[Path]]:
+    """Wait for all, or for one that fails; return those that are over."""
+    while True:
+        done, others = wait(running, _LOOK, FIRST_EXCEPTION)
+        if not others or any(job.exception() for job in done):
+            return done
+        check_stop()

@@ -14,8 +14,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ import httpx2
 from filelock import Timeout
 
 from ..errors import CheckpointError, quote, with_sentence
+from ..stopping import StoppedError
 from .client import address, begin_of, gated, is_the_hubs
 from .listing import RemoteFile
 from .rates import Pace, pause, wait_of
@@ -36,11 +38,9 @@ BLOCK_BYTES = 1 << 20  # read and hashed at a time, of what was there
 PAUSE = 1.0  # seconds before the second try; doubled for each further one that brings nothing
 _TRIES = 6  # in a row that bring nothing
 _LOOK = 0.2  # seconds between looks at `stop` while another process fetches the same
+    0.2  # seconds between looks whether that is still wanted while another process fetches the same
+)
 _LIMITED = 30  # times that a rate limit is waited for
-
-
-class StoppedError(Exception):
-    """Another file failed, or the user wants no more: what has come stays."""
 
 
 class _AgainError(Exception):
@@ -55,7 +55,7 @@ class Transfer:
     """Fetches files of one commit of a model into `store`; several threads may call `fetch`.
 
     `advance` is told how many more bytes are there, negative ones where some have to come again.
-    Setting `stop` ends all transfers under way.
+    Others end them with `stop`, or where one fails: then what has come stays.
     """
 
     def __init__(
@@ -72,7 +72,24 @@ class Transfer:
         self._commit = commit
         self._advance = advance
         self._pace = Pace()
-        self.stop = threading.Event()
+        self._stopped = threading.Event()
+        self._streams: list[Any] = []  # connections, the latest last
+
+    def stop(self) -> None:
+        """End all transfers under way, and those that wait for a server's bytes at once."""
+        self._stopped.set()
+        for stream in self._streams:
+            # What a thread waits for ends; closing would not wake it. Older streams are closed, or
+            # have given their socket to one with TLS.
+            with suppress(OSError):
+                socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
+
+    def _observe(self, event: str, info: Mapping[str, Any]) -> None:
+        """What httpx says of its work: keep the connections that it opens, for `stop`."""
+        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            self._streams.append(info["return_value"])
+            if self._stopped.is_set():
+                self.stop()
 
     def fetch(self, file: RemoteFile) -> Path:
         """The path of `file` in the cache, after fetching what is missing of it.
@@ -99,7 +116,7 @@ class Transfer:
         """Nobody else writes the file meanwhile; whoever waits for that can be stopped."""
         lock = self._store.lock(file.digest)
         while not lock.is_locked:
-            if self.stop.is_set():
+            if self._stopped.is_set():
                 raise StoppedError
             with suppress(Timeout):
                 lock.acquire(timeout=_LOOK)
@@ -129,7 +146,7 @@ class Transfer:
             most = max(most, part.size)
             wait: float | None = None
             try:
-                self._pace.wait(self.stop)
+                self._pace.wait(self._stopped)
                 self._receive(file, part)
                 why = "it sends less than the file has"
             except _AgainError as reason:
@@ -142,7 +159,7 @@ class Transfer:
                 return
             if wait is not None and limited < _LIMITED:
                 limited += 1
-                pause(wait, self.stop)
+                pause(wait, self._stopped)
                 continue
             fruitless = 0 if part.size > most else fruitless + 1
             if fruitless >= _TRIES:
@@ -150,14 +167,15 @@ class Transfer:
                     f"cannot fetch {file.path} of {self._name} ({why}): try again, it goes on from "
                     "where it stopped"
                 )
-            pause(PAUSE * 2 ** (fruitless - 1) if fruitless else 0.0, self.stop)
+            pause(PAUSE * 2 ** (fruitless - 1) if fruitless else 0.0, self._stopped)
 
     def _receive(self, file: RemoteFile, part: _Part) -> None:
         """Ask once, and write what comes."""
-        if self.stop.is_set():
+        if self._stopped.is_set():
             raise StoppedError
         url = address(self._name, self._commit, file.path)
-        with self._client.stream("GET", url, headers=part.condition()) as response:
+        told = {"trace": self._observe}
+        with self._client.stream("GET", url, headers=part.condition(), extensions=told) as response:
             self._pace.observe(response.headers)
             self._check_status(response, file)
             if response.status_code == 416:  # its file is shorter than what is here
@@ -171,7 +189,7 @@ class Transfer:
                     raise _AgainError("it sends another range")
             part.note(response.headers.get("etag", ""))
             for data in response.iter_bytes():
-                if self.stop.is_set():
+                if self._stopped.is_set():
                     raise StoppedError
                 if part.size + len(data) > file.size:
                     self._begin_again(part)

@@ -3,10 +3,13 @@ and the one after that fetched."""
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from pythia_rt.convert.stopping import obey
 
 Item = TypeVar("Item")
 Half = TypeVar("Half")
@@ -20,11 +23,15 @@ def staged(
 ) -> Iterator[tuple[Item, Future[Whole]]]:
     """Each of `items` in order, with what `second` makes of what `first` makes of it.
 
-    Both run in threads of their own, for the AHEAD items after the one that was given last. A
-    caller that leaves waits for what they are doing.
+    Both run in threads of their own, for the AHEAD items after the one that was given last. When
+    the caller leaves, what they are doing is stopped.
     """
+    stop = threading.Event()
     waiting: deque[tuple[Item, Future[Whole]]] = deque()
-    firsts, seconds = ThreadPoolExecutor(1, "fetching"), ThreadPoolExecutor(1, "converting")
+    firsts, seconds = (
+        ThreadPoolExecutor(1, name, initializer=obey, initargs=(stop,))
+        for name in ("fetching", "converting")
+    )
 
     def follow(half: Future[Half]) -> Whole:
         return second(half.result())
@@ -37,6 +44,7 @@ def staged(
         while waiting:
             yield waiting.popleft()
     finally:
+        stop.set()
         for pool in (firsts, seconds):
             pool.shutdown(wait=False, cancel_futures=True)
         for pool in (firsts, seconds):

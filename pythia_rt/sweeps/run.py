@@ -169,10 +169,12 @@ class _Run:
     def __enter__(self) -> _Run:
         return self
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Remove working files and write the tables, however the sweep ended."""
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        """Write the tables, however the sweep ended, and remove working files; after Ctrl-C they
+        stay, as after a kill, for the sweep that goes on."""
         self._bar.close()
-        shutil.rmtree(self._work, ignore_errors=True)
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            shutil.rmtree(self._work, ignore_errors=True)
         # What went wrong before, perhaps a full disk, is the news.
         with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
             self.store.write_tables()
@@ -193,12 +195,11 @@ class _Run:
                 if found is None:
                     continue
                 lacking, prepared = found
-                try:
+                with lacking.task.kept_unless_it_fails():
                     outcomes = measure_task(prepared, lacking.metrics)
                     for key, outcome in zip(lacking.keys, outcomes, strict=True):
                         self._keep(unit, key, prepared.digest, outcome)
-                finally:
-                    lacking.task.drop()
+                lacking.task.drop()
 
     def elsewhere(self, executor: Executor, *, is_remote: bool) -> None:
         """Have an executor do each checkpoint as one task."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -62,6 +63,15 @@ class Task:
         """Remove its files."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @contextlib.contextmanager
+    def kept_unless_it_fails(self) -> Iterator[None]:
+        """Remove its files after an exception; Ctrl-C is none, the next sweep goes on with them."""
+        try:
+            yield
+        except Exception:
+            self.drop()
+            raise
+
 
 @dataclass(frozen=True)
 class Fetched:
@@ -103,10 +113,11 @@ class RemoteError(Exception):
 
 def fetch_task(task: Task) -> Fetched:
     """Fetch the source. Raises what that raises."""
-    task.folder.mkdir(parents=True, exist_ok=True)
     path = task.folder / "model.safetensors"
-    made = digest_of_made(path, task.known.digest)
-    source = path if made else fetch(task.known.unit, task.folder / "hub")
+    with task.kept_unless_it_fails():
+        task.folder.mkdir(parents=True, exist_ok=True)
+        made = digest_of_made(path, task.known.digest)
+        source = path if made else fetch(task.known.unit, task.folder / "hub")
     return Fetched(task, source, made)
 
 
@@ -114,9 +125,10 @@ def convert_task(fetched: Fetched) -> Prepared:
     """Convert it, and drop what was downloaded. Raises what converting raises."""
     task = fetched.task
     path = task.folder / "model.safetensors"
-    digest = fetched.made or convert_unit(
-        task.known.unit, task.known.digest, fetched.source, path, task.form, task.threads
-    )
+    with task.kept_unless_it_fails():
+        digest = fetched.made or convert_unit(
+            task.known.unit, task.known.digest, fetched.source, path, task.form, task.threads
+        )
     shutil.rmtree(task.folder / "hub", ignore_errors=True)
     return Prepared(task, path, digest)
 
@@ -137,13 +149,13 @@ def run_task(task: Task, metrics: tuple[Metric, ...]) -> Done:
     """All of it, in a worker. Raises `RemoteError` or OSError where nothing could be measured."""
     try:
         prepared = convert_task(fetch_task(task))
-        found = measure_task(prepared, metrics)
-        outcomes = [_portable(each) if isinstance(each, Exception) else each for each in found]
-        return Done(prepared.digest, outcomes)
+        with task.kept_unless_it_fails():
+            found = measure_task(prepared, metrics)
+            outcomes = [_portable(each) if isinstance(each, Exception) else each for each in found]
     except Exception as error:
         raise _portable(error) from None
-    finally:
-        task.drop()
+    task.drop()
+    return Done(prepared.digest, outcomes)
 
 
 def _portable(error: Exception) -> Exception:
