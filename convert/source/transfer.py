@@ -38,8 +38,6 @@ BLOCK_BYTES = 1 << 20  # read and hashed at a time, of what was there
 PAUSE = 1.0  # seconds before the second try; doubled for each further one that brings nothing
 _TRIES = 6  # in a row that bring nothing
 _LOOK = 0.2  # seconds between looks at `stop` while another process fetches the same
-    0.2  # seconds between looks whether that is still wanted while another process fetches the same
-)
 _LIMITED = 30  # times that a rate limit is waited for
 
 
