@@ -120,6 +120,12 @@ class Model(Chatting, Embedding, Generating, Insides, Scoring):
             *("progress", "adapters"),
         )
         loading = _available(loading, options, besides)  # before minutes of conversion
+        if not Path(name_or_folder).expanduser().exists():
+            from pythia_rt.convert.source.steps import chosen
+            from pythia_rt.suites.known import warn_if_wrong
+
+            # Before gigabytes come.
+            warn_if_wrong(os.fspath(name_or_folder), chosen(revision, step) or "main")
         file = open_checkpoint(
             os.fspath(name_or_folder),
             revision=revision,
@@ -133,11 +139,6 @@ class Model(Chatting, Embedding, Generating, Insides, Scoring):
             copy=loading.copy,
             adapters=adapters,
         )
-        if not Path(name_or_folder).expanduser().exists():
-            from pythia_rt.convert.source.steps import chosen
-            from pythia_rt.suites.known import warn_if_wrong
-
-            warn_if_wrong(os.fspath(name_or_folder), chosen(revision, step) or "main")
         model = cls(file, loading)
         _ = model.tokenizer  # a checkpoint whose tokenizer is damaged is refused here
         return model

@@ -197,6 +197,7 @@ def test_some_steps_of_a_suite(suite: Path, table: Path) -> None:
     assert [branch.revision for branch in found.branches] == ["step1", "step2", "main"]
     assert found.lacking == (Lacking("step3", "there is no such branch"),)
     assert found.main == "not compared"
+    assert told(audit(suite, steps=[1], known=table)).startswith(f"{suite}: 1 step, compared")
 
 
 # From the hub.
@@ -323,6 +324,7 @@ def test_the_bundled_table(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EleutherAI/pythia-160m-weight-seed2", "step512", "do not descend from"),
         ("EleutherAI/pythia-160m-weight-seed2", "step0", None),
         ("EleutherAI/pythia-160m-weight-seed3", "step512", None),
+        ("EleutherAI/pythia-160m-data-seed1", "step1", None),  # it has what others should not have
         ("EleutherAI/pythia-2.8b", "step54001", None),
         ("EleutherAI/pythia-2.8b", "main", None),
         ("EleutherAI/pythia-2.8b-deduped", "step3000", None),
@@ -351,7 +353,7 @@ def test_the_environment_names_another_table(table: Path, monkeypatch: pytest.Mo
 
 
 def test_loading_a_wrong_branch_warns(
-    local_hub: LocalHub, table: Path, monkeypatch: pytest.MonkeyPatch
+    local_hub: LocalHub, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known, "_warned", set())
     monkeypatch.setenv(known.VARIABLE, str(table))
@@ -361,6 +363,13 @@ def test_loading_a_wrong_branch_warns(
         Model.from_pretrained(NAME, step=2, progress=False)
     Model.from_pretrained(NAME, step=2, progress=False)  # once: a warning is an error here
     Model.from_pretrained(NAME, progress=False)
+    asked = len(local_hub.requests)
+    with pytest.warns(UserWarning, match="at step1000 is not"), pytest.raises(FileNotFoundError):
+        Model.from_pretrained(NAME, step=1000, local_files_only=True)
+    assert len(local_hub.requests) == asked  # said before anything is fetched
+    monkeypatch.setattr(known, "_warned", set())
+    done = CliRunner().invoke(main, ["convert", NAME, str(tmp_path / "flat"), "--step", "2"])
+    assert done.exit_code == 0 and "Note: someone/tiny at step2 is not what its" in done.stderr
 
 
 @pytest.mark.parametrize(

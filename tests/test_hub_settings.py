@@ -243,7 +243,7 @@ def test_commands_without_the_hub(hub: LocalHub, monkeypatch: pytest.MonkeyPatch
         assert "the hub does not answer (ConnectError): check the network" in result.stderr
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = runner.invoke(main, ["audit", NAME])
-    assert result.exit_code == 1 and "(HF_HUB_OFFLINE is set)" in result.stderr
+    assert result.exit_code == 1 and "and HF_HUB_OFFLINE is set: unset it" in result.stderr
     assert "Traceback" not in result.stderr
 
 

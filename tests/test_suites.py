@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from convert_sources import make_tensors, write_checkpoint
@@ -139,7 +140,7 @@ def test_steps_and_revisions() -> None:
     assert [step_of(r) for r in ("step0", "step143000", "step01", "main", "step", "step-1")] == [
         0, 143000, None, None, None, None,
     ]  # fmt: skip
-    assert revision_of(0) == "step0"
+    assert revision_of(0) == "step0" and revision_of(np.int64(8)) == "step8"  # type: ignore[arg-type]
     for bad in (-1, True, 1.0, "1"):
         with pytest.raises(ValueError, match="step must be a whole number from 0"):
             revision_of(bad)  # type: ignore[arg-type]

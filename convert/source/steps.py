@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 
 _REVISION = re.compile(r"step(0|[1-9]\d{0,11})", re.ASCII)
 
 
 def revision_of(step: int) -> str:
-    """The revision of a step; ValueError for what is no step."""
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+    """The revision of a step, a whole number, numpy's too; ValueError for what is no step."""
+    if isinstance(step, bool) or not isinstance(step, Integral) or step < 0:
         raise ValueError(f"step must be a whole number from 0, not {step!r}")
-    return f"step{step}"
+    return f"step{int(step)}"
 
 
 def chosen(revision: str | None, step: int | None) -> str | None:

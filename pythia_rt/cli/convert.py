@@ -67,7 +67,12 @@ def convert_checkpoint(
 ) -> None:
     """Convert SOURCE, a hub id, a local folder or a GGUF file, to the flat file DESTINATION."""
     from pythia_rt.convert import FlatFile, convert
+    from pythia_rt.convert.source.steps import chosen
 
+    if not Path(source).expanduser().exists():
+        from pythia_rt.suites.known import warn_if_wrong
+
+        warn_if_wrong(source, chosen(options["revision"], options["step"]) or "main")
     if report or report_text is not None:
         from pythia_rt.evaluation import reporter
 

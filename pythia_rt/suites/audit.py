@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pythia_rt.convert.errors import Sentence
 from pythia_rt.suites.branches import Branch, local_branches
 from pythia_rt.suites.content import Content, by_files, group
 from pythia_rt.suites.known import (
@@ -117,7 +118,12 @@ def audit(
     weights that are damaged, OSError when the hub does not answer or reading fails.
     """
     if whole and not deep:
-        raise ValueError("whole has no effect without deep: leave it out, or compare tensors")
+        raise ValueError(
+            Sentence(
+                "whole has no effect without deep: leave it out, or compare tensors",
+                "--whole has no effect without --deep: leave it out, or compare tensors",
+            )
+        )
     if steps is not None and (not steps or not all(type(n) is int and n >= 0 for n in steps)):
         raise ValueError("steps must be whole numbers from 0 on: name one at least")
     table = read_known(known)

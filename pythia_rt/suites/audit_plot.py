@@ -158,7 +158,7 @@ def _legend(found: Audit) -> list[tuple[str, str, bool, bool]]:
 
 def _list(revisions: Sequence[str]) -> str:
     text = name_steps(revisions)
-    return text if len(text) <= _MAX_LABEL else text[: _MAX_LABEL - 4].rstrip(", ") + " ..."
+    return text if len(text) <= _MAX_LABEL else text[:_MAX_LABEL].rpartition(", ")[0] + ", ..."
 
 
 def _add_legend(figure: Figure, labels: Sequence[tuple[str, str, bool, bool]]) -> None:

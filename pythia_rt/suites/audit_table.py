@@ -18,7 +18,8 @@ def lines(found: Audit) -> Iterator[str]:
     how = "by the digests of their files"
     if found.compared == "tensors":
         how = f"by the values of their tensors ({found.read})"
-    yield f"{found.model}: {len(steps)} steps, compared {how}"
+    count = len(steps)
+    yield f"{found.model}: {count} step{'s' if count != 1 else ''}, compared {how}"
     for group in found.identical:
         if group.by_design:
             yield f"expected    {name_steps(group.revisions)} are equal: {group.by_design}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pythia_rt.convert.errors import Sentence
 from pythia_rt.convert.source.settings import hub_cache, is_hub_id, is_offline
 from pythia_rt.convert.source.steps import local_steps, revision_of, step_of
 from pythia_rt.suites.names import known_steps
@@ -88,7 +89,11 @@ def _known(name: str, cache_dir: str | os.PathLike[str] | None) -> list[Checkpoi
     steps = {step for step in cached if step is not None} | set(known_steps(name) or ())
     if not steps:
         raise FileNotFoundError(
-            f"the steps of {name} are not known here: ask the hub once, without offline"
+            Sentence(
+                f"the steps of {name} are not known here: ask the hub once, without offline",
+                f"the steps of {name} are not known here: ask the hub once, without --offline and "
+                "HF_HUB_OFFLINE",
+            )
         )
     return [
         Checkpoint(step, revision_of(step), store.commit_of(revision_of(step)))

@@ -17,6 +17,7 @@ from pythia_rt.convert.source.listing import (
     list_revisions,
 )
 from pythia_rt.convert.source.ranged_file import RangedFile
+from pythia_rt.convert.source.settings import is_offline
 from pythia_rt.convert.source.steps import step_of
 from pythia_rt.convert.source.tensor import SourceTensor
 from pythia_rt.suites.branches import Branch, in_order, make_branch
@@ -32,6 +33,10 @@ def remote_branches(
     With `steps` only these, and main: one request for each and one for all. Raises
     FileNotFoundError for no such model and for one without steps, and what `list_revisions` raises.
     """
+    if is_offline():
+        raise ConnectionError(
+            "an audit asks the hub and HF_HUB_OFFLINE is set: unset it, or give a folder of steps"
+        )
     try:
         with open_client() as client:
             return _branches(name, steps, progress, client)
