@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pythia_rt import _core
 from pythia_rt.convert.flatfile import FlatFile
-from pythia_rt.options import one_of
+from pythia_rt.options import flag, one_of
 from pythia_rt.together import n_together
 
 if TYPE_CHECKING:
@@ -55,9 +55,14 @@ class Embedding:
         if isinstance(texts, (str, bytes, np.ndarray)) or not isinstance(texts, Iterable):
             raise ValueError("embed takes a list of texts: for a single one, a list of that one")
         one_of(POOLINGS)("pooling", pooling)
-        ids = [self._ids(text) for text in texts]
-        for text in ids:
-            self._check_length(len(text))
+        flag("normalise", normalise)
+        given, ids = list(texts), []
+        for number, each in enumerate(given, 1):
+            try:
+                ids.append(self._ids(each))
+                self._check_length(len(ids[-1]))
+            except ValueError as error:
+                raise ValueError(f"text {number} of {len(given)}: {error}") from None
         self.file.check_unchanged()
         from pythia_rt.insides.basis import Basis  # not to write text
 

@@ -6,7 +6,7 @@ The command line makes its options from them.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -58,17 +58,22 @@ def replaced(
     what the caller takes in other ways.
     """
     names = [*besides, *(each.name for each in fields(kind))]
-    for name in values:
+    check_names(values, names)
+    if base is not None and not isinstance(base, kind):
+        what = kind.__name__
+        raise ValueError(f"{what.lower()} must be a pythia_rt.{what}, not {type(base).__name__}")
+    return replace(base or kind(), **values)
+
+
+def check_names(given: Iterable[str], names: Sequence[str]) -> None:
+    """Raise ValueError for one that is none of `names`, with a hint."""
+    for name in given:
         if name not in names:
             hint = near_option(name, names)
             raise ValueError(
                 f"there is no option {name!r}: {hint + '; ' if hint else ''}the options are "
                 f"{', '.join(names)}"
             )
-    if base is not None and not isinstance(base, kind):
-        what = kind.__name__
-        raise ValueError(f"{what.lower()} must be a pythia_rt.{what}, not {type(base).__name__}")
-    return replace(base or kind(), **values)
 
 
 def integer(accepts: Callable[[int], bool], what: str) -> Callable[[str, Any], int]:

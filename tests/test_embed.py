@@ -160,9 +160,11 @@ def test_no_logits_are_computed_or_kept(model: Model) -> None:
 def test_bad_arguments(model: Model) -> None:
     with pytest.raises(ValueError, match="embed takes a list of texts"):
         model.embed("a text")
+    with pytest.raises(ValueError, match="normalise must be True or False, not 'yes'"):
+        model.embed(["a"], normalise="yes")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="pooling"):
         model.embed(["a"], pooling="max")
-    with pytest.raises(ValueError, match="the prompt is empty"):
+    with pytest.raises(ValueError, match="text 2 of 2: the prompt is empty"):
         model.embed(["a", ""])
     with pytest.raises(ValueError, match="not in the vocabulary"):
         model.embed([[10**6]])

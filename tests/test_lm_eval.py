@@ -199,6 +199,8 @@ def test_model_args(tmp_path: Path, demo_file: Callable[[str], Path]) -> None:
         ("pretrained=a/b,step=1000,revision=main", "step and revision both name a revision"),
         (f"pretrained={file},max_length=5000", "max_length must be from 1 to 2048 tokens"),
         (f"pretrained={file},device=tpu", "device must be one of cpu, cuda, auto"),
+        (f"pretrained={file},dtype=float16", "there is no option 'dtype': .*the options are pre"),
+        ("threads=2", "model_args names no model: give pretrained="),
     ):
         with pytest.raises(ValueError, match=sentence):
             kind.create_from_arg_string(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from pythia_rt.lm_eval.chats import render_chat
 from pythia_rt.lm_eval.generation import MAX_GEN_TOKS, Plan, plan
 from pythia_rt.lm_eval.opening import open_model
 from pythia_rt.model import Model
-from pythia_rt.options import whole_number_from
+from pythia_rt.options import check_names, whole_number_from
 from pythia_rt.prompt import no_tokenizer
 from pythia_rt.scoring.pairs import prefix_id
 from pythia_rt.tokenizer import Tokenizer
@@ -126,6 +127,9 @@ class PythiaRtLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         besides = {name: value for name, value in (additional_config or {}).items() if value}
         if str(besides.get("device")).startswith("cuda"):
             besides["device"] = "auto"
+        check_names(arg_dict, list(inspect.signature(cls).parameters))
+        if "pretrained" not in arg_dict:
+            raise ValueError("model_args names no model: give pretrained=...")
         return cls(**(besides | dict(arg_dict)))
 
     @property
