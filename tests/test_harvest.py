@@ -337,6 +337,14 @@ def test_the_same_tokens_in_other_documents_are_another_harvest(
     assert contents(out) == before
 
 
+def test_numbers_may_be_numpys(model: Model, tmp_path: Path) -> None:
+    options = {"context": 4, "shard_tokens": 8, "max_tokens": 9}
+    plain = harvest(model, TEXTS, POINTS[0], tmp_path / "plain", **options)
+    theirs = {name: np.int64(value) for name, value in options.items()}
+    found = harvest(model, TEXTS, POINTS[0], tmp_path / "theirs", **theirs)
+    assert contents(found.folder) == contents(plain.folder)
+
+
 def test_what_is_wrong_with_a_text_says_where_it_is(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "a"}\n{"text": "b\\ud800"}\n')

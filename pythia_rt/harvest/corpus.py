@@ -55,9 +55,9 @@ def read_cut(
     flag("joined", joined)
     most = model.max_positions
     context = min(DEFAULT_CONTEXT, most) if context is None else context
-    whole_number_from(1 + prepend_bos, most, "tokens")("context", context)
+    context = whole_number_from(1 + prepend_bos, most, "tokens")("context", context)
     if max_tokens is not None:
-        whole_number_from(1, 1 << 62, "tokens")("max_tokens", max_tokens)
+        max_tokens = whole_number_from(1, 1 << 62, "tokens")("max_tokens", max_tokens)
     ends = model.spec["eos_ids"]
     if joined and not ends:
         raise ValueError("joined texts have an end token between them, and this model has none")

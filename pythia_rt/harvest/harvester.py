@@ -81,7 +81,7 @@ def harvest(
     something else; RuntimeError for a value that float16 cannot hold; OSError where the disk is
     full. What was written stays.
     """
-    whole_number_from(1, 1 << 40, "tokens")("shard_tokens", shard_tokens)
+    shard_tokens = whole_number_from(1, 1 << 40, "tokens")("shard_tokens", shard_tokens)
     capture = Capturing(model, points, dtype)
     cut = read_cut(model, context, prepend_bos=prepend_bos, joined=joined, max_tokens=max_tokens)
     corpus = _read_corpus(model, texts, cut)

@@ -47,9 +47,9 @@ def iter_activations(
     Raises as `harvest` does, on the call and not at the first batch what is wrong with its
     arguments.
     """
-    whole_number_from(1, 1 << 40, "rows")("batch", batch)
-    whole_number_from(0, 1 << 40, "rows")("shuffle_buffer", shuffle_buffer)
-    integer(lambda n: n >= 0, "a whole number from 0 on")("seed", seed)
+    batch = whole_number_from(1, 1 << 40, "rows")("batch", batch)
+    shuffle_buffer = whole_number_from(0, 1 << 40, "rows")("shuffle_buffer", shuffle_buffer)
+    seed = integer(lambda n: n >= 0, "a whole number from 0 on")("seed", seed)
     capture = Capturing(model, points, dtype)
     cut = read_cut(model, context, prepend_bos=prepend_bos, joined=joined, max_tokens=max_tokens)
     is_one = isinstance(points, str) and not any(sign in points for sign in "*?[")
