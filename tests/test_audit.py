@@ -291,8 +291,12 @@ def test_what_is_no_suite(local_hub: LocalHub, tmp_path: Path) -> None:
         audit(tmp_path)
     with pytest.raises(ValueError, match="whole has no effect without deep"):
         audit(tmp_path, whole=True)
-    with pytest.raises(ValueError, match="steps must be whole numbers"):
-        audit(tmp_path, steps=[])
+    with pytest.raises(FileNotFoundError, match=r"none\.json does not exist: give a table"):
+        audit(tmp_path, known=tmp_path / "none.json")
+    wrong: list[Any] = [[], 5, "12", [-1], [True]]
+    for steps in wrong:
+        with pytest.raises(ValueError, match="steps must be whole numbers"):
+            audit(tmp_path, steps=steps)
 
 
 # What is known.

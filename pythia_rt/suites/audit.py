@@ -124,7 +124,9 @@ def audit(
                 "--whole has no effect without --deep: leave it out, or compare tensors",
             )
         )
-    if steps is not None and (not steps or not all(type(n) is int and n >= 0 for n in steps)):
+    if steps is not None and not (
+        isinstance(steps, Collection) and steps and all(type(n) is int and n >= 0 for n in steps)
+    ):
         raise ValueError("steps must be whole numbers from 0 on: name one at least")
     table = read_known(known)
     name = os.fspath(model)

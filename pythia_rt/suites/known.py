@@ -73,6 +73,8 @@ def read_known(path: str | os.PathLike[str] | None = None) -> KnownTable:
     read.
     """
     where = Path(path or os.environ.get(VARIABLE) or TABLE)
+    if not where.exists():
+        raise FileNotFoundError(f"{where} does not exist: give a table of known checkpoints")
     table = read_json(where, ValueError)
     entries = table.get("entries")
     if not isinstance(table.get("date"), str) or not isinstance(entries, list):
