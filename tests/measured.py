@@ -12,10 +12,13 @@ from pythia_rt import Model
 
 
 def slow(model: Model) -> float:
-    """Something to be killed in; meanwhile its process id is a file where SWEEP_PIDS says."""
+    """Something to be killed in; meanwhile its process id is a file where SWEEP_PIDS says. It waits
+    while there is a file that SWEEP_HOLD names."""
     sign = Path(os.environ.get("SWEEP_PIDS", "/nowhere")) / str(os.getpid())
     if sign.parent.is_dir():
         sign.touch()
+    while Path(os.environ.get("SWEEP_HOLD", "/nowhere/hold")).exists():
+        time.sleep(0.02)
     time.sleep(float(os.environ.get("SWEEP_SLEEP", "0.1")))
     sign.unlink(missing_ok=True)
     return float(model.logits([1, 2, 3])[-1].max())

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -103,15 +104,19 @@ def test_changed_weights_are_measured_anew(text: Path, tmp_path: Path) -> None:
     assert len(digests) == 2  # what was measured stays
 
 
-def test_every_executor_gives_the_same_bytes(suite: Path, text: Path, tmp_path: Path) -> None:
+def test_every_executor_gives_the_same_bytes(
+    suite: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     metrics = [f"perplexity:{text}", f"divergence:{text},to_step=8,max_tokens=50", measured.slow]
     names = ["here", "threads", "processes"]
     sweep(suite, tmp_path / "here", metrics, steps="0,2,8")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with ThreadPoolExecutor(2) as executor:
         sweep(suite, tmp_path / "threads", metrics, steps="0,2,8", executor=executor)
     sweep(suite, tmp_path / "processes", metrics, steps="0,2,8", workers=2)
     found = [contents(tmp_path / name) for name in names]
     assert found[0] == found[1] == found[2]
+    assert not list(Path(tempfile.gettempdir()).glob("pythia_rt-sweep-*/*"))
     assert sum(name.endswith(".npz") for name in found[0]) == 3
 
 

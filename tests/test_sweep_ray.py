@@ -1,4 +1,4 @@
-"""A sweep over a real Ray cluster of two workers, one of which is killed in the middle."""
+"""A sweep over a real Ray cluster of two nodes: a worker dies in the middle, then a whole node."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import measured
 import pytest
@@ -22,31 +23,54 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture
-def pids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A cluster of two workers; the folder in which each leaves its process id while it works."""
+def pids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which each worker leaves its process id while it works."""
     folder = tmp_path / "pids"
     folder.mkdir()
     monkeypatch.setenv("SWEEP_PIDS", str(folder))
-    monkeypatch.setenv("SWEEP_SLEEP", "0.5")
+    monkeypatch.setenv("SWEEP_HOLD", str(tmp_path / "hold"))
+    monkeypatch.setenv("SWEEP_SLEEP", "0")
+    return folder
+
+
+@pytest.fixture
+def cluster(pids: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two nodes of one processor each, as Ray's own tests have them: raylets of this machine."""
+    from ray.cluster_utils import Cluster
+
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "200")  # busy machines
     # Workers find what the tests measure.
     monkeypatch.setenv("PYTHONPATH", str(Path(measured.__file__).parent))
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        object_store_memory=100 << 20,
-    )
+    node = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    found = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
-        yield folder
+        found.add_node(**node)
+        yield found
     finally:
         ray.shutdown()
+        found.shutdown()
 
 
-def test_a_killed_worker_changes_no_byte(pids: Path, tmp_path: Path) -> None:
+def raylet_of(node: Any) -> int:
+    """The process of a node whose children are its workers."""
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
+def at_work(pids: Path, node: Any) -> list[int]:
+    """The workers of a node that are measuring."""
+    found = []
+    for pid in (int(path.name) for path in pids.iterdir()):
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:  # it has died
+            continue
+        if int(status.rpartition(")")[2].split()[1]) == raylet_of(node):
+            found.append(pid)
+    return found
+
+
+def test_dead_workers_and_nodes_change_no_byte(pids: Path, cluster: Any, tmp_path: Path) -> None:
     suite = write_suite(tmp_path / "suite")
     (tmp_path / "text.txt").write_text(TEXT)
     metrics = [
@@ -54,24 +78,43 @@ def test_a_killed_worker_changes_no_byte(pids: Path, tmp_path: Path) -> None:
         f"divergence:{tmp_path / 'text.txt'},to_step=8,max_tokens=50",
         measured.slow,
     ]
-    out = tmp_path / "ray"
-    killed = []
+    head, [other] = cluster.head_node, cluster.worker_nodes
+    hold = tmp_path / "hold"
+    done: list[str] = []
 
-    def kill() -> None:
-        """Whoever is at work when there is a result."""
-        until = time.monotonic() + 100
-        while time.monotonic() < until and not killed:
-            if list(out.glob("results/*/*.json")) and (at_work := list(pids.iterdir())):
-                os.kill(int(at_work[0].name), signal.SIGKILL)
-                killed.append(at_work[0].name)
+    def wait_until_at_work(node: Any, but: tuple[int, ...] = ()) -> int:
+        until = time.monotonic() + 200
+        while not (found := set(at_work(pids, node)) - set(but)):
+            assert time.monotonic() < until
             time.sleep(0.02)
+        return found.pop()
 
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    with RayCluster() as executor:
-        found = pythia_rt.sweep(suite, metrics=metrics, out=out, executor=executor, progress=False)
-    assert ray.is_initialized()  # it was not the executor's
-    assert killed and found.failures == []
-    assert found.measured == 3 * len(STEPS)
-    pythia_rt.sweep(suite, metrics=metrics, out=tmp_path / "here", progress=False)
-    assert contents(tmp_path / "here") == contents(out)
+    def disturb() -> None:
+        """Kill a worker of one node, then the other node, when both are in the middle of it."""
+        try:
+            victim = wait_until_at_work(head)
+            wait_until_at_work(other)
+            os.kill(victim, signal.SIGKILL)
+            wait_until_at_work(head, but=(victim,))
+            done.append("worker")
+            cluster.remove_node(other, allow_graceful=False)
+            done.append("node")
+        finally:
+            hold.unlink()
+
+    def sweep(out: str, **options: Any) -> pythia_rt.Sweep:
+        return pythia_rt.sweep(
+            suite, metrics=metrics, out=tmp_path / out, progress=False, **options
+        )
+
+    with RayCluster(cluster.address) as executor:
+        assert sweep("ray", executor=executor, steps="0").measured == 3
+        hold.touch()
+        disturber = threading.Thread(target=disturb, daemon=True)
+        disturber.start()
+        found = sweep("ray", executor=executor)
+        disturber.join()
+    assert done == ["worker", "node"] and found.failures == []
+    assert (found.measured, found.skipped) == (3 * (len(STEPS) - 1), 3)
+    sweep("here")
+    assert contents(tmp_path / "here") == contents(tmp_path / "ray")

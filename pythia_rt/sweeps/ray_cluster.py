@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
@@ -39,12 +41,13 @@ class RayCluster(Executor):
         if self._started:
             _check_address(address)
             try:
-                ray.init(
-                    address=address,
-                    include_dashboard=False if address == LOCAL else None,
-                    log_to_driver=False,
-                    configure_logging=False,
-                )
+                with _quiet():
+                    ray.init(
+                        address=address,
+                        include_dashboard=False if address == LOCAL else None,
+                        log_to_driver=False,
+                        configure_logging=False,
+                    )
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise ConnectionError(
                     f"no Ray cluster answers at {address} ({str(error).splitlines()[0]}): start "
@@ -69,6 +72,18 @@ class RayCluster(Executor):
         if self._started:
             self._ray.shutdown()
             self._started = False
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray warns of what it has chosen itself, as how the processes of a new cluster trust."""
+    logger = logging.getLogger("ray")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _check_address(address: str) -> None:

@@ -36,6 +36,7 @@ from pythia_rt.sweeps.task import (
     fetch_task,
     measure_task,
     run_task,
+    shared_folder,
 )
 
 _MOST_WORKERS = 1024
@@ -158,6 +159,7 @@ class _Run:
         self._metrics = metrics
         self._form = form
         self._work = folder.resolve() / "work"
+        self._token = hashlib.sha256(str(self._work).encode()).hexdigest()[:16]
         self._references: dict[Unit, Known] = {}
         self._bar = tqdm(
             total=sum(len(suite.chosen) for suite in suites.values()),
@@ -174,7 +176,8 @@ class _Run:
         stay, as after a kill, for the sweep that goes on."""
         self._bar.close()
         if kind is None or not issubclass(kind, KeyboardInterrupt):
-            shutil.rmtree(self._work, ignore_errors=True)
+            for place in (self._work, shared_folder(self._token)):
+                shutil.rmtree(place, ignore_errors=True)
         # What went wrong before, perhaps a full disk, is the news.
         with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
             self.store.write_tables()
@@ -203,8 +206,7 @@ class _Run:
 
     def elsewhere(self, executor: Executor, *, is_remote: bool) -> None:
         """Have an executor do each checkpoint as one task."""
-        token = hashlib.sha256(str(self._work).encode()).hexdigest()[:16]
-        work = token if is_remote else str(self._work)  # other machines have other folders
+        work = self._token if is_remote else str(self._work)  # other machines have other folders
         waiting: dict[Future[Done], tuple[Unit, _Lacking]] = {}
         try:
             for unit in self._units():

@@ -18,6 +18,11 @@ from pythia_rt.sweeps.prepare import convert_unit, digest_of_made, fetch
 Outcome = Measured | Exception
 
 
+def shared_folder(work: str) -> Path:
+    """The folder that tasks of a sweep share on this machine."""
+    return Path(tempfile.gettempdir()) / f"pythia_rt-sweep-{os.getuid()}" / work
+
+
 @dataclass(frozen=True)
 class Known:
     """A checkpoint and the digest of its files, "" for one of the hub, which has a commit."""
@@ -48,8 +53,7 @@ class Task:
     @property
     def shared(self) -> Path:
         """The folder that tasks of the sweep share."""
-        here = Path(tempfile.gettempdir()) / f"pythia_rt-sweep-{os.getuid()}"
-        return here / self.work
+        return shared_folder(self.work)
 
     @property
     def folder(self) -> Path:
