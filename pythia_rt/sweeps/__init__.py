@@ -9,26 +9,19 @@
 
 from __future__ import annotations
 
-from pythia_rt.sweeps.metrics import (
-    METRICS,
-    Continuations,
-    Divergence,
-    Function,
-    Given,
-    GivenField,
-    Harness,
-    HeadScores,
-    LastWords,
-    Measured,
-    Memorisation,
-    Metric,
-    Ngram,
-    Perplexity,
-    TokenStats,
-    Value,
-    metric,
-    read_metrics,
-)
+from pythia_rt.sweeps.metrics import METRICS, read_metrics
+from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, metric
+from pythia_rt.sweeps.metrics.continuations import Continuations
+from pythia_rt.sweeps.metrics.divergence import Divergence
+from pythia_rt.sweeps.metrics.function import Function
+from pythia_rt.sweeps.metrics.given import Given, GivenField
+from pythia_rt.sweeps.metrics.harness import Harness
+from pythia_rt.sweeps.metrics.heads import HeadScores
+from pythia_rt.sweeps.metrics.last_words import LastWords
+from pythia_rt.sweeps.metrics.memorisation import Memorisation
+from pythia_rt.sweeps.metrics.ngram import Ngram
+from pythia_rt.sweeps.metrics.perplexity import Perplexity
+from pythia_rt.sweeps.metrics.token_stats import TokenStats
 from pythia_rt.sweeps.processes import Processes
 from pythia_rt.sweeps.ray_cluster import RayCluster
 from pythia_rt.sweeps.run import Sweep, sweep

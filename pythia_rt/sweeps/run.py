@@ -18,8 +18,8 @@ from tqdm import tqdm
 from pythia_rt.convert.quantise.recipe import check_formats
 from pythia_rt.convert.threads import checked_threads
 from pythia_rt.options import whole_number_from
-from pythia_rt.sweeps.metrics import Metric, read_metrics
-from pythia_rt.sweeps.metrics.base import Measured
+from pythia_rt.sweeps.metrics import read_metrics
+from pythia_rt.sweeps.metrics.base import Measured, Metric
 from pythia_rt.sweeps.pipeline import staged
 from pythia_rt.sweeps.plan import Suite, Unit, suites_of
 from pythia_rt.sweeps.prepare import read_digest

@@ -1,4 +1,5 @@
-"""What a sweep can measure: a module for each metric, and their list."""
+"""What a sweep can measure: a module for each metric, and their list. Users import the classes
+from `pythia_rt.sweeps`."""
 
 from __future__ import annotations
 
@@ -10,11 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, metric
+from pythia_rt.sweeps.metrics.base import Metric
 from pythia_rt.sweeps.metrics.continuations import Continuations
 from pythia_rt.sweeps.metrics.divergence import Divergence
 from pythia_rt.sweeps.metrics.function import Function
-from pythia_rt.sweeps.metrics.given import Given, GivenField
+from pythia_rt.sweeps.metrics.given import GivenField
 from pythia_rt.sweeps.metrics.harness import Harness
 from pythia_rt.sweeps.metrics.heads import HeadScores
 from pythia_rt.sweeps.metrics.last_words import LastWords
@@ -35,26 +36,7 @@ METRICS: tuple[type[Metric], ...] = (
     Harness,
 )
 
-__all__ = [
-    "METRICS",
-    "Continuations",
-    "Divergence",
-    "Function",
-    "Given",
-    "GivenField",
-    "Harness",
-    "HeadScores",
-    "LastWords",
-    "Measured",
-    "Memorisation",
-    "Metric",
-    "Ngram",
-    "Perplexity",
-    "TokenStats",
-    "Value",
-    "metric",
-    "read_metrics",
-]
+__all__ = ["METRICS", "read_metrics"]
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
