@@ -33,6 +33,8 @@ __all__: list[str] = [
     "cuda_device_name",
     "cuda_unavailable",
     "default_threads",
+    "divergence",
+    "divergence_from_shares",
     "encode",
     "feed_back",
     "fit_scales",
@@ -55,6 +57,7 @@ __all__: list[str] = [
     "selected_isa",
     "spec_fields",
     "tables",
+    "token_stats",
     "top",
     "unpack",
     "validate_spec",
@@ -699,6 +702,38 @@ def default_threads() -> int:
     Physical cores that this process may use, its affinity and cgroup quota respected.
     """
 
+def divergence(
+    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    others: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    vocabulary: int,
+    *,
+    threads: int = 0,
+) -> tuple[
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64],
+]:
+    """
+    Of each row of logits to that of `others`, both [n, vocabulary or more]: KL, that of
+    `others` to the logits, and Jensen-Shannon of the distributions over the first `vocabulary`
+    ids, in nats, float64 [n] each. A logit may be minus infinity; a row with NaN gives NaN.
+    """
+
+def divergence_from_shares(
+    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    shares: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
+    *,
+    threads: int = 0,
+) -> tuple[
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64],
+]:
+    """
+    The same where `shares` [n, vocab_size], none below 0, are proportional to
+    probabilities.
+    """
+
 def encode(
     format: str,
     values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
@@ -939,6 +974,24 @@ def spec_fields() -> list[SpecField]:
 def tables(spec: dict[str, typing.Any]) -> list[Table]:
     """
     The tables of a model, in the order of the flat file.
+    """
+
+def token_stats(
+    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+    *,
+    threads: int = 0,
+) -> tuple[
+    numpy.typing.NDArray[numpy.float32],
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.int32],
+    numpy.typing.NDArray[numpy.int32],
+]:
+    """
+    What rows of finite logits [n, vocab_size] say of the tokens [n] after them: their
+    log-probabilities, as `score` gives them, the distributions' entropies in nats, how many
+    tokens were likelier, and the likeliest one, the lowest id of equals; all [n]. `threads`:
+    0 for one per core.
     """
 
 def top(

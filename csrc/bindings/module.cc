@@ -11,6 +11,7 @@ PYBIND11_MODULE(_core, module) {
   pythia_rt::bind_model(module);
   pythia_rt::bind_session(module);
   pythia_rt::bind_passes(module);
+  pythia_rt::bind_distributions(module);
   pythia_rt::bind_run(module);
   pythia_rt::bind_writing(module);
   pythia_rt::bind_prefixes(module);

@@ -41,7 +41,10 @@ void bind_session(pybind11::module_& module);
 // Passes that sequences share.
 void bind_passes(pybind11::module_& module);
 
-// The same, looked into and changed.
+// What rows of logits say of tokens, and how far they are apart.
+void bind_distributions(pybind11::module_& module);
+
+// Such passes, looked into and changed.
 void bind_edits(pybind11::module_& module);
 void bind_run(pybind11::module_& module);
 

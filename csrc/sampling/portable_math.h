@@ -103,4 +103,16 @@ double largest_of(std::size_t n, Value value) {
   return std::max(std::max(largest[0], largest[1]), std::max(largest[2], largest[3]));
 }
 
+// value(0) + .. + value(n - 1), in four running sums that are added at the end: the same order on
+// every machine, and the adders need not wait for each other.
+template <class Value>
+double sum_of(std::size_t n, Value value) {
+  double sums[4] = {};
+  for (std::size_t i = 0; i < n / 4 * 4; i += 4) {
+    for (std::size_t lane = 0; lane < 4; ++lane) sums[lane] += value(i + lane);
+  }
+  for (std::size_t i = n / 4 * 4; i < n; ++i) sums[i % 4] += value(i);
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
 }  // namespace pythia_rt

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pythia_rt import _core
 from pythia_rt.insides.inputs import Ids, read_texts
-from pythia_rt.insides.logit_blocks import log_softmax, logit_blocks
+from pythia_rt.insides.logit_blocks import logit_blocks
 from pythia_rt.insides.values import Floats
 from pythia_rt.options import whole_number_from
 from pythia_rt.prompt import Prompt, Prompts
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 # Gets the ids of a text and positions int64 [n]; gives log-probabilities [n, vocabulary] of what
 # comes after these.
 Distribution = Callable[[Ids, NDArray[np.int64]], Any]
-
-_TOGETHER = 32  # rows: what is computed of them stays in a cache of the processor
 
 
 class Divergence(NamedTuple):
@@ -66,33 +65,10 @@ def divergence(
     rows_of = _others(other, ids, chosen, window, stride, is_batch=is_batch)
     for text, first, logits in logit_blocks(model, ids, window, stride):
         theirs = rows_of(text, first, len(logits))
-        for start in range(0, len(logits), _TOGETHER):
-            part = slice(start, start + _TOGETHER)
-            place = slice(first + start, first + min(start + _TOGETHER, len(logits)))
-            measured = _measure(logits[part, :chosen], theirs[part])
-            for into, values in zip(found[text], measured, strict=True):
-                into[place] = values
+        measured = _core.divergence(logits, theirs, chosen, threads=model.threads)
+        for into, values in zip(found[text], measured, strict=True):
+            into[first : first + len(logits)] = values
     return found if is_batch else found[0]
-
-
-def _measure(ours: Floats, theirs: Floats) -> tuple[Floats, Floats, Floats]:
-    """KL both ways and Jensen-Shannon of rows of logits [n, vocabulary]."""
-    p_log, q_log = log_softmax(ours), log_softmax(theirs)
-    p, q = np.exp(p_log), np.exp(q_log)
-    middle = np.logaddexp(p_log, q_log) - np.float32(np.log(2))
-    return (
-        _expected(p, p_log, q_log),
-        _expected(q, q_log, p_log),
-        ((_expected(p, p_log, middle) + _expected(q, q_log, middle)) / 2).astype(np.float32),
-    )
-
-
-def _expected(p: Floats, a: Floats, b: Floats) -> Floats:
-    """The sum of p (a - b), in which p = 0 adds nothing."""
-    with np.errstate(invalid="ignore"):
-        terms = np.where(p > 0, a - b, 0)
-    total: Floats = np.einsum("nv,nv->n", p, terms, dtype=np.float64).astype(np.float32)
-    return total
 
 
 def _others(
@@ -106,7 +82,7 @@ def _others(
         def of_model(text: int, first: int, count: int) -> Floats:
             block = next(blocks)
             assert (block.text, block.first, len(block.logits)) == (text, first, count)
-            return block.logits[:, :vocabulary]
+            return block.logits
 
         return of_model
     if callable(other):
@@ -145,4 +121,4 @@ def _fitting(rows: Any, count: tuple[int, ...] | None, vocabulary: int) -> Float
             f"the other distributions have the shape {list(found.shape)} where [n, {vocabulary}] "
             "is needed"
         )
-    return found[:, :vocabulary]
+    return found

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from pythia_rt import _core
 from pythia_rt.insides.inputs import Ids
 from pythia_rt.insides.values import Floats
@@ -72,10 +70,3 @@ def _run(pieces: list[_Piece]) -> Iterator[Block]:
     for piece, rows in zip(pieces, logits, strict=True):
         if piece.skip < len(rows):
             yield Block(piece.text, piece.first, rows[piece.skip :])
-
-
-def log_softmax(logits: Floats, into: Floats | None = None) -> Floats:
-    """ln of the probabilities [n, vocabulary] of logits."""
-    shifted: Floats = np.subtract(logits, logits.max(axis=1, keepdims=True), out=into)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True, dtype=np.float64))
-    return shifted

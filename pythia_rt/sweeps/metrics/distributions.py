@@ -1,4 +1,4 @@
-"""Distances between distributions of the next token, in float64 and nats."""
+"""Logits after every token of a text, and what is found of the distances of distributions."""
 
 from __future__ import annotations
 
@@ -7,44 +7,28 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from pythia_rt.insides.logit_blocks import logit_blocks
 from pythia_rt.model import Model
+from pythia_rt.options import integer
 from pythia_rt.sweeps.metrics.base import Floats, Measured, mean
 from pythia_rt.sweeps.metrics.given import Ids
 
-_BLOCK_VALUES = 1 << 18  # of logits, whose few copies in float64 stay in a cache of megabytes
+Logits = NDArray[np.float32]
 
 
-def blocks(model: Model, ids: Ids, window: int) -> Iterator[tuple[int, Floats]]:
-    """(place of the first, ln of the distribution [n, vocabulary] after each token) of the text,
-    read in windows that begin anew."""
-    step = max(1, _BLOCK_VALUES // int(model.spec["vocab_size"]))
-    for start in range(0, len(ids), window):
-        logits = model.logits(ids[start : start + window])
-        for row in range(0, len(logits), step):
-            yield start + row, log_softmax(logits[row : row + step])
+def windows_of(model: Model, ids: Ids, window: int) -> list[Ids]:
+    """The text in windows that begin anew, no longer than the model's context."""
+    most = min(integer(lambda n: n >= 1, "1 or more")("window", window), model.max_positions)
+    return [ids[start : start + most] for start in range(0, len(ids), most)]
 
 
-def log_softmax(logits: NDArray[np.float32]) -> Floats:
-    """ln of the distributions that rows of logits stand for."""
-    values = logits.astype(np.float64)
-    values -= values.max(axis=1, keepdims=True)
-    values -= np.log(np.exp(values).sum(axis=1, keepdims=True))
-    return values
-
-
-def kl(p: Floats, log_p: Floats, log_q: Floats) -> Floats:
-    """KL(p || q) of each row; where p is 0 it adds nothing."""
-    found: Floats = np.where(p > 0, p * (np.where(p > 0, log_p, 0) - log_q), 0).sum(axis=1)
-    return np.maximum(found, 0.0)  # rounding alone can take equal ones below 0
-
-
-def distances(p: Floats, log_q: Floats) -> tuple[Floats, Floats]:
-    """KL(p || q) and their Jensen-Shannon divergence, of each row."""
-    with np.errstate(divide="ignore"):
-        log_p = np.log(p)
-    q = np.exp(log_q)
-    middle = np.log((p + q) / 2)
-    return kl(p, log_p, log_q), (kl(p, log_p, middle) + kl(q, log_q, middle)) / 2
+def logits_after(model: Model, windows: list[Ids]) -> Iterator[tuple[int, Logits]]:
+    """(place of the first, logits [n, vocab_size] after each token) of a text in such windows."""
+    longest = len(windows[0])
+    # A text's last token is not read: with one more there are logits after the one before it.
+    longer = [np.append(window, np.int32(0)) for window in windows]
+    for text, first, logits in logit_blocks(model, longer, longest, longest):
+        yield text * longest + first, logits
 
 
 def summed_up(what: str, kls: list[Floats], jss: list[Floats]) -> Measured:

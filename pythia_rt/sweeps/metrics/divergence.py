@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from pythia_rt import _core
 from pythia_rt.model import Model
 from pythia_rt.sweeps.metrics.base import Measured, Metric, metric
-from pythia_rt.sweeps.metrics.distributions import blocks, distances, summed_up
+from pythia_rt.sweeps.metrics.distributions import logits_after, summed_up, windows_of
 from pythia_rt.sweeps.metrics.given import GivenField
 
 
@@ -19,6 +18,7 @@ class Divergence(Metric):
     """
 
     name = "divergence"
+    version = 2
     needs = "to_step"
 
     text: GivenField
@@ -34,11 +34,11 @@ class Divergence(Metric):
         if reference.spec["vocab_size"] != vocabulary:
             raise ValueError("the two steps have vocabularies of different sizes")
         ids = self.text.ids(model)[: self.max_tokens]
-        window = min(self.window, model.max_positions)
+        windows = windows_of(model, ids, min(self.window, reference.max_positions))
         kls, jss = [], []
-        pairs = zip(blocks(model, ids, window), blocks(reference, ids, window), strict=True)
-        for (_, log_q), (_, log_p) in pairs:
-            kl, js = distances(np.exp(log_p), log_q)
+        pairs = zip(logits_after(model, windows), logits_after(reference, windows), strict=True)
+        for (_, ours), (_, theirs) in pairs:
+            kl, _, js = _core.divergence(theirs, ours, vocabulary, threads=model.threads)
             kls.append(kl)
             jss.append(js)
         return summed_up(f"to_step{self.to_step}", kls, jss)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pythia_rt import _core
 from pythia_rt.model import Model
 from pythia_rt.sweeps.metrics.base import Floats, Measured, Metric, metric
-from pythia_rt.sweeps.metrics.distributions import blocks, distances, summed_up
+from pythia_rt.sweeps.metrics.distributions import Logits, logits_after, summed_up, windows_of
 from pythia_rt.sweeps.metrics.given import GivenField, Ids
+
+_TOGETHER = 64  # rows, whose counts are as wide as the vocabulary
 
 
 @metric
@@ -21,6 +27,7 @@ class Ngram(Metric):
     """
 
     name = "ngram"
+    version = 2
 
     text: GivenField
     counts: GivenField
@@ -41,32 +48,39 @@ class Ngram(Metric):
         counted = self.counts.ids(model)
         ids = self.text.ids(model)[: self.max_tokens]
         following = _following(counted) if self.order == 2 else {}
-        unigram = np.bincount(counted, minlength=size) / len(counted)
+        unigram = np.bincount(counted, minlength=size).astype(np.float64)
         kls: list[Floats] = []
         jss: list[Floats] = []
-        for start, log_q in blocks(model, ids, min(self.window, model.max_positions)):
-            places = np.arange(start, start + len(log_q))
+        for logits, before in _blocks(model, ids, self.window):
             if self.order == 1:
-                p = np.broadcast_to(unigram, log_q.shape)
+                rows, counts = logits, np.broadcast_to(unigram, logits.shape)
             else:
-                places = np.array([place for place in places if int(ids[place]) in following], int)
-                p = np.zeros((len(places), size))
-                for row, place in enumerate(places):
-                    tokens, shares = following[int(ids[place])]
-                    p[row, tokens] = shares
-            kl, js = distances(p, log_q[places - start])
+                known = [row for row, token in enumerate(before) if token in following]
+                rows, counts = logits[known], np.zeros((len(known), size))
+                for into, row in zip(counts, known, strict=True):
+                    tokens, times = following[before[row]]
+                    into[tokens] = times
+            _, kl, js = _core.divergence_from_shares(rows, counts, threads=model.threads)
             kls.append(kl)
             jss.append(js)
         return summed_up(("to_unigram", "to_bigram")[self.order - 1], kls, jss)
 
 
-def _following(ids: Ids) -> dict[int, tuple[Ids, Floats]]:
-    """What follows each token in `ids`: token -> (tokens, their shares)."""
+def _blocks(model: Model, ids: Ids, window: int) -> Iterator[tuple[Logits, list[int]]]:
+    """A few logits at a time, and the tokens that they come after."""
+    for start, logits in logits_after(model, windows_of(model, ids, window)):
+        for row in range(0, len(logits), _TOGETHER):
+            few = logits[row : row + _TOGETHER]
+            yield few, ids[start + row : start + row + len(few)].tolist()
+
+
+def _following(ids: Ids) -> dict[int, tuple[Ids, NDArray[np.int64]]]:
+    """What follows each token in `ids`: token -> (tokens, how often)."""
     order = np.argsort(ids[:-1], kind="stable")
     firsts, seconds = ids[:-1][order], ids[1:][order]
     starts = np.flatnonzero(np.diff(firsts, prepend=-1))
     found = {}
     for first, group in zip(firsts[starts], np.split(seconds, starts[1:]), strict=True):
         tokens, counts = np.unique(group, return_counts=True)
-        found[int(first)] = (tokens, counts / len(group))
+        found[int(first)] = (tokens, counts)
     return found

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from pythia_rt.insides import token_stats
 from pythia_rt.model import Model
 from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, mean, metric
-from pythia_rt.sweeps.metrics.distributions import blocks
+from pythia_rt.sweeps.metrics.distributions import windows_of
 from pythia_rt.sweeps.metrics.given import GivenField
 
 
@@ -20,6 +21,7 @@ class TokenStats(Metric):
     """
 
     name = "token_stats"
+    version = 2
 
     text: GivenField
     window: int = 512
@@ -28,30 +30,16 @@ class TokenStats(Metric):
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Read the text once."""
         ids = self.text.ids(model)[: self.max_tokens]
-        window = min(self.window, model.max_positions)
-        log_probabilities, entropies, ranks, tokens = [], [], [], []
-        for start, log_q in blocks(model, ids, window):
-            places = np.arange(start, start + len(log_q))
-            inside = ((places + 1) % window != 0) & (places + 1 < len(ids))
-            log_q, following = log_q[inside], ids[places[inside] + 1]
-            own = log_q[np.arange(len(following)), following]
-            log_probabilities.append(own)
-            entropies.append(-(np.exp(log_q) * log_q).sum(axis=1))
-            ranks.append((log_q > own[:, None]).sum(axis=1))
-            tokens.append(following)
-        own, entropy, rank = map(np.concatenate, (log_probabilities, entropies, ranks))
-        if not len(own):
+        windows = windows_of(model, ids, self.window)
+        if max(map(len, windows), default=0) < 2:
             raise ValueError(f"{self.text.name} has less than two tokens, which predict nothing")
+        found = token_stats(model, tuple(windows), window=len(windows[0]))
+        tokens, own, entropy, rank, _ = (np.concatenate(each) for each in zip(*found, strict=True))
         values = [
             mean("surprisal", -own),
             mean("entropy", entropy),
             Value("median_rank", float(np.median(rank)), None, len(rank)),
             mean("top1", rank == 0),
         ]
-        arrays = {
-            "log_probability": own.astype(np.float32),
-            "entropy": entropy.astype(np.float32),
-            "rank": rank.astype(np.int32),
-            "token": np.concatenate(tokens),
-        }
+        arrays = {"log_probability": own, "entropy": entropy, "rank": rank, "token": tokens}
         return Measured(values, arrays)

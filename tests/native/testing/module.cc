@@ -18,6 +18,7 @@
 #include "base/thread_pool.h"
 #include "bindings/arrays.h"
 #include "cuda/cuda.h"
+#include "engine/token_stats.h"
 #include "formats/formats.h"
 #include "formats/kv_formats.h"
 #include "forward/rope_table.h"
@@ -350,6 +351,14 @@ std::tuple<float, float> softmax_sum(const std::string& isa, const Floats& logit
   return {largest, sum};
 }
 
+// (log-probability, entropy, rank, likeliest token) of logits [n] at a token.
+std::tuple<float, double, int32_t, int32_t> stats_of(const std::string& isa, const Floats& logits,
+                                                     int32_t token) {
+  check(token >= 0 && token < logits.size(), "the token is one of the logits'");
+  const TokenStats found = token_stats(kernels_for(isa), logits.data(), logits.size(), token);
+  return {found.log_probability, found.entropy, found.rank, found.likeliest};
+}
+
 // The scales [16] for one group of a block of 16 rows [16, 64]: over a rising table of 16 bytes, or
 // without one over the whole numbers from -offset on.
 FloatArray fit_group(const std::string& isa, const Floats& values,
@@ -405,6 +414,7 @@ PYBIND11_MODULE(_testing, module) {
              py::arg("scale"), py::arg("together"), py::arg("window") = 0,
              py::arg("bias") = py::none());
   module.def("softmax_sum", &softmax_sum, py::arg("isa"), py::arg("logits"));
+  module.def("token_stats", &stats_of, py::arg("isa"), py::arg("logits"), py::arg("token"));
   module.def("fit_scales", &fit_group, py::arg("isa"), py::arg("values"), py::kw_only(),
              py::arg("table") = py::none(), py::arg("offset"), py::arg("importance") = py::none(),
              py::arg("first_factor"), py::arg("last_factor"));
