@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pythia_rt import __version__, _core
 
-from .errors import CheckpointError, Sentence, quote
+from .errors import CheckpointError, NoTokenizerWarning, Sentence, quote
 from .files.destination import find_place, named_file
 from .flatfile import FlatFile
 from .flatfile.layout import (
@@ -250,6 +250,7 @@ def _check_vocabulary(vocabulary: Vocabulary | None, spec: Spec, source: Source)
         warnings.warn(
             f"{source.no_text}, so the model will take and give token ids but no text: "
             f"{source.text_advice} if it is to write text",
+            NoTokenizerWarning,
             stacklevel=3,
         )
     elif vocabulary.base > spec["vocab_size"]:

@@ -27,6 +27,10 @@ class CheckpointError(ValueError):
     """A source checkpoint cannot be converted; the message is one sentence that says what to do."""
 
 
+class NoTokenizerWarning(UserWarning):
+    """A source had no tokenizer: the model takes and gives token ids but no text."""
+
+
 class FlatFileError(ValueError):
     """A flat file cannot be opened; the message is one sentence that says what to do."""
 

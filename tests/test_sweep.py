@@ -24,7 +24,7 @@ from sweeps import STEPS, TEXT, contents, write_suite
 
 import pythia_rt
 from pythia_rt.cli import main
-from pythia_rt.sweeps import Perplexity, Processes
+from pythia_rt.sweeps import HeadScores, Perplexity, Processes
 from pythia_rt.sweeps import results as results_module
 from pythia_rt.sweeps.plan import EVALS
 
@@ -305,3 +305,18 @@ def test_two_sweeps_do_not_share_a_folder(suite: Path, text: Path, tmp_path: Pat
     (tmp_path / "out").mkdir()
     with FileLock(tmp_path / "out" / ".lock"), pytest.raises(OSError, match="another sweep"):
         sweep(suite, tmp_path / "out", f"perplexity:{text}", steps="0")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_steps_without_a_tokenizer_are_told_once(
+    workers: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    suite = write_suite(tmp_path / "bare", (0, 1, 2))
+    for folder in suite.iterdir():
+        (folder / "tokenizer.json").unlink()
+    metric = HeadScores(rows=1, length=4)
+    with pytest.warns(UserWarning, match=r"bare at step \d has no tokenizer \(its folder") as told:
+        found = sweep(suite, tmp_path / "out", metric, workers=workers)
+    assert len(told) == 1 and told[0].filename == __file__
+    assert (found.measured, found.failures) == (3, [])
+    assert "tokenizer" not in capfd.readouterr().err  # of the processes

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from pythia_rt.sweeps.task import (
     measure_task,
     run_task,
     shared_folder,
+    telling_once,
 )
 
 _MOST_WORKERS = 1024
@@ -118,7 +120,7 @@ def sweep(
         raise OSError(
             f"another sweep writes in {out}: wait for it, or choose another folder"
         ) from None
-    with held, _Run(suites, chosen, format, threads, folder, progress) as run:
+    with held, telling_once(), _Run(suites, chosen, format, threads, folder, progress) as run:
         if executor is not None:
             run.elsewhere(executor, is_remote=True)
         elif workers == 1:
@@ -155,6 +157,7 @@ class _Run:
         self.threads = threads
         self.measured = 0
         self.skipped = 0
+        self._has_told = False
         self._suites = suites
         self._metrics = metrics
         self._form = form
@@ -198,6 +201,7 @@ class _Run:
                 if found is None:
                     continue
                 lacking, prepared = found
+                self._tell(unit, prepared.no_tokenizer, stacklevel=4)
                 with lacking.task.kept_unless_it_fails():
                     outcomes = measure_task(prepared, lacking.metrics)
                     for key, outcome in zip(lacking.keys, outcomes, strict=True):
@@ -232,6 +236,7 @@ class _Run:
     def _gather(self, future: Future[Done], unit: Unit, lacking: _Lacking) -> None:
         with self._counted(unit):
             done = future.result()
+            self._tell(unit, done.no_tokenizer, stacklevel=5)
             for key, outcome in zip(lacking.keys, done.outcomes, strict=True):
                 self._keep(unit, key, done.digest, outcome)
 
@@ -273,6 +278,16 @@ class _Run:
             raise outcome
         else:
             self.store.fail(unit, key, outcome)
+
+    def _tell(self, unit: Unit, no_tokenizer: str, *, stacklevel: int) -> None:
+        """Warn of the first checkpoint without a tokenizer: the others will hardly have one."""
+        if no_tokenizer and not self._has_told:
+            self._has_told = True
+            warnings.warn(
+                f"{unit.where} has no tokenizer ({no_tokenizer}), so it is measured on token ids, "
+                "as a .npy has them, and not on texts; of others the sweep will not say so again",
+                stacklevel=stacklevel,
+            )
 
     @contextlib.contextmanager
     def _counted(self, unit: Unit) -> Iterator[None]:

@@ -6,10 +6,13 @@ import contextlib
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pythia_rt.convert import FlatFile
+from pythia_rt.convert.errors import NoTokenizerWarning
 from pythia_rt.model import Model
 from pythia_rt.sweeps.metrics.base import Measured, Metric
 from pythia_rt.sweeps.plan import Unit
@@ -88,18 +91,21 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task whose flat file is here, and the digest of what that was made from."""
+    """A task whose flat file is here, the digest of what that was made from, and why it has no
+    tokenizer, "" where it has one."""
 
     task: Task
     path: Path
     digest: str
+    no_tokenizer: str
 
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a task: the digest of the checkpoint's files, and an outcome per metric."""
+    """What became of a task: what `Prepared` says of it, and an outcome per metric."""
 
     digest: str
+    no_tokenizer: str
     outcomes: list[Outcome]
 
 
@@ -113,6 +119,14 @@ class RemoteError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+@contextlib.contextmanager
+def telling_once() -> Iterator[None]:
+    """Have conversions not warn of each checkpoint that has no tokenizer: the sweep does, once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoTokenizerWarning)
+        yield
 
 
 def fetch_task(task: Task) -> Fetched:
@@ -134,7 +148,7 @@ def convert_task(fetched: Fetched) -> Prepared:
             task.known.unit, task.known.digest, fetched.source, path, task.form, task.threads
         )
     shutil.rmtree(task.folder / "hub", ignore_errors=True)
-    return Prepared(task, path, digest)
+    return Prepared(task, path, digest, FlatFile(path).no_tokenizer)
 
 
 def measure_task(prepared: Prepared, metrics: tuple[Metric, ...]) -> Iterator[Outcome]:
@@ -149,6 +163,7 @@ def measure_task(prepared: Prepared, metrics: tuple[Metric, ...]) -> Iterator[Ou
             yield error
 
 
+@telling_once()
 def run_task(task: Task, metrics: tuple[Metric, ...]) -> Done:
     """All of it, in a worker. Raises `RemoteError` or OSError where nothing could be measured."""
     try:
@@ -159,7 +174,7 @@ def run_task(task: Task, metrics: tuple[Metric, ...]) -> Done:
     except Exception as error:
         raise _portable(error) from None
     task.drop()
-    return Done(prepared.digest, outcomes)
+    return Done(prepared.digest, prepared.no_tokenizer, outcomes)
 
 
 def _portable(error: Exception) -> Exception:
