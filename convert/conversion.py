@@ -98,7 +98,8 @@ def convert(
     `source` is a folder in Hugging Face layout, a GGUF file (the first part of a split one), or a
     hub id, which is downloaded at `revision` into `cache_dir`; `step` is short for the revision
     step{N}, or for that folder of a local one. Without `keep_source` the weights that were
-    downloaded are deleted when the destination is there, except what other revisions share.
+    downloaded, now or before, are deleted when the destination is there, except what other
+    revisions share.
     `format` is a recipe: one of quantise.recipe, or a format for all matrices;
     `embed`, `head`, `attention` and `mlp` override what it says about these. `activation` ("gelu",
     "gelu_tanh") overrides the config's. `threads` (default: one per core) pack. An existing

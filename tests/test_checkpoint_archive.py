@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from pythia_rt.convert import Checkpoint, CheckpointError
 from pythia_rt.convert.source.tensor import MAX_RUN_BYTES
+from pythia_rt.convert.source.value_digests import digest_tensor
 
 
 def read_all(checkpoint: Checkpoint, name: str) -> bytes:
@@ -274,3 +277,38 @@ def test_a_list_of_entries_as_long_as_the_file_takes_no_memory(tmp_path: Path) -
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shape", [(1, 1 << 46), (1 << 23, 1 << 23), (1 << 46,), (2, 1 << 26)])
+def test_views_without_end_are_digested_in_no_memory(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    """A number repeated: of a tensor that nobody needs, in a file of a kilobyte."""
+    save(tmp_path, {"a": torch.zeros(1).expand(shape)})
+    with Checkpoint(tmp_path) as checkpoint:
+        tracemalloc.start()
+        try:
+            digest_tensor(checkpoint.tensors["a"])
+        except CheckpointError as error:
+            assert "is not stored row by row" in str(error)
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert peak < 96 << 20
+
+
+def test_a_row_as_long_as_the_file_is_digested_in_blocks(tmp_path: Path) -> None:
+    values = np.arange(5 << 20, dtype="f4")
+    values[[3, 1 << 20]] = -0.0
+    digests = set()
+    for shape in ((5 << 20,), (1, 5 << 20), (5, 1 << 20)):
+        save_file({"a": values.reshape(shape)}, tmp_path / "model.safetensors")
+        with Checkpoint(tmp_path) as checkpoint:
+            tracemalloc.start()
+            found = digest_tensor(checkpoint.tensors["a"])
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+            tracemalloc.stop()
+        clean = (values + 0.0).tobytes()
+        assert found.values == hashlib.sha256(f"F32 {list(shape)}".encode() + clean).hexdigest()
+        digests.add(found.raw)
+    assert len(digests) == 3

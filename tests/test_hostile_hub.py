@@ -16,7 +16,7 @@ from local_hub_handler import Handler
 
 from pythia_rt import checkpoints
 from pythia_rt.convert import CheckpointError
-from pythia_rt.convert.source import download, fetch, listing, read_ranges, settings
+from pythia_rt.convert.source import download, fetch, listing, ranges, read_ranges, settings
 from pythia_rt.suites.audit import audit
 
 NAME = "someone/tiny"
@@ -306,3 +306,36 @@ def test_shards_that_no_model_has(hub: LocalHub) -> None:
     hub.add(NAME, "step1", {"config.json": b""})
     hub.answer(f"/tree/{hub.commit(NAME, 'step1')}", says_json(listed))
     assert [one.what for one in audit(NAME).lacking] == ["it has no weights"] * 2
+
+
+def test_a_config_larger_than_any_is_not_fetched(hub: LocalHub) -> None:
+    said = {"sha": hub.commit(NAME, "main"), "siblings": [
+        {"rfilename": name, "size": 1 << 30, "blobId": "0" * 40} for name in FILES
+    ]}  # fmt: skip
+    hub.answer(API, says_json(said))
+    with pytest.raises(CheckpointError, match=r"config\.json of .* has 1073741824 bytes, more"):
+        fetch(NAME)
+    assert not hub.count("resolve")
+
+
+def test_a_list_that_was_wrong_is_asked_for_again(hub: LocalHub) -> None:
+    """What a commit holds is kept: not beyond what shows that it is not so."""
+    commit = hub.commit(NAME, "main")
+    files = [
+        {"rfilename": name, "size": stored.size, "blobId": "0" * 40}
+        for name, stored in hub.files(NAME, "main").items()
+    ]
+    hub.answer(API, says_json({"sha": commit, "siblings": files}), times=1)
+    with pytest.raises(CheckpointError, match="came damaged twice"):
+        fetch(NAME, commit)
+    assert hub.count("api") == 1
+    assert (fetch(NAME, commit) / FILE).read_bytes() == WEIGHTS
+    assert hub.count("api") == 2
+
+
+def test_a_mirror_without_ranges_is_told_of(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "_FAR", 10)
+    hub.ranges = False
+    assert read_ranges(NAME, "main", FILE, [(9, 12)]) == [WEIGHTS[9:12]]
+    with pytest.warns(UserWarning, match=r"http://127\S+ sends whole files where a part is asked"):
+        assert read_ranges(NAME, "main", FILE, [(11, 12)]) == [WEIGHTS[11:12]]

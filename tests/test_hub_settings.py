@@ -20,7 +20,7 @@ from local_hub import LocalHub, say, says_json
 from pythia_rt import checkpoints
 from pythia_rt.cli import main
 from pythia_rt.convert import CheckpointError
-from pythia_rt.convert.source import download, fetch, rates, read_ranges, settings
+from pythia_rt.convert.source import download, fetch, listing, rates, read_ranges, settings
 from pythia_rt.suites.audit import audit
 
 NAME = "someone/tiny"
@@ -53,6 +53,12 @@ def test_a_hub_that_says_nothing(hub: LocalHub, monkeypatch: pytest.MonkeyPatch)
             audit(NAME)
     finally:
         silent.set()
+
+
+def test_an_answer_that_takes_too_long(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "_LONGEST_ANSWER", -1.0)
+    with pytest.raises(FileNotFoundError, match=r"the hub does not answer \(it is too slow\)"):
+        fetch(NAME)
 
 
 @pytest.mark.parametrize("value", ["nan", "-1", "inf", "0", "1e300", "soon", ""])

@@ -17,6 +17,7 @@ from pythia_rt import CheckpointError, Model, checkpoints
 from pythia_rt.cli import main
 from pythia_rt.convert import FlatFile, convert
 from pythia_rt.convert.source import fetch, file_digests, read_ranges
+from pythia_rt.convert.source.checkpoint import Checkpoint as SourceCheckpoint
 from pythia_rt.convert.source.settings import own_cache
 from pythia_rt.convert.source.steps import revision_of, step_of
 from pythia_rt.model import DEMO_FOLDER
@@ -252,6 +253,18 @@ def test_a_source_is_dropped_when_it_is_converted(hub: LocalHub, tmp_path: Path,
     assert not cached_weights(tmp_path)
     with pytest.raises(FileExistsError):
         convert(NAME, out / "3000", step=3000, keep_source=False)
+
+
+def test_a_source_is_dropped_under_another_reader(hub: LocalHub, tmp_path: Path, out: Path) -> None:
+    """Another conversion has the files open, and reads on."""
+    with SourceCheckpoint(fetch(NAME, step=4)) as reading:
+        convert(NAME, out / "4", step=4, keep_source=False)
+        assert not cached_weights(tmp_path)
+        for tensor in reading.tensors.values():
+            if tensor.shape:
+                tensor.read_rows(0, tensor.shape[0], memoryview(bytearray(tensor.nbytes)))
+    convert(NAME, out / "4 again", step=4)
+    assert (out / "4 again").read_bytes() == (out / "4").read_bytes()
 
 
 def test_a_dropped_source_is_not_fetched_again(

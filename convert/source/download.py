@@ -15,6 +15,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from tqdm import tqdm
 
 from ..errors import CheckpointError, Sentence, quote
+from ..files.json_object import MAX_JSON_BYTES
 from ..flatfile.layout import (
     CHAT_TEMPLATE_FOLDER,
     TEXT_FILES,
@@ -185,7 +186,13 @@ class Repository:
                 f"{self.name} has no {name} at revision {quote(self.revision)}: choose another "
                 "model or revision"
             )
-        return listing.files[name]
+        file = listing.files[name]
+        if name.endswith(".json") and file.size > MAX_JSON_BYTES:
+            raise CheckpointError(
+                f"{name} of {self.name} has {file.size} bytes, more than any real one: choose "
+                "another model or revision"
+            )
+        return file
 
     def _check_room(self, files: Collection[RemoteFile]) -> None:
         folder = self.store.folder / "blobs"

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # No second try: without a network nothing answers in a second either, and a cache may serve.
 _NO_NETWORK = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.InvalidURL)
+_LONGEST_ANSWER = 600.0  # seconds: whoever sends a byte now and then sends nothing
 _MAX_PAGES = 1000  # of the list of a commit's files
 
 
@@ -168,6 +171,12 @@ def _keep(name: str, commit: str, files: list[RemoteFile]) -> None:
         return
 
 
+def forget(name: str, commit: str) -> None:
+    """Ask again what a commit holds: what came is not what was listed."""
+    with suppress(OSError):
+        _kept(name, commit).unlink(missing_ok=True)
+
+
 def _remote_file(name: str, path: Any, size: Any, digest: Any) -> RemoteFile:
     """What a server says may be anything; digests become names of files."""
     is_digest = isinstance(digest, str) and _DIGEST.fullmatch(digest)
@@ -238,8 +247,11 @@ def _ask(
 
 def _read(response: httpx2.Response, name: str) -> Any:
     text = bytearray()
+    end = time.monotonic() + _LONGEST_ANSWER
     for block in response.iter_bytes():
         text += block
+        if time.monotonic() > end:
+            raise HubUnreachableError("it is too slow")
         if len(text) > MAX_JSON_BYTES:
             raise _says_something_else(f"in {MAX_JSON_BYTES >> 20} MiB what {name} has")
     try:

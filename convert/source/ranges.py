@@ -4,6 +4,7 @@ of a part."""
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Sequence
 
 import httpx2
@@ -12,8 +13,10 @@ from ..errors import CheckpointError, quote
 from . import transfer
 from .client import address, begin_of, gated, is_the_hubs, open_client
 from .rates import pause, wait_of
+from .settings import shown_endpoint
 
 _TRIES = 5
+_FAR = 16 << 20  # bytes that come for nothing, from which on that is worth a warning
 _NEAR = 1 << 16  # bytes between two ranges that are fetched as one
 
 
@@ -81,6 +84,12 @@ def _read(client: httpx2.Client, place: tuple[str, str, str], begin: int, end: i
                 if skip < 0:
                     why = "it sends another range"
                     continue
+                if skip > _FAR:
+                    warnings.warn(
+                        f"{shown_endpoint()} sends whole files where a part is asked for: each is "
+                        "read from its beginning",
+                        stacklevel=2,
+                    )
                 data = bytearray()
                 for block in response.iter_bytes():
                     data += block[min(skip, len(block)) :]

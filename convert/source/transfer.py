@@ -27,7 +27,7 @@ from filelock import Timeout
 from ..errors import CheckpointError, quote, with_sentence
 from ..stopping import StoppedError
 from .client import address, begin_of, gated, is_the_hubs
-from .listing import RemoteFile
+from .listing import RemoteFile, forget
 from .rates import Pace, pause, wait_of
 from .store import Store
 
@@ -132,6 +132,7 @@ class Transfer:
                     part.finish()
                     return
                 self._begin_again(part)
+        forget(self._name, self._commit)
         raise CheckpointError(
             f"{file.path} of {self._name} came damaged twice, its digest is not the hub's: it was "
             "deleted, try again or set HF_ENDPOINT to another mirror"

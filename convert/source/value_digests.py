@@ -8,6 +8,7 @@ they are equal in any two checkpoints.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..flatfile.metadata import to_json
-from .tensor import SourceTensor
+from .tensor import MAX_RUN_BYTES, SourceTensor
 
 BLOCK_BYTES = 1 << 20
 SHORT = 16  # hexadecimal digits of a digest, where many are kept
@@ -80,22 +81,24 @@ def digest_tensor(
     """Return the digests of a tensor: its dtype, its shape and its elements in row-major order.
 
     With `limit`, of so many bytes from its beginning, rounded up to rows. Memory is taken for a
-    block. A tensor that does not lie in rows, which only a pickle may hold, has a digest of zeros.
+    block. A tensor that does not lie in rows, or in rows longer than any, which only a pickle may
+    hold, has a digest of zeros.
     Raises CheckpointError where the file has become shorter, and OSError.
     """
     large = len(tensor.shape) > 1
-    if tensor.strides is not None and len(tensor.shape) > 2:
+    if tensor.strides is not None and (len(tensor.shape) > 2 or tensor.row_bytes > MAX_RUN_BYTES):
         return TensorDigest(_UNREADABLE, _UNREADABLE, large)
-    if not tensor.shape:
-        tensor = tensor.flattened()
     values = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}".encode())
     zeros = hashlib.sha256()  # of where -0 is, which with the values says what the bytes are
     any_zeros = False
     kind, minus_zero = _MINUS_ZERO.get(tensor.dtype, ("u1", -1))
-    step = max(1, BLOCK_BYTES // max(1, tensor.row_bytes))
-    end = tensor.shape[0]
+    end = tensor.shape[0] if tensor.shape else 1
     if limit is not None and tensor.row_bytes:
         end = min(end, -(-limit // tensor.row_bytes))
+    if tensor.strides is None:  # a row may be as long as the file
+        end *= math.prod(tensor.shape[1:])
+        tensor = tensor.flattened()
+    step = max(1, BLOCK_BYTES // max(1, tensor.row_bytes))
     buffer = np.empty(min(step, end) * tensor.row_bytes, np.uint8)
     done = 0  # elements
     for start in range(0, end, step):
