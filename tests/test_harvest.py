@@ -259,8 +259,8 @@ def test_all_finite_is_exact() -> None:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"points": "layers.1.resid"}, "near ones are layers.1.resid_p"),
-    ({"points": "layers.0.pattern"}, r"layers\.0\.pattern is not harvested"),
-    ({"points": "layers.0.result"}, r"layers\.0\.result is not harvested"),
+    ({"points": "layers.0.pattern"}, r"layers\.0\.pattern cannot be harvested"),
+    ({"points": "layers.0.result"}, r"layers\.0\.result cannot be harvested"),
     ({"points": []}, "points must name at least one"),
     ({"points": "layers.9.resid_post"}, "there is no layer 9"),
     ({"texts": "a text"}, "texts must be a list"),

@@ -128,6 +128,10 @@ def test_batches_belong_to_the_caller(
         ({"points": "layers.1.nothing"}, "no point"),
         ({"context": 1 << 20}, "context must be"),
         ({"dtype": "f8"}, "dtype must be one of f16, f32"),
+        ({"texts": "a"}, "texts must be a list of texts or paths"),
+        ({"texts": Path("a.txt")}, "texts must be a list of texts or paths"),
+        ({"points": "layers.0.result"}, "layers.0.result cannot be harvested, as scores, patterns"),
+        ({"points": "*.pattern"}, "layers.0.pattern cannot be harvested, as scores, patterns"),
     ],
 )
 def test_bad_arguments_are_refused_on_the_call(
@@ -135,6 +139,24 @@ def test_bad_arguments_are_refused_on_the_call(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         iter_activations(model, **{"texts": ["a"], "points": POINT, **changed})
+
+
+@pytest.mark.parametrize(
+    ("points", "is_one"),
+    [
+        (POINT, True),
+        ("blocks.1.hook_resid_post", True),
+        (("resid_post", 1), True),
+        ([POINT], False),
+        ("layers.1.resid_pos?", False),
+        (lambda name: name == POINT, False),
+    ],
+)
+def test_one_name_gives_arrays_and_all_else_a_dict(model: Model, points: Any, is_one: bool) -> None:
+    found = next(iter_activations(model, [[1, 2, 3]], points, **OPTIONS))
+    (rows,) = [found] if is_one else found.values()
+    assert rows.shape == (3, 256)
+    assert is_one or list(found) == [POINT]
 
 
 # The folder that SAELens reads

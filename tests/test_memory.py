@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,41 @@ def test_usable_memory(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
     assert usable_memory(tmp_path) == expected
+
+
+WITHOUT_ROOM = """
+import gc, resource
+import numpy as np
+from pythia_rt import Model
+model = Model.demo(cache_dir={cache!r})
+model.run([1, 2], "layers.*.*")
+model.generate([1, 2], max_new_tokens=3)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (30 << 20),) * 2)
+texts = [[1] * 500] * 32
+for call in (
+    lambda: model.run(texts * 9, "layers.*.*", logits=None),
+    lambda: model.generate(texts, max_new_tokens=1500, logit_bias={{0: -np.inf}}),
+):
+    try:
+        call()
+    except MemoryError as error:
+        print(error)
+gc.collect()
+print(model.run([1, 2], "layers.*.*").logits.shape)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
+def test_memory_that_cannot_be_had_is_an_error_and_no_end(tmp_path: Path) -> None:
+    code = WITHOUT_ROOM.format(cache=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    captured, written, after = done.stdout.splitlines()
+    for sentence in (captured, written):
+        assert re.fullmatch(r"cannot get [0-9]+ bytes of memory", sentence)
+    assert after == "(2, 4096)"
 
 
 def test_here() -> None:

@@ -19,7 +19,7 @@ AlignedBuffer::AlignedBuffer(size_t bytes) : size_(bytes) {
   auto* block = bytes > std::numeric_limits<size_t>::max() - kAlignment
                     ? nullptr
                     : static_cast<std::byte*>(std::calloc(bytes + kAlignment, 1));
-  if (block == nullptr) throw_failed("cannot get ", bytes, " bytes of memory");
+  if (block == nullptr) throw NoRoom(text("cannot get ", bytes, " bytes of memory"));
   const size_t shift = kAlignment - reinterpret_cast<size_t>(block) % kAlignment;
   data_ = block + shift;
   data_[-1] = static_cast<std::byte>(shift);

@@ -6,7 +6,7 @@
 namespace pythia_rt {
 
 // Pages are given by the operating system when they are first written, so a large buffer of which
-// little is used costs little. Throws std::runtime_error where the memory cannot be had.
+// little is used costs little. Throws NoRoom where the memory cannot be had.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;

@@ -42,7 +42,10 @@ class Capturing:
             raise ValueError("points must name at least one")
         for name, place in self._places.items():
             if not _has_rows(place.point):
-                raise ValueError(f"{name} is not harvested, which is no row that a layer has")
+                raise ValueError(
+                    f"{name} cannot be harvested, as scores, patterns and result cannot: "
+                    "`Model.run` gives them"
+                )
         # What is in no layer is before the first one, or behind the last.
         is_behind = any(place.point.startswith("final_norm") for place in self._places.values())
         layers = [max(place.layer, 0) for place in self._places.values()]

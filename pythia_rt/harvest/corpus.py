@@ -65,14 +65,19 @@ def read_cut(
     return Cut(context, bos, ends[0] if joined else None, max_tokens)
 
 
+def check_texts(texts: object) -> None:
+    """Raise ValueError for what is no list of texts, nor an iterator of them."""
+    if isinstance(texts, (str, bytes, os.PathLike, np.ndarray)) or not isinstance(texts, Iterable):
+        raise ValueError("texts must be a list of texts or paths: for a single one, a list of it")
+
+
 def read_documents(model: Model, texts: Iterable[Text], cut: Cut) -> Iterator[tuple[Ids, Path]]:
     """Yield the tokens of each document, int32 [n], and the file that it is in, Path() for none.
 
     Where nothing else says what a text begins with, its tokenizer's tokens do. Raises ValueError
     for what is no text and what is not UTF-8, OSError for a file that cannot be read.
     """
-    if isinstance(texts, (str, bytes, os.PathLike, np.ndarray)) or not isinstance(texts, Iterable):
-        raise ValueError("texts must be a list of texts or paths: for a single one, a list of it")
+    check_texts(texts)
     special = cut.bos is None and cut.end is None
     for number, text in enumerate(texts, 1):
         path = Path(text).expanduser() if isinstance(text, os.PathLike) else Path()

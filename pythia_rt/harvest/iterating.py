@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt.harvest.capture import Capturing
-from pythia_rt.harvest.corpus import Cut, Text, read_cut, read_documents, windows_of
+from pythia_rt.harvest.corpus import Cut, Text, check_texts, read_cut, read_documents, windows_of
 from pythia_rt.insides.inputs import grouped
 from pythia_rt.insides.lookup import Capture as Points
+from pythia_rt.insides.lookup import is_name
 from pythia_rt.options import integer, whole_number_from
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ def iter_activations(
     batch = whole_number_from(1, 1 << 40, "rows")("batch", batch)
     shuffle_buffer = whole_number_from(0, 1 << 40, "rows")("shuffle_buffer", shuffle_buffer)
     seed = integer(lambda n: n >= 0, "a whole number from 0 on")("seed", seed)
+    check_texts(texts)
     capture = Capturing(model, points, dtype)
     cut = read_cut(model, context, prepend_bos=prepend_bos, joined=joined, max_tokens=max_tokens)
-    is_one = isinstance(points, str) and not any(sign in points for sign in "*?[")
+    is_one = is_name(points)
     batches = _batches(_rows(model, texts, capture, cut), capture, batch, shuffle_buffer, seed)
     names = list(capture.widths)
     return (b[0] if is_one else dict(zip(names, b, strict=True)) for b in batches)

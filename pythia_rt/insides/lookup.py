@@ -88,7 +88,7 @@ class Names:
                 for place, names in self.all.items()
                 if runs(place) and any(map(item, names[:2]))
             ]
-        if isinstance(item, str) and any(sign in item for sign in "*?["):
+        if isinstance(item, str) and _is_glob(item):
             every = [
                 place
                 for place, names in self.all.items()
@@ -183,6 +183,17 @@ class Names:
         if near and "*" not in name:
             return f"near ones are {', '.join(near)}"
         return f"the points are {', '.join(dict.fromkeys(place.point for place in self.all))}"
+
+
+def is_name(capture: object) -> bool:
+    """Whether it names one point, and is no glob, predicate or list."""
+    if isinstance(capture, str):
+        return not _is_glob(capture)
+    return _is_place(capture)
+
+
+def _is_glob(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
 
 
 def _is_place(name: object) -> bool:
