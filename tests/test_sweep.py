@@ -264,11 +264,21 @@ def test_schedules(tmp_path: Path) -> None:
         ({"steps": "often"}, "steps must be all, log, evals, or whole numbers as 0,1,512"),
         ({"steps": [-1]}, "a step is a whole number from 0, not -1"),
         ({"steps": []}, "there are no steps to measure"),
-        ({"metrics": "perplexty:x"}, "no metric 'perplexty': did you mean perplexity"),
+        ({"metrics": "perplexty:x"}, "no metric 'perplexty', nor a module of that name: did you"),
+        ({"metrics": "perplexty:x.y/z"}, "no metric 'perplexty': did you mean perplexity?"),
         ({"metrics": []}, "there is nothing to measure"),
         ({"metrics": "perplexity"}, "perplexity needs text: write perplexity:text=VALUE"),
         ({"metrics": "perplexity:text=a,widow=3"}, "no option 'widow': did you mean window?"),
         ({"metrics": "perplexity:a,window=x"}, "window of perplexity is a whole number"),
+        (
+            {"metrics": "perplexity:"},
+            "text of perplexity has no value: write perplexity:text=VALUE",
+        ),
+        ({"metrics": "ngram:a,text=b"}, "ngram has text twice"),
+        ({"metrics": ["perplexity:{text}", "perplexity:{text}"]}, "perplexity is asked twice"),
+        ({"metrics": "head_scores:rows=0"}, "rows of head_scores must be 1 or more, not 0"),
+        ({"metrics": "token_stats:{text},max_tokens=-3"}, "max_tokens of token_stats must be 1 or"),
+        ({"metrics": "divergence:{text},to_step=0,window=0"}, "window of divergence must be 1 or"),
         ({"metrics": "nowhere.to.find:it"}, "nowhere.to.find:it is no function that can be"),
         ({"metrics": "os:sep"}, "os:sep is str, not a function"),
         ({"metrics": 7}, "7 is no metric"),
@@ -320,3 +330,31 @@ def test_steps_without_a_tokenizer_are_told_once(
     assert len(told) == 1 and told[0].filename == __file__
     assert (found.measured, found.failures) == (3, [])
     assert "tokenizer" not in capfd.readouterr().err  # of the processes
+
+
+def test_a_module_beside_the_user_may_be_called_like_a_metric(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ngrams.py").write_text("def score(model):\n    return 1.5\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # as the command's is
+    found = sweep(suite, tmp_path / "out", "ngrams:score", steps="0")
+    assert [(row["metric"], row["value"]) for row in found.rows] == [("score", 1.5)]
+
+
+def test_what_cannot_be_drawn_is_shown(suite: Path, text: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    command = ["sweep", str(suite / "step0"), "--metric", f"perplexity:{text}"]
+    command += ["--out", str(tmp_path / "out"), "--plot", str(tmp_path / "a.png")]
+    found = CliRunner().invoke(main, command)
+    assert found.exit_code == 1 and "nats_per_token" in found.stdout
+    assert "there is nothing to draw" in found.stderr
+
+
+def test_what_an_older_version_of_a_metric_measured_is_not_shown(
+    suite: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(suite, tmp_path / "out", f"perplexity:{text}", steps="0")
+    monkeypatch.setattr(Perplexity, "version", Perplexity.version + 1)
+    found = sweep(suite, tmp_path / "out", f"perplexity:{text}", steps="0")
+    assert found.measured == 1 and len(found.rows) == 4

@@ -373,5 +373,5 @@ def test_texts_that_are_not_there() -> None:
         Ngram("a b", "a b", order=3)
     with pytest.raises(ValueError, match="at least two random tokens"):
         HeadScores(length=1)
-    with pytest.raises(ValueError, match="at least one token"):
+    with pytest.raises(ValueError, match="prompt of memorisation must be 1 or more, not 0"):
         Memorisation("a b", prompt=0)

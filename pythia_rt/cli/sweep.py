@@ -73,15 +73,17 @@ def sweep_models(
     finally:
         if cluster is not None:
             cluster.shutdown()
-    if plot is not None:
-        write_plot(found, plot)
     if not quiet:
         for line in _table(found.rows):
             click.echo(line)
         before = f", {found.skipped} were there before" if found.skipped else ""
         click.echo(f"{found.measured} results in {found.folder}{before}", err=True)
+    if plot is not None:
+        write_plot(found, plot)
     for failure in found.failures:
-        place = failure["model"] + ("" if failure["step"] is None else f" at {failure['step']}")
+        place = failure["model"] + (
+            "" if failure["step"] is None else f" at step {failure['step']}"
+        )
         what = "" if failure["metric"] is None else f", {failure['metric']}"
         click.echo(f"{place}{what}: {failure['error']}: {failure['message']}", err=True)
     if found.failures:

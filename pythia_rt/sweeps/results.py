@@ -26,6 +26,7 @@ import numpy as np
 import pythia_rt
 from pythia_rt.convert.files.atomic import write_file
 from pythia_rt.convert.flatfile.metadata import VERSION
+from pythia_rt.sweeps.metrics import METRICS
 from pythia_rt.sweeps.metrics.base import Measured, Metric
 from pythia_rt.sweeps.plan import Unit
 
@@ -129,9 +130,12 @@ class Store:
     def rows(self) -> list[dict[str, Any]]:
         """A row for each number, of this version's results, in order of models, steps, metrics."""
         found = []
+        metrics = {kind.name: kind.version for kind in METRICS}
         for path in self.results.glob("*/*.json"):
             result = json.loads(path.read_text())
-            if {k: result["versions"].get(k) for k in VERSIONS} == VERSIONS:
+            versions = result["versions"]
+            version = metrics.get(result["metric"], versions.get("metric"))
+            if versions == {**VERSIONS, "metric": version}:
                 found.append(result)
         found.sort(
             key=lambda r: (r["model"], _number(r["step"]), r["format"], r["metric"], r["key"])

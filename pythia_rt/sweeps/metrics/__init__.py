@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 from pythia_rt.sweeps.metrics.base import Metric
 from pythia_rt.sweeps.metrics.continuations import Continuations
 from pythia_rt.sweeps.metrics.divergence import Divergence
-from pythia_rt.sweeps.metrics.function import Function
+from pythia_rt.sweeps.metrics.function import Function, see_modules_here
 from pythia_rt.sweeps.metrics.given import GivenField
 from pythia_rt.sweeps.metrics.harness import Harness
 from pythia_rt.sweeps.metrics.heads import HeadScores
@@ -66,6 +67,13 @@ def read_metrics(given: Iterable[Metric | str | Callable[..., Any]]) -> list[Met
             raise ValueError(f"{each!r:.80} is no metric: give a name, a Metric or a function")
     if not found:
         raise ValueError("there is nothing to measure: name at least one metric")
+    asked = [json.dumps([each.title, each.options()], sort_keys=True) for each in found]
+    for each, text in zip(found, asked, strict=True):
+        if asked.count(text) > 1:
+            raise ValueError(
+                f"{each.title} is asked twice in the same words: name it once, and functions by "
+                "names of their own"
+            )
     return found
 
 
@@ -75,11 +83,13 @@ def _read(text: str) -> Metric:
     if name not in kinds:
         near = difflib.get_close_matches(name, kinds, n=3, cutoff=0.4)
         is_function = _FUNCTION.fullmatch(text) is not None
+        see_modules_here()
         if is_function and not (near and importlib.util.find_spec(name.partition(".")[0]) is None):
             return Function.named(text)
         meant = f" did you mean {' or '.join(near)}?" if near else ""
+        nor = ", nor a module of that name" if is_function else ""
         raise ValueError(
-            f"there is no metric {name!r}:{meant} There are {', '.join(kinds)}, and "
+            f"there is no metric {name!r}{nor}:{meant} There are {', '.join(kinds)}, and "
             "package.module:function"
         )
     kind = kinds[name]
@@ -90,7 +100,11 @@ def _read(text: str) -> Metric:
         key, sign, value = part.partition("=")
         if not sign and number == 0:
             key, value = next(iter(options)), part
-        if key not in options or not value:
+        if key in options and not value:
+            raise ValueError(f"{key} of {name} has no value: write {name}:{key}=VALUE")
+        if key in values:
+            raise ValueError(f"{name} has {key} twice: give it once")
+        if key not in options:
             near = difflib.get_close_matches(key, options, n=1)
             meant = f"did you mean {near[0]}? " if near else ""
             raise ValueError(

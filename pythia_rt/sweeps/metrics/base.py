@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt.model import Model
+from pythia_rt.options import integer
 from pythia_rt.scoring.pairs import prefix_id
 from pythia_rt.sweeps.metrics.given import Given, GivenField, Ids
 
@@ -89,6 +90,13 @@ def metric(kind: type[Kind]) -> type[Kind]:
         if hint is GivenField:
             setattr(kind, name, GivenField(name))
     return dataclass(frozen=True)(kind)
+
+
+def check_counts(metric: Metric, *options: str) -> None:
+    """Raise ValueError for options that are neither None nor a whole number from 1."""
+    for option in options:
+        if (value := getattr(metric, option)) is not None:
+            integer(lambda n: n >= 1, "1 or more")(f"{option} of {metric.name}", value)
 
 
 def predicted(model: Model, given: Given, max_tokens: int | None) -> Ids:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from pythia_rt.insides.logit_blocks import logit_blocks
 from pythia_rt.model import Model
-from pythia_rt.options import integer
 from pythia_rt.sweeps.metrics.base import Floats, Measured, mean
 from pythia_rt.sweeps.metrics.given import Ids
 
@@ -18,7 +17,7 @@ Logits = NDArray[np.float32]
 
 def windows_of(model: Model, ids: Ids, window: int) -> list[Ids]:
     """The text in windows that begin anew, no longer than the model's context."""
-    most = min(integer(lambda n: n >= 1, "1 or more")("window", window), model.max_positions)
+    most = min(window, model.max_positions)
     return [ids[start : start + most] for start in range(0, len(ids), most)]
 
 

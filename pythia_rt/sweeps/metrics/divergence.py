@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pythia_rt import _core
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Measured, Metric, metric
+from pythia_rt.sweeps.metrics.base import Measured, Metric, check_counts, metric
 from pythia_rt.sweeps.metrics.distributions import logits_after, summed_up, windows_of
 from pythia_rt.sweeps.metrics.given import GivenField
 
@@ -25,6 +25,10 @@ class Divergence(Metric):
     to_step: int
     window: int = 512
     max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse counts of nothing."""
+        check_counts(self, "window", "max_tokens")
 
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Read the text with both models, window by window."""

@@ -29,8 +29,7 @@ class Function(Metric):
     def named(cls, text: str) -> Function:
         """The function "package.module:name". Raises ValueError where there is none."""
         place, _, name = text.partition(":")
-        if "" not in sys.path:
-            sys.path.insert(0, "")  # a module beside the user, as `python -m` finds it
+        see_modules_here()
         try:
             found: Any = importlib.import_module(place)
             for part in name.split("."):
@@ -72,3 +71,9 @@ class Function(Metric):
         items = {str(key): value for key, value in found.items()}
         arrays = {key: np.asarray(v) for key, v in items.items() if np.ndim(v)}
         return Measured([Value(k, float(v)) for k, v in items.items() if k not in arrays], arrays)
+
+
+def see_modules_here() -> None:
+    """Let modules beside the user be imported, as `python -m` finds them."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, metric
+from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, check_counts, metric
 
 KINDS = ("previous", "duplicate", "induction")
 
@@ -29,8 +29,9 @@ class HeadScores(Metric):
 
     def __post_init__(self) -> None:
         """Refuse what repeats nothing."""
-        if self.rows < 1 or self.length < 2:
-            raise ValueError("head_scores needs a row or more of at least two random tokens")
+        check_counts(self, "rows", "length")
+        if self.length < 2:
+            raise ValueError("head_scores needs rows of at least two random tokens")
 
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Draw the tokens, and see where each head looks."""

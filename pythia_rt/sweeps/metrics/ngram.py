@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pythia_rt import _core
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Floats, Measured, Metric, metric
+from pythia_rt.sweeps.metrics.base import Floats, Measured, Metric, check_counts, metric
 from pythia_rt.sweeps.metrics.distributions import Logits, logits_after, summed_up, windows_of
 from pythia_rt.sweeps.metrics.given import GivenField, Ids
 
@@ -36,7 +36,8 @@ class Ngram(Metric):
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse orders that are not counted."""
+        """Refuse orders that are not counted, and counts of nothing."""
+        check_counts(self, "window", "max_tokens")
         if self.order not in (1, 2):
             raise ValueError(
                 f"ngram counts single tokens and pairs: order is 1 or 2, not {self.order}"
