@@ -27,7 +27,8 @@ def hidden_states(
 
     The first is what enters layer 0, and the next ones what leaves each layer but the last, whose
     output stands there after the final norm. (`("resid_post", -1)` of `Model.run` is that without
-    the norm.) The head does not run. Errors are those of `Model.run`.
+    the norm; OPT-350m's is that before its projection.) The head does not run. Errors are those of
+    `Model.run`.
     """
     last = "final_norm" if model.spec["final_norm"] else ("resid_post", -1)
     run = model.run(
