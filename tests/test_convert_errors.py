@@ -170,6 +170,8 @@ def test_two_different_heads(tmp_path: Path) -> None:
         ({"model": {"vocab": {"a": "1"}}}, "damaged vocabulary"),
         ({"model": {"vocab": {"a": 1 << 70}}}, "damaged vocabulary"),
         ({"model": {"vocab": {"a": 1}}, "added_tokens": [3]}, "damaged vocabulary"),
+        ({"model": {"vocab": {"a": 1}}, "added_tokens": 3}, "damaged vocabulary"),
+        ({"model": {"vocab": {"a": 1}}, "added_tokens": {"id": 1}}, "damaged vocabulary"),
         ({"model": []}, "damaged vocabulary"),
     ],
 )

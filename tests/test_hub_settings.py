@@ -227,6 +227,7 @@ def test_a_link_out_of_the_cache_is_not_followed_when_dropping(
 def test_a_full_cache_serves_where_nothing_can_be_written(
     hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hub.add(NAME, "step1", {"config.json": b"[]", FILE: WEIGHTS})
     folder = fetch(NAME)
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -235,6 +236,11 @@ def test_a_full_cache_serves_where_nothing_can_be_written(
     for name in ("mkdir", "write_text", "replace", "symlink_to", "unlink"):
         monkeypatch.setattr(Path, name, refuse)
     assert fetch(NAME) == folder
+    says = (
+        r"someone/tiny is not all in .*hub, which cannot be written \(Permission denied\): set HF"
+    )
+    with pytest.raises(PermissionError, match=says):
+        fetch(NAME, "step1")
 
 
 # The commands.
@@ -251,6 +257,9 @@ def test_commands_without_the_hub(hub: LocalHub, monkeypatch: pytest.MonkeyPatch
     result = runner.invoke(main, ["audit", NAME])
     assert result.exit_code == 1 and "and HF_HUB_OFFLINE is set: unset it" in result.stderr
     assert "Traceback" not in result.stderr
+    with pytest.raises(ConnectionError, match="is on the hub and HF_HUB_OFFLINE is set: unset it"):
+        read_ranges(NAME, "main", FILE, [(0, 1)])
+    assert not hub.requests
 
 
 def test_a_dead_holder_of_a_lock_holds_nothing(hub: LocalHub, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from tqdm import tqdm
 
-from ..errors import CheckpointError, Sentence, quote
+from ..errors import CheckpointError, Sentence, quote, with_sentence
 from ..files.json_object import MAX_JSON_BYTES
 from ..flatfile.layout import (
     CHAT_TEMPLATE_FOLDER,
@@ -168,6 +169,18 @@ class Repository:
         missing = [file for name, file in files.items() if not holds(places[name], file)]
         if not missing:
             return
+        try:
+            self._fetch(missing, listing, bar)
+        except OSError as reason:
+            if reason.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            raise with_sentence(
+                reason,
+                f"{self.name} is not all in {self.store.cache}, which cannot be written "
+                f"({reason.strerror}): set HF_HUB_CACHE to a folder of yours",
+            ) from None
+
+    def _fetch(self, missing: Collection[RemoteFile], listing: Listing, bar: Any) -> None:
         self._check_room(missing)
         bar.total += sum(file.size for file in missing)
         lock = threading.Lock()

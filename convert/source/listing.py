@@ -281,5 +281,6 @@ def _refuse(response: httpx2.Response, name: str, revision: str | None) -> None:
         )
     if code == "RepoNotFound" or status in (401, 404):
         raise FileNotFoundError(
-            f"{name} is neither a folder here nor a model of the hub: check the spelling"
+            f"{name} is neither a folder here nor a model of the hub: check the spelling, or log "
+            "in with hf auth login if it is private"
         )

@@ -13,7 +13,7 @@ from ..errors import CheckpointError, quote
 from . import transfer
 from .client import address, begin_of, gated, is_the_hubs, open_client
 from .rates import pause, wait_of
-from .settings import shown_endpoint
+from .settings import is_offline, shown_endpoint
 
 _TRIES = 5
 _FAR = 16 << 20  # bytes that come for nothing, from which on that is worth a warning
@@ -38,6 +38,8 @@ def read_ranges(
     for begin, end in ranges:
         if not 0 <= begin <= end:
             raise ValueError(f"{begin} to {end} is no range: begin with the smaller number")
+    if is_offline():
+        raise ConnectionError(f"{quote(path)} is on the hub and HF_HUB_OFFLINE is set: unset it")
     if client is None:
         with open_client() as own:
             return read_ranges(name, revision, path, ranges, client=own)

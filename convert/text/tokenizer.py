@@ -175,7 +175,8 @@ def _count_ids(data: Mapping[str, Any]) -> int:
     ids: list[Any] = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
     if isinstance(vocabulary, list):
         ids += range(len(vocabulary))
-    more = [t.get("id") if isinstance(t, dict) else None for t in added or []]
+    listed = added if isinstance(added, list) else [None] if added else []
+    more = [t.get("id") if isinstance(t, dict) else None for t in listed]
     if not ids or not all(type(i) is int and 0 <= i < 1 << 24 for i in ids + more):
         raise CheckpointError(f"{TOKENIZER_FILE} has a damaged vocabulary: fetch it again")
     return int(max(ids)) + 1
