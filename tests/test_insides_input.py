@@ -86,6 +86,9 @@ def test_what_helpers_cannot_do(model: Model) -> None:
         lambda: patch_grid(model, [TEXT], [TEXT], lambda logits: None)
     )
     assert refused(lambda: unembed(model, "a")) == "unembed needs numbers, not 'a'"  # type: ignore[arg-type]
+    assert "each Request of an Engine has edits of its own" in refused(
+        lambda: model.generate([TEXT], edits=PerText([[]]))  # type: ignore[arg-type]
+    )
     assert "PerText needs a list" in refused(lambda: PerText(3))  # type: ignore[arg-type]
 
 

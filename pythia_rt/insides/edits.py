@@ -114,7 +114,12 @@ def listed(edits: Edits | None) -> list[Edit]:
         return []
     if isinstance(edits, _Form) or _is_function(edits):
         return [cast(Edit, edits)]
-    if isinstance(edits, (str, PerText)) or not isinstance(edits, Iterable):
+    if isinstance(edits, PerText):
+        raise ValueError(
+            "PerText is for Model.run: of texts that are written, each Request of an Engine has "
+            "edits of its own"
+        )
+    if isinstance(edits, str) or not isinstance(edits, Iterable):
         raise ValueError(f"edits must be a list of edits, not {shown(edits)}")
     found = cast("list[Edit]", list(edits))
     for edit in found:
