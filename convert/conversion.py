@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -209,21 +210,22 @@ def convert(
             values[QUANTISED] = ", ".join(opened.quantised)
         if vocabulary is None:
             values[NO_TOKENIZER] = opened.lacking
-        basis = SourceBasis(opened, plan, formats)
         sizes = {name: len(data) for name, data in files.items()}
-        stored = stored_tensors(plan.spec, formats, basis.stored(), sizes)
-        with (
-            FlatFileWriter(
-                target,
-                stored,
-                metadata_entries(values),
-                force=force,
-                reserve=_REPORT_BYTES + _REPORT_BYTES_PER_MATRIX * len(matrices) if report else 0,
-            ) as writer,
-            digests,
-        ):
+        reserve = _REPORT_BYTES + _REPORT_BYTES_PER_MATRIX * len(matrices) if report else 0
+        with ExitStack() as stack:
+            stack.enter_context(digests)
+            # First: how long the file is depends on what balancing does.
+            _check_equal(opened, plan)
+            balance = balance_checkpoint(opened, plan, formats)
+            basis = SourceBasis(opened, plan, formats, balance)
+            stored = stored_tensors(plan.spec, formats, basis.stored(), sizes)
+            metadata = metadata_entries(values)
+            writer = stack.enter_context(
+                FlatFileWriter(target, stored, metadata, force=force, reserve=reserve)
+            )
+            weights = BalancedWeights(opened, plan, balance)
             bound = _write_weights(
-                writer, opened, plan, formats, basis, sequences, n_threads, progress
+                writer, weights, plan, formats, basis, sequences, n_threads, progress
             )
             values[KV_BOUND] = _number(bound)
             for name in TEXT_FILES:
@@ -287,9 +289,20 @@ def _sequences(
     return calibration.sequences(plan.spec, lambda text: encode(tokenizer, facts, text))
 
 
+def _check_equal(source: TensorSource, plan: Plan) -> None:
+    """Refuse a source that has two of what its config says is one."""
+    reader = WeightReader(source)
+    for first, second in plan.equal:
+        if not reader.equal(first, second):
+            raise CheckpointError(
+                f"tensor {quote(second)} differs from {quote(first)}, which config.json says it "
+                "equals: correct tie_word_embeddings"
+            )
+
+
 def _write_weights(
     writer: FlatFileWriter,
-    source: TensorSource,
+    weights: BalancedWeights,
     plan: Plan,
     formats: dict[str, str],
     basis: SourceBasis,
@@ -301,15 +314,6 @@ def _write_weights(
 
     Returns what no entry of the model's keys and values exceeds.
     """
-    reader = WeightReader(source)
-    for first, second in plan.equal:
-        if not reader.equal(first, second):
-            raise CheckpointError(
-                f"tensor {quote(second)} differs from {quote(first)}, which config.json says it "
-                "equals: correct tie_word_embeddings"
-            )
-    balance = balance_checkpoint(source, plan, formats)
-    weights = BalancedWeights(source, plan, balance)
     names = (*plan.vectors, *plan.tables, *plan.linears)
     total, count = sum(weights.size(name) for name in names), len(names)
     with Progress(total, count, enabled=progress) as bar:
@@ -330,8 +334,8 @@ def _write_weights(
                 packed = _pack(weights, plan, matrix, form, threads, bar)
             _write_matrix(writer, matrix, form, packed)
             bar.add_tensor()
-    for name, pieces in basis.tensors(balance):
-        writer.write(name, pieces)
+    for name, data in basis.tensors():
+        writer.write(name, [data])
     for name in weights.rescaled:  # since they were written
         writer.rewrite(name, weights.vector(name).view(np.uint8).data)
     return bound_keys_and_values(plan.spec, weights)

@@ -23,7 +23,7 @@ from probing import places_of, replacing
 from pythia_rt import Model, _core
 from pythia_rt.convert import FlatFile, convert
 from pythia_rt.convert.errors import FlatFileError, MissingBasis
-from pythia_rt.convert.flatfile.layout import linears
+from pythia_rt.convert.flatfile.layout import Stored, linears
 from pythia_rt.info import describe, lines
 from pythia_rt.insides import Scale, Zero
 from pythia_rt.insides.basis import Affine, Basis
@@ -420,10 +420,17 @@ def test_files_without_their_basis(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(("name", "value"), [
     ("basis.keys", 0), ("basis.values", np.nan), ("basis.attn_norm.bias", np.inf),
 ])  # fmt: skip
-def test_nonsense_is_refused(tmp_path: Path, name: str, value: float) -> None:
+def test_nonsense_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
+) -> None:
+    monkeypatch.setattr(
+        "pythia_rt.convert.quantise.basis.store",
+        lambda values: (Stored("F32", values.shape), values.tobytes()),
+    )
     source = families.save(families.make_model("GPT-NeoX", 0), tmp_path / "source", 0)
     path = convert(source, tmp_path / "q8", format="q8")
     entry = FlatFile(path).entries[name]
+    assert entry.dtype == "F32"
     with path.open("r+b") as file:
         file.seek(entry.offset + 4)
         file.write(np.float32(value).tobytes())

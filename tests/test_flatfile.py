@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from pythia_rt.convert import FlatFile, FlatFileError, convert
 from pythia_rt.convert.flatfile import memory
+from pythia_rt.convert.flatfile.layout import Stored
 from pythia_rt.convert.flatfile.metadata import VERSION
 
 Header = dict[str, Any]
@@ -266,7 +267,7 @@ CONTRADICTIONS: list[tuple[Callable[[Header], None], str]] = [
     (spec_change(norm_eps=0), "norm_eps"),
     (spec_change(norm_eps=float("nan")), "norm_eps"),
     (spec_change(rotary_dim=8), "instead of"),
-    (spec_change(rotary_dim=0), "instead of"),
+    (spec_change(rotary_dim=0), "does not belong there"),
     (spec_change(rotary_dim=0, rope_factor=2.0), "nothing rotates"),
     (spec_change(rope_factor=float("inf")), "rope_factor"),
     (spec_change(rope_factor=10**400), "rope_factor"),
@@ -307,9 +308,13 @@ CONTRADICTIONS: list[tuple[Callable[[Header], None], str]] = [
     (reshape("final_norm.bias", [80], "I32"), "is I32 [80] instead of F32 [80]"),
     (reshape("final_norm.bias", [80, 1], "F32"), "is F32 [80, 1] instead of F32 [80]"),
     (rename("basis.keys", "basis.locks"), "'basis.locks' does not belong there"),
+]
+# Of a file that has its basis uncompressed, as those of older versions.
+PLAIN_CONTRADICTIONS = [
     (reshape("basis.keys", [144], "F32"), "is F32 [144] instead of F32 [2, 72]"),
     (reshape("basis.keys", [2, 72], "I32"), "is I32 [2, 72] instead of F32 [2, 72]"),
     (reshape("basis.keys", [2, 144], "F16"), "is F16 [2, 144] instead of F16 [2, 72]"),
+    (reshape("basis.keys", [2, 288], "U8"), "is U8 [2, 288] instead of F32 [2, 72]"),
 ]
 
 
@@ -319,6 +324,20 @@ def test_contradictions_are_refused(flat: Path, tmp_path: Path, number: int) -> 
     header, data = split(flat)
     change(header)
     assert says in refuse(join(tmp_path / "bad", header, data))
+
+
+def test_contradictions_of_a_basis_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "pythia_rt.convert.quantise.basis.store",
+        lambda values: (Stored("F32", values.shape), values.tobytes()),
+    )
+    path = convert(write_checkpoint(tmp_path / "source"), tmp_path / "model.q4")
+    for change, says in PLAIN_CONTRADICTIONS:
+        header, data = split(path)
+        change(header)
+        assert says in refuse(join(tmp_path / "bad", header, data))
 
 
 def test_tensors_must_be_aligned(flat: Path, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import pythia_rt
 from pythia_rt import MissingBasis, Model
-from pythia_rt.convert import convert
+from pythia_rt.convert import FlatFile, convert
+from pythia_rt.convert.flatfile.layout import Stored
 from pythia_rt.insides.weights import WEIGHTS, Weights
 
 Floats = NDArray[np.float32]
@@ -163,11 +165,9 @@ def bits(values: Floats) -> tuple[tuple[int, ...], bytes]:
     return values.shape, values.tobytes()
 
 
-@pytest.mark.parametrize(
-    ("dtype", "stored"), [("float16", "F16"), ("bfloat16", "BF16"), ("float32", "F32")]
-)
+@pytest.mark.parametrize(("dtype", "size"), [("float16", 2), ("bfloat16", 2), ("float32", 4)])
 def test_biases_take_no_more_room_than_in_the_checkpoint(
-    tmp_path: Path, dtype: str, stored: str
+    tmp_path: Path, dtype: str, size: int
 ) -> None:
     made = families.make_model("GPT-NeoX", 0)
     for path, values in made.named_parameters():
@@ -178,12 +178,21 @@ def test_biases_take_no_more_room_than_in_the_checkpoint(
     model = Model.load(convert(folder, tmp_path / "q4", format="q4"))
     made = made.float()
     for role in ("qkv", "attn_out", "mlp_up", "attn_norm", "mlp_norm", "final_norm"):
-        assert model.file.entries[f"basis.{role}.bias"].dtype == stored
+        name = f"basis.{role}.bias"
+        assert model.file.entries[name].nbytes <= size * model.file.basis[name].size
     for name in Weights(model.file).names():
         if name.endswith(".bias"):
             expected = theirs(made, name)
             assert expected is not None
             assert bits(model.weight(name)) == bits(expected), name
+
+
+def test_what_takes_balancing_back_is_a_hundredth_of_a_file(tmp_path: Path) -> None:
+    """Of the demo model, which is narrow and has few tokens; Pythia's models are larger."""
+    path = convert(Path(pythia_rt.__file__).parent / "demo", tmp_path / "q4", format="q4")
+    entries = FlatFile(path).entries
+    size = sum(entry.nbytes for name, entry in entries.items() if name.startswith("basis."))
+    assert 0 < size < 0.01 * path.stat().st_size
 
 
 @torch.no_grad()
@@ -211,8 +220,13 @@ def test_files_that_keep_no_biases(
     new = neox("q8")
     kept = {name: data.tobytes() for name, data in new.file.tensors.items()}
     biases = {f"layers.1.{role}.bias": new.weight(f"layers.1.{role}.bias") for role in "qkvo"}
-    monkeypatch.setattr("pythia_rt.convert.quantise.basis.bias_parts", lambda *given: {})
+    made_by = "pythia_rt.convert.quantise.basis"
+    monkeypatch.setattr(f"{made_by}.SourceBasis._has_other_bias", lambda self, matrix: False)
+    monkeypatch.setattr(
+        f"{made_by}.store", lambda values: (Stored("F32", values.shape), values.tobytes())
+    )
     old = neox("q8")
+    assert {old.file.entries[name].dtype for name in old.file.basis} == {"F32"}
     assert new.file.basis.keys() - old.file.basis.keys() == {
         f"basis.{role}.bias" for role in ("qkv", "attn_out", "mlp_up")
     }

@@ -3,7 +3,8 @@
 Balancing divides scales between neighbours anew and moves constants (quantise/balancing), so what
 is between two matrices of a quantised file is not what it is in the source. These tensors say what
 takes it back; pythia_rt/insides/basis.py applies them. A file has those of the rewrites that it
-got, so float files have none. Each is F16 or BF16 where that loses nothing, else F32.
+got, so float files have none. Each is F16 or BF16 where that loses nothing, else F32; and it is
+written more compactly than that (compact.py) where this takes less room.
 
     basis.attn_norm.weight      [n_layers, hidden_size]  the source's gain; .bias where it has one
     basis.mlp_norm.weight, basis.final_norm.weight ([hidden_size]), likewise
@@ -27,12 +28,14 @@ entry MLP_SIZE of the metadata says what they have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .compact import compress, expand
 from .layout import Stored, linears, norms
 from .spec import Spec
 
@@ -44,12 +47,13 @@ MLP = "basis.mlp"
 # so small beside its neighbours that it gets none of the 8 bits of their group. A power of two, so
 # that nothing is rounded.
 UNREAD = 2.0**-24
-# The smaller first; BF16 is the upper half of an F32.
+# Of the file; the first in which values lose nothing is theirs. BF16 is the upper half of an F32.
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
     "F32": np.dtype("<f4"),
 }
+COMPACT = "U8"  # one of these, its place among them first, then as compact.py has it
 
 
 def basis_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
@@ -78,39 +82,50 @@ def source_name(role: str, part: str) -> str:
     return f"{BASIS_PREFIX}{role}.{part}"
 
 
-def smallest_dtype(vectors: Iterable[NDArray[np.float32]]) -> str:
-    """Return the first dtype in which all of the finite `vectors` lose nothing."""
-    left = list(_DTYPES)
-    for values in vectors:
-        left = [dtype for dtype in left if np.array_equal(_rounded(values, dtype), values)]
-    return left[0]
+def store(values: NDArray[np.float32]) -> tuple[Stored, bytes]:
+    """Return how finite `values` are stored, in the fewest bytes that lose nothing, and these."""
+    dtype = next(dtype for dtype in _DTYPES if np.array_equal(_of(_as(values, dtype)), values))
+    words = _as(values, dtype)
+    compact = bytes([list(_DTYPES).index(dtype)]) + compress(words.view(f"<u{words.itemsize}"))
+    if len(compact) < words.nbytes:
+        return Stored(COMPACT, (len(compact),)), compact
+    return Stored(dtype, values.shape), words.tobytes()
 
 
-def encode(values: NDArray[np.float32], dtype: str) -> bytes:
-    """Return the bytes of `values` in `dtype`."""
+def load(data: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the float32 values of `shape` that `store` stored as `dtype`.
+
+    Raises ValueError where compact ones are damaged.
+    """
+    if dtype != COMPACT:
+        return _of(data.view(_DTYPES[dtype])).reshape(shape)
+    if not data.size or data[0] >= len(_DTYPES):
+        raise ValueError("it has a type that is none of this format")
+    words = list(_DTYPES.values())[data[0]]
+    found = expand(data[1:], np.dtype(f"<u{words.itemsize}"), math.prod(shape))
+    return _of(found.view(words)).reshape(shape)
+
+
+def _as(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     if dtype == "BF16":
-        return (values.view("<u4") >> 16).astype(_DTYPES[dtype]).tobytes()
+        return (values.view("<u4") >> 16).astype(_DTYPES[dtype])
     with np.errstate(over="ignore"):
-        return values.astype(_DTYPES[dtype]).tobytes()
+        return values.astype(_DTYPES[dtype])
 
 
-def decode(data: NDArray[np.uint8], stored: Stored) -> NDArray[np.float32]:
-    """Return what `encode` was given, float32."""
-    values = data.view(_DTYPES[stored.dtype]).reshape(stored.shape)
-    if stored.dtype == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32)
+def _of(stored: NDArray[Any]) -> NDArray[np.float32]:
+    if stored.dtype == _DTYPES["BF16"]:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32)
 
 
-def _rounded(values: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
-    data = np.frombuffer(encode(values, dtype), np.uint8)
-    return decode(data, Stored(dtype, values.shape))
-
-
-def found_basis(spec: Spec, dtypes: Mapping[str, str]) -> dict[str, Stored]:
-    """Return how those are to be stored that are among the tensors of `dtypes`, {name: dtype}."""
-    return {
-        name: Stored(dtypes[name] if dtypes[name] in _DTYPES else "F32", shape)
-        for name, shape in basis_shapes(spec).items()
-        if name in dtypes
-    }
+def found_basis(spec: Spec, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Return how those are to be stored that are among `tensors`, as they are."""
+    found = {}
+    for name, shape in basis_shapes(spec).items():
+        if name in tensors:
+            dtype, own = tensors[name]
+            is_compact = dtype == COMPACT and len(own) == 1
+            known = dtype if dtype in _DTYPES else "F32"
+            found[name] = Stored(dtype, own) if is_compact else Stored(known, shape)
+    return found

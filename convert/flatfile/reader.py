@@ -21,7 +21,7 @@ from ..files.gguf import is_gguf
 from ..files.json_object import parse_json
 from ..files.positional import PositionalFile
 from ..files.safetensors_header import Header, TensorEntry, read_header
-from .basis import BASIS_PREFIX, decode, found_basis
+from .basis import BASIS_PREFIX, basis_shapes, found_basis, load
 from .layout import (
     TEXT_FILES,
     TOKENIZER_CONFIG_FILE,
@@ -118,6 +118,7 @@ class FlatFile:
         self._basis = {
             name: self.tensors.pop(name) for name in self.entries if name.startswith(BASIS_PREFIX)
         }
+        self._loaded_basis: dict[str, NDArray[np.float32]] | None = None
         self.tokenizer = self.files.get(TOKENIZER_FILE)
         self.tokenizer_config = self.files.get(TOKENIZER_CONFIG_FILE)
 
@@ -128,11 +129,21 @@ class FlatFile:
 
     @property
     def basis(self) -> dict[str, NDArray[np.float32]]:
-        """What it says of the basis of its source, by the names of basis.py; a copy."""
-        return {
-            name: decode(data, Stored(self.entries[name].dtype, self.entries[name].shape))
-            for name, data in self._basis.items()
-        }
+        """What it says of the basis of its source, by the names of basis.py: a copy, read-only.
+
+        Raises FlatFileError where that is damaged.
+        """
+        if self._loaded_basis is None:
+            shapes = basis_shapes(self.spec)
+            found = {}
+            for name, data in self._basis.items():
+                try:
+                    found[name] = load(data, self.entries[name].dtype, shapes[name])
+                except ValueError as reason:
+                    self._refuse(f"its {name} cannot be read ({reason})")
+                found[name].flags.writeable = False
+            self._loaded_basis = found
+        return self._loaded_basis
 
     def verify(self) -> None:
         """Read all data and compare its digest; raise FlatFileError when it has changed.
@@ -293,7 +304,9 @@ class FlatFile:
         if set(names) != set(self.formats):
             self._refuse("its formats are not those of its matrices")
         files = {name: entries[name].nbytes for name in TEXT_FILES if name in entries}
-        basis = found_basis(self.spec, {name: entry.dtype for name, entry in entries.items()})
+        basis = found_basis(
+            self.spec, {name: Stored(entry.dtype, entry.shape) for name, entry in entries.items()}
+        )
         try:
             expected = stored_tensors(self.spec, self.formats, basis, files)
         except ValueError as error:  # sizes that fit each other, of matrices larger than any

@@ -5,8 +5,8 @@ rounding: outlier channels that are undone in the next matrix cost nothing.
 """
 
 from .balance import Balance
-from .rewrites import bias_parts, rewrites
+from .rewrites import rewrites
 from .solver import solve
 from .source import Source
 
-__all__ = ["Balance", "Source", "bias_parts", "rewrites", "solve"]
+__all__ = ["Balance", "Source", "rewrites", "solve"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 
-from ...flatfile.layout import Linear, Norm, is_quantised, linears, norms
+from ...flatfile.layout import Linear, is_quantised, linears, norms
 from ...flatfile.spec import Spec
 from .inside import Inside
 
@@ -40,41 +40,6 @@ def rewrites(spec: Spec, formats: Mapping[str, str]) -> frozenset[str]:
         if passes and {matrix.name, matrix.reads} <= lossy:
             found.add(mlp_of(matrix))
     return frozenset(found)
-
-
-def bias_moves(norm: Norm, readers: Sequence[Linear]) -> bool:
-    """Whether the bias of `norm` moves into those of its `readers`: where all have one."""
-    return norm.bias and all(matrix.bias for matrix in readers)
-
-
-def bias_parts(spec: Spec, wanted: Collection[str]) -> dict[str, list[str]]:
-    """What becomes of biases by the rewrites `wanted`, names of `rewrites`.
-
-    {matrix: vectors of the source}: of each matrix whose bias may change, what the new one is made
-    of beside the matrices. It is zeros where all of these are.
-    """
-    matrices = linears(spec)
-    readers = {
-        norm.name: [matrix for matrix in matrices if matrix.reads == norm.name]
-        for norm in norms(spec)
-    }
-    moving = {
-        norm.name
-        for norm in norms(spec)
-        if norm.name in wanted and bias_moves(norm, readers[norm.name])
-    }
-    found: dict[str, list[str]] = {}
-    for matrix in matrices:
-        moved = [f"{matrix.reads}.bias"] if matrix.reads in moving else []
-        if matrix.role == "attn_out" and values_of(matrix) in wanted and spec["qkv_bias"]:
-            moved = [f"{matrix.reads}.bias", *found[matrix.reads][1:]]
-        is_scaled = {
-            "qkv": scores_of(matrix) in wanted or values_of(matrix) in wanted,
-            "mlp_up": mlp_of(matrix) in wanted,
-        }.get(matrix.role, False)
-        if matrix.bias and (moved or is_scaled):
-            found[matrix.name] = [f"{matrix.name}.bias", *moved]
-    return found
 
 
 def scores_of(matrix: Linear) -> str:

@@ -14,7 +14,7 @@ from .balance import Balance
 from .gains import channel_weight, share_evenly, share_gain
 from .heads import Heads
 from .inside import Inside
-from .rewrites import bias_moves, mlp_of, scores_of, values_of
+from .rewrites import mlp_of, scores_of, values_of
 from .source import Source
 from .sums import Doubles, Sums, add_up
 
@@ -171,7 +171,7 @@ class _Solver:
 
     def _bias_moves(self, norm: str) -> bool:
         """Whether the bias of a norm moves into those of what reads it: where all have one."""
-        return bias_moves(self._norms[norm], self._readers[norm])
+        return self._norms[norm].bias and all(matrix.bias for matrix in self._readers[norm])
 
     def _norm_vectors(self, norm: str) -> tuple[Doubles, Doubles]:
         """The weight and the bias, zeros where the norm has none."""
