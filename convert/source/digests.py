@@ -95,6 +95,7 @@ class SourceDigests(Closing):
         return undigested(self._tensors)
 
     def _wait(self) -> None:
+        check_stop()  # small files may be read before anybody looks
         # Short waits keep Ctrl-C alive.
         for thread in self._threads:
             while thread.is_alive():
