@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_fails_alone(text: Path, tmp_path: Path) -> None:
     command = ["sweep", str(suite), "--metric", f"perplexity:{text}", "--out", str(tmp_path / "o")]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 1
-    assert "suite at 1: CheckpointError" in done.stderr
+    assert "suite at step 1: CheckpointError" in done.stderr
     assert "1 of the results could not be had" in done.stderr
     assert [line.split()[1] for line in done.stdout.splitlines()[1:]] == ["0"] * 4 + ["2"] * 4
     weights.write_bytes(whole)
