@@ -25,10 +25,21 @@ namespace pythia_rt::PYTHIA_RT_ISA {
   return y;
 }
 
+// Where 16 outputs of one row go.
+inline float* place_of(const LinearArguments& arguments, int64_t block, int64_t row) {
+  return arguments.out + row * arguments.out_stride + (block - arguments.out_block) * kRowBlock;
+}
+
+// Asks for the places of `rows` rows, each in a cache line of its own, before their sums are there.
+[[gnu::always_inline]] inline void ask_for_places(const LinearArguments& arguments, int64_t block,
+                                                  int64_t row, int rows) {
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r) __builtin_prefetch(place_of(arguments, block, row + r), 1);
+}
+
 // Adds the bias and sends 16 outputs of one row on their way.
 inline void finish(const LinearArguments& arguments, int64_t block, int64_t row, Vec y) {
-  float* out =
-      arguments.out + row * arguments.out_stride + (block - arguments.out_block) * kRowBlock;
+  float* out = place_of(arguments, block, row);
   const float* bias = arguments.matrix->bias;
   if (bias != nullptr) y = y + load(bias + block * kRowBlock);
   store(out, finished(arguments.epilogue, y, out));

@@ -25,6 +25,13 @@ struct FloatWork {
 
   template <int kBlocks, int kRows>
   void run(int64_t block, int64_t row) const {
+    for (int b = 0; b < kBlocks; ++b) ask_for_places(arguments, block + b, row, kRows);
+    multiply<kBlocks, kRows>(block, row);
+  }
+
+  // Not inline: the sums need the registers.
+  template <int kBlocks, int kRows>
+  [[gnu::noinline]] void multiply(int64_t block, int64_t row) const {
     using Stored = typename Type::Value;
     const int64_t block_size = groups * kColumnGroup * kRowBlock;
     const Stored* weights =

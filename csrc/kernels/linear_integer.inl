@@ -209,6 +209,7 @@ template <typename Group, int kRows>
   const uint8_t* weight_scales = static_cast<const uint8_t*>(arguments.matrix->scales) +
                                  block * groups * kRowBlock * Scales::kBytes;
   const Table table = table_of(arguments);
+  ask_for_places(arguments, block, row, kRows);
   Vec sums[kRows];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) sums[r] = zero();
