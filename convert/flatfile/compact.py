@@ -5,6 +5,9 @@ is. Above it, where the exponent is, few values are frequent: each is replaced b
 them, the most frequent first, and the rank is written in digits. A digit that is as large as it can
 be says that the rest is in the next one.
 
+Libraries for this exist, but their versions write different bytes for the same values, and a flat
+file is the same on every machine.
+
     4 u16       1 where words were turned by one bit, so that the sign is below the cut; how many
                 bits are below; the bits of a digit; how many values there are above
     u16 each    those values, by rank
