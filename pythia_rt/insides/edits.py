@@ -38,10 +38,10 @@ Function = Callable[[Any, At], Any]
 @dataclass(frozen=True, eq=False)
 class _Form:
     """`point` is a name, a tuple or a glob. `heads` and `neurons` (the last axis: an MLP's neurons,
-    a stream's channels, a head's dimensions) restrict it, and so do `positions`:
-    numbers, or a slice. Scores and
-    patterns have no neurons, and take a number, or an array that broadcasts to [heads, positions,
-    keys]: of the queries at `positions`, by default of all, and of all keys of the text."""
+    a stream's channels, a head's dimensions) restrict it, and so do `positions`: numbers, or a
+    slice. Scores and patterns have no neurons, and take a number, or an array that broadcasts to
+    [heads, positions, keys]: of the queries at `positions`, by default of all, and of all keys of
+    the text."""
 
     point: Name
     heads: Chosen = field(default=None, kw_only=True)
