@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -34,7 +35,9 @@ from pythia_rt.sweeps import (
     TokenStats,
     Value,
     read_metrics,
+    whole,
 )
+from pythia_rt.sweeps import metric as as_metric
 
 Floats = NDArray[np.float64]
 
@@ -369,9 +372,52 @@ def test_texts_that_are_not_there() -> None:
         Perplexity("")
     with pytest.raises(FileNotFoundError):
         read_metrics(["perplexity:nothing-here.txt"])
-    with pytest.raises(ValueError, match="order is 1 or 2"):
+
+
+def test_numbers_are_what_they_can_be() -> None:
+    for options, sentence in [
+        ({"length": 1}, "length of head_scores must be 2 or more, not 1"),
+        ({"seed": -1}, "seed of head_scores must be 0 or more, not -1"),
+        ({"high": 0}, "high of head_scores must be 1 or more, not 0"),
+        ({"rows": None}, "rows of head_scores must be 1 or more, not None"),
+        ({"rows": True}, "rows of head_scores must be 1 or more, not True"),
+        ({"rows": 1.5}, "rows of head_scores must be 1 or more, not 1.5"),
+    ]:
+        with pytest.raises(ValueError) as caught:
+            HeadScores(**options)
+        assert str(caught.value) == sentence
+    with pytest.raises(ValueError, match=r"must be 1 \(single tokens\) or 2 \(pairs\), not 3"):
         Ngram("a b", "a b", order=3)
-    with pytest.raises(ValueError, match="at least two random tokens"):
-        HeadScores(length=1)
     with pytest.raises(ValueError, match="prompt of memorisation must be 1 or more, not 0"):
         Memorisation("a b", prompt=0)
+    with pytest.raises(ValueError, match="to_step of divergence must be 0 or more, not -1"):
+        Divergence("a b", to_step=-1)
+    # A seed and a lowest id may be 0, what is optional may be None; numpy's become Python's own.
+    found = HeadScores(rows=np.int64(3), length=np.uint8(4))  # type: ignore[arg-type]
+    assert json.dumps(found.options()) == (
+        '{"rows": 3, "length": 4, "seed": 0, "low": 0, "high": null}'
+    )
+    assert found == HeadScores(3, 4) == dataclasses.replace(HeadScores(3), length=4)
+    with pytest.raises(ValueError, match="rows of head_scores"):
+        dataclasses.replace(found, rows=0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.rows = 5  # type: ignore[misc]
+
+
+def test_a_metric_of_ones_own_says_what_may_be_0() -> None:
+    def measure(self: Metric, model: Model, reference: Model | None) -> Measured:
+        return Measured([])
+
+    def kind(**fields: Any) -> type[Metric]:
+        types = {"layer": "int", "width": "int | None", "flag": "bool", "share": "float"}
+        body = {"__annotations__": types, "measure": measure, "name": "own", **fields}
+        return as_metric(type("Own", (Metric,), {"flag": False, "share": 0.0, **body}))
+
+    with pytest.raises(ValueError, match="layer of own must be 1 or more, not 0"):
+        kind(layer=0, width=None)
+    own = kind(layer=whole(0, 11, default=0), width=None)
+    assert own().options() == {"layer": 0, "width": None, "flag": False, "share": 0.0}
+    for options in ({"layer": 12}, {"layer": None}, {"width": 0}):
+        with pytest.raises(ValueError, match=r"of own must be (from 0 to 11|1 or more), not"):
+            own(**options)
+    assert pickle.loads(pickle.dumps(Perplexity("A text.", stride=3))).stride == 3

@@ -22,6 +22,7 @@ from pythia_rt.sweeps.metrics.memorisation import Memorisation
 from pythia_rt.sweeps.metrics.ngram import Ngram
 from pythia_rt.sweeps.metrics.perplexity import Perplexity
 from pythia_rt.sweeps.metrics.token_stats import TokenStats
+from pythia_rt.sweeps.metrics.whole import whole
 from pythia_rt.sweeps.processes import Processes
 from pythia_rt.sweeps.ray_cluster import RayCluster
 from pythia_rt.sweeps.run import Sweep, sweep
@@ -49,4 +50,5 @@ __all__ = [
     "metric",
     "read_metrics",
     "sweep",
+    "whole",
 ]

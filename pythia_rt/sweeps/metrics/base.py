@@ -6,15 +6,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt.model import Model
-from pythia_rt.options import integer
 from pythia_rt.scoring.pairs import prefix_id
 from pythia_rt.sweeps.metrics.given import Given, GivenField, Ids
+from pythia_rt.sweeps.metrics.whole import WholeField, whole
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -80,23 +80,24 @@ class Metric(ABC):
 Kind = TypeVar("Kind", bound=Metric)
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(field, whole))
 def metric(kind: type[Kind]) -> type[Kind]:
-    """Make a frozen dataclass of a metric's class, whose GivenFields read what they are given.
+    """Make a frozen dataclass of a metric's class, whose fields check what they are given by type.
 
-    A dataclass alone would take the descriptor that does this for the field's default.
+    GivenFields read texts and files; an int is a whole number from 1, unless `whole` says what else
+    it may be. A dataclass alone would take the descriptors that do this for the fields' defaults.
     """
-    for name, hint in get_type_hints(kind).items():
+    hints = get_type_hints(kind)
+    for name, hint in hints.items():
         if hint is GivenField:
             setattr(kind, name, GivenField(name))
-    return dataclass(frozen=True)(kind)
-
-
-def check_counts(metric: Metric, *options: str) -> None:
-    """Raise ValueError for options that are neither None nor a whole number from 1."""
-    for option in options:
-        if (value := getattr(metric, option)) is not None:
-            integer(lambda n: n >= 1, "1 or more")(f"{option} of {metric.name}", value)
+    made = dataclass(frozen=True)(kind)
+    for each in fields(made):
+        kinds = get_args(hints[each.name]) or (hints[each.name],)
+        if int in kinds:
+            whole_field = WholeField(made.name, each, has_none=type(None) in kinds)
+            setattr(made, each.name, whole_field)
+    return made
 
 
 def predicted(model: Model, given: Given, max_tokens: int | None) -> Ids:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pythia_rt import _core
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Measured, Metric, check_counts, metric
+from pythia_rt.sweeps.metrics.base import Measured, Metric, metric
 from pythia_rt.sweeps.metrics.distributions import logits_after, summed_up, windows_of
 from pythia_rt.sweeps.metrics.given import GivenField
+from pythia_rt.sweeps.metrics.whole import whole
 
 
 @metric
@@ -22,13 +23,9 @@ class Divergence(Metric):
     needs = "to_step"
 
     text: GivenField
-    to_step: int
+    to_step: int = whole(0)
     window: int = 512
     max_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse counts of nothing."""
-        check_counts(self, "window", "max_tokens")
 
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Read the text with both models, window by window."""

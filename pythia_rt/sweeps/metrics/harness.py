@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, check_counts, metric
+from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, metric
+from pythia_rt.sweeps.metrics.whole import whole
 
 _SEED = 1234  # the harness's own of few-shot examples
 _REPLICATES = 1000  # for the errors that it has no formula for
@@ -28,13 +29,12 @@ class Harness(Metric):
     name = "harness"
 
     tasks: str
-    fewshot: int | None = None
+    fewshot: int | None = whole(0, default=None)
     limit: int | None = None
     include: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a missing harness, and no documents, before anything is fetched."""
-        check_counts(self, "limit")
+        """Refuse a missing harness before anything is fetched."""
         import pythia_rt.lm_eval as registered
 
         _ = registered

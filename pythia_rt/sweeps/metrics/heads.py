@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, check_counts, metric
+from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, metric
+from pythia_rt.sweeps.metrics.whole import whole
 
 KINDS = ("previous", "duplicate", "induction")
 
@@ -22,16 +23,10 @@ class HeadScores(Metric):
     name = "head_scores"
 
     rows: int = 8
-    length: int = 64
-    seed: int = 0
-    low: int = 0
+    length: int = whole(2, default=64)
+    seed: int = whole(0, default=0)
+    low: int = whole(0, default=0)
     high: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what repeats nothing."""
-        check_counts(self, "rows", "length")
-        if self.length < 2:
-            raise ValueError("head_scores needs rows of at least two random tokens")
 
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Draw the tokens, and see where each head looks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Measured, Metric, check_counts, exponential, mean, metric
+from pythia_rt.sweeps.metrics.base import Measured, Metric, exponential, mean, metric
 from pythia_rt.sweeps.metrics.given import GivenField
 
 
@@ -19,10 +19,6 @@ class LastWords(Metric):
 
     file: GivenField
     max_texts: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse counts of nothing."""
-        check_counts(self, "max_texts")
 
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Judge all last words together."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Measured, Metric, check_counts, mean, metric
+from pythia_rt.sweeps.metrics.base import Measured, Metric, mean, metric
 from pythia_rt.sweeps.metrics.given import GivenField
 
 _TOGETHER = 256  # texts that are written in passes of their own
@@ -30,10 +30,6 @@ class Memorisation(Metric):
     prompt: int = 32
     length: int = 32
     max_rows: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse counts of nothing."""
-        check_counts(self, "prompt", "length", "max_rows")
 
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Write every row's continuation."""

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from pythia_rt import _core
 from pythia_rt.model import Model
-from pythia_rt.sweeps.metrics.base import Floats, Measured, Metric, check_counts, metric
+from pythia_rt.sweeps.metrics.base import Floats, Measured, Metric, metric
 from pythia_rt.sweeps.metrics.distributions import Logits, logits_after, summed_up, windows_of
 from pythia_rt.sweeps.metrics.given import GivenField, Ids
+from pythia_rt.sweeps.metrics.whole import whole
 
 _TOGETHER = 64  # rows, whose counts are as wide as the vocabulary
 
@@ -31,17 +32,9 @@ class Ngram(Metric):
 
     text: GivenField
     counts: GivenField
-    order: int = 2
+    order: int = whole(1, 2, what="1 (single tokens) or 2 (pairs)", default=2)
     window: int = 512
     max_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse orders that are not counted, and counts of nothing."""
-        check_counts(self, "window", "max_tokens")
-        if self.order not in (1, 2):
-            raise ValueError(
-                f"ngram counts single tokens and pairs: order is 1 or 2, not {self.order}"
-            )
 
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Count, then read the text once."""
