@@ -138,10 +138,9 @@ def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local
     tmp_path / "hub", that of flat files tmp_path / "flat-cache"."""
     from huggingface_hub import constants
 
-    from pythia_rt.convert.source import listing, transfer
+    from pythia_rt.convert.source import retry
 
-    monkeypatch.setattr(transfer, "PAUSE", 0.001)
-    monkeypatch.setattr(listing, "_PAUSE", 0.001)
+    monkeypatch.setattr(retry, "PAUSE", 0.001)
     with LocalHub(tmp_path / "served") as hub:
         for name, value in hub.environment(tmp_path / "hub").items():
             monkeypatch.setenv(name, value)

@@ -20,11 +20,10 @@ import httpx2
 from ..errors import CheckpointError, quote
 from ..files.json_object import MAX_JSON_BYTES
 from .client import gated, open_client
-from .rates import pause, wait_of
+from .retry import keep_asking, refusal
 from .settings import endpoint, is_hub_id, is_offline, own_cache, shown_endpoint
 
 _TRIES = 4
-_PAUSE = 1.0  # seconds before the second try; doubled for each further one
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # No second try: without a network nothing answers in a second either, and a cache may serve.
@@ -223,26 +222,15 @@ def _ask(
         with open_client() as own:
             return _ask(name, revision, call, parameters, own)
     url = f"{endpoint()}/api/models/{name}{call}"
-    stop = threading.Event()
-    tries = 0
-    while True:
-        tries += 1
-        said: float | None = None
-        try:
-            with client.stream("GET", url, params=parameters) as response:
-                if response.is_success:
-                    return _read(response, name), _cursor(response)
-                _refuse(response, name, revision)
-                status, why = response.status_code, f"status {response.status_code}"
-                if status in (429, 503):
-                    said = wait_of(response.headers)
-                is_final = status < 500 and status != 429
-        except (httpx2.RequestError, httpx2.InvalidURL) as reason:
-            why = type(reason).__name__
-            is_final = isinstance(reason, _NO_NETWORK)
-        if tries >= _TRIES or is_final:
-            raise HubUnreachableError(why)
-        pause(_PAUSE * 2 ** (tries - 1) if said is None else said, stop)
+
+    def ask() -> tuple[Any, str]:
+        with client.stream("GET", url, params=parameters) as response:
+            if response.is_success:
+                return _read(response, name), _cursor(response)
+            _refuse(response, name, revision)
+            raise refusal(response)
+
+    return keep_asking(ask, HubUnreachableError, _TRIES, final=_NO_NETWORK)
 
 
 def _read(response: httpx2.Response, name: str) -> Any:
@@ -284,3 +272,5 @@ def _refuse(response: httpx2.Response, name: str, revision: str | None) -> None:
             f"{name} is neither a folder here nor a model of the hub: check the spelling, or log "
             "in with hf auth login if it is private"
         )
+    if status < 500 and status != 429:
+        raise HubUnreachableError(f"status {status}")

@@ -3,16 +3,14 @@ of a part."""
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Sequence
 
 import httpx2
 
 from ..errors import CheckpointError, quote
-from . import transfer
 from .client import address, begin_of, gated, is_the_hubs, open_client
-from .rates import pause, wait_of
+from .retry import AgainError, keep_asking, refusal
 from .settings import is_offline, shown_endpoint
 
 _TRIES = 5
@@ -58,49 +56,41 @@ def read_ranges(
 
 
 def _read(client: httpx2.Client, place: tuple[str, str, str], begin: int, end: int) -> bytes:
+    def lost(why: str) -> ConnectionError:
+        return ConnectionError(f"cannot read {quote(place[-1])} ({why}): try again")
+
+    return keep_asking(lambda: _receive(client, place, begin, end), lost, _TRIES)
+
+
+def _receive(client: httpx2.Client, place: tuple[str, str, str], begin: int, end: int) -> bytes:
+    """Ask once."""
     name, _, path = place
-    url = address(*place)
-    stop = threading.Event()
-    why = ""
-    wait: float | None = 0.0
-    for attempt in range(_TRIES):
-        pause(transfer.PAUSE * 2 ** (attempt - 1) if wait is None else wait, stop)
-        wait = None
-        try:
-            headers = {"Range": f"bytes={begin}-{end - 1}"}
-            with client.stream("GET", url, headers=headers) as response:
-                if response.status_code == 416 or (
-                    response.status_code == 404 and is_the_hubs(response)
-                ):
-                    raise CheckpointError(
-                        f"there are no bytes {begin} to {end} of {quote(path)} on the hub: it is "
-                        "shorter, or not there"
-                    )
-                if response.status_code in (401, 403) and is_the_hubs(response):
-                    raise gated(name)
-                if response.status_code not in (200, 206):
-                    wait = wait_of(response.headers)
-                    why = f"status {response.status_code}"
-                    continue
-                skip = begin - (start if (start := begin_of(response)) is not None else end)
-                if skip < 0:
-                    why = "it sends another range"
-                    continue
-                if skip > _FAR:
-                    warnings.warn(
-                        f"{shown_endpoint()} sends whole files where a part is asked for: each is "
-                        "read from its beginning",
-                        stacklevel=2,
-                    )
-                data = bytearray()
-                for block in response.iter_bytes():
-                    data += block[min(skip, len(block)) :]
-                    skip -= min(skip, len(block))
-                    if len(data) >= end - begin:
-                        break
-                if len(data) < end - begin:
-                    raise CheckpointError(f"{quote(path)} ends before byte {end} on the hub")
-                return bytes(data[: end - begin])
-        except httpx2.RequestError as reason:
-            why = type(reason).__name__
-    raise ConnectionError(f"cannot read {quote(path)} ({why}): try again")
+    headers = {"Range": f"bytes={begin}-{end - 1}"}
+    with client.stream("GET", address(*place), headers=headers) as response:
+        if response.status_code == 416 or (response.status_code == 404 and is_the_hubs(response)):
+            raise CheckpointError(
+                f"there are no bytes {begin} to {end} of {quote(path)} on the hub: it is shorter, "
+                "or not there"
+            )
+        if response.status_code in (401, 403) and is_the_hubs(response):
+            raise gated(name)
+        if response.status_code not in (200, 206):
+            raise refusal(response)
+        skip = begin - (start if (start := begin_of(response)) is not None else end)
+        if skip < 0:
+            raise AgainError("it sends another range")
+        if skip > _FAR:
+            warnings.warn(
+                f"{shown_endpoint()} sends whole files where a part is asked for: each is read "
+                "from its beginning",
+                stacklevel=2,
+            )
+        data = bytearray()
+        for block in response.iter_bytes():
+            data += block[min(skip, len(block)) :]
+            skip -= min(skip, len(block))
+            if len(data) >= end - begin:
+                break
+        if len(data) < end - begin:
+            raise CheckpointError(f"{quote(path)} ends before byte {end} on the hub")
+        return bytes(data[: end - begin])

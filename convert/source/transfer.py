@@ -28,25 +28,17 @@ from ..errors import CheckpointError, quote, with_sentence
 from ..stopping import StoppedError
 from .client import address, begin_of, gated, is_the_hubs
 from .listing import RemoteFile, forget
-from .rates import Pace, pause, wait_of
+from .rates import Pace
+from .retry import AgainError, keep_asking, refusal
 from .store import Store
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 BLOCK_BYTES = 1 << 20  # read and hashed at a time, of what was there
-PAUSE = 1.0  # seconds before the second try; doubled for each further one that brings nothing
 _TRIES = 6  # in a row that bring nothing
 _LOOK = 0.2  # seconds between looks at `stop` while another process fetches the same
 _LIMITED = 30  # times that a rate limit is waited for
-
-
-class _AgainError(Exception):
-    """The server is to be asked again; `wait` seconds from now if it says so."""
-
-    def __init__(self, why: str, wait: float | None = None) -> None:
-        super().__init__(why)
-        self.wait = wait
 
 
 class Transfer:
@@ -140,36 +132,39 @@ class Transfer:
 
     def _complete(self, file: RemoteFile, part: _Part) -> None:
         """Ask for the rest until it is there."""
-        fruitless = limited = most = 0
-        while part.size < file.size:
-            most = max(most, part.size)
-            wait: float | None = None
-            try:
-                self._pace.wait(self._stopped)
-                self._receive(file, part)
-                why = "it sends less than the file has"
-            except _AgainError as reason:
-                why, wait = str(reason), reason.wait
-            except httpx2.RequestError as reason:
-                why = type(reason).__name__
-                if isinstance(reason, httpx2.DecodingError):  # a part of what is packed is nothing
-                    self._begin_again(part)
-            if part.size == file.size:
-                return
-            if wait is not None and limited < _LIMITED:
-                limited += 1
-                pause(wait, self._stopped)
-                continue
-            fruitless = 0 if part.size > most else fruitless + 1
-            if fruitless >= _TRIES:
-                raise ConnectionError(
-                    f"cannot fetch {file.path} of {self._name} ({why}): try again, it goes on from "
-                    "where it stopped"
-                )
-            pause(PAUSE * 2 ** (fruitless - 1) if fruitless else 0.0, self._stopped)
+
+        def lost(why: str) -> ConnectionError:
+            return ConnectionError(
+                f"cannot fetch {file.path} of {self._name} ({why}): try again, it goes on from "
+                "where it stopped"
+            )
+
+        if part.size < file.size:
+            keep_asking(
+                lambda: self._ask(file, part),
+                lost,
+                _TRIES,
+                waits=_LIMITED,
+                progress=lambda: part.size,
+                stop=self._stopped,
+            )
+
+    def _ask(self, file: RemoteFile, part: _Part) -> None:
+        """Ask once for the rest, as soon as that may be."""
+        self._pace.wait(self._stopped)
+        try:
+            self._receive(file, part)
+        except httpx2.DecodingError:  # a part of what is packed is nothing
+            self._begin_again(part)
+            raise
+        except httpx2.RequestError:
+            if part.size < file.size:
+                raise
+        if part.size < file.size:
+            raise AgainError("it sends less than the file has")
 
     def _receive(self, file: RemoteFile, part: _Part) -> None:
-        """Ask once, and write what comes."""
+        """Ask, and write what comes."""
         if self._stopped.is_set():
             raise StoppedError
         url = address(self._name, self._commit, file.path)
@@ -179,20 +174,20 @@ class Transfer:
             self._check_status(response, file)
             if response.status_code == 416:  # its file is shorter than what is here
                 self._begin_again(part)
-                raise _AgainError("status 416")
+                raise AgainError("status 416")
             if begin_of(response) != part.size:
                 # All of the file: the server knows no ranges, or has another one. Or another part
                 # than the one that was asked for.
                 self._begin_again(part)
                 if response.status_code == 206:
-                    raise _AgainError("it sends another range")
+                    raise AgainError("it sends another range")
             part.note(response.headers.get("etag", ""))
             for data in response.iter_bytes():
                 if self._stopped.is_set():
                     raise StoppedError
                 if part.size + len(data) > file.size:
                     self._begin_again(part)
-                    raise _AgainError("it sends more than the file has")
+                    raise AgainError("it sends more than the file has")
                 part.write(data)
                 self._advance(len(data))
 
@@ -205,11 +200,9 @@ class Transfer:
         if status in (200, 206, 416):
             return
         code = response.headers.get("x-error-code", "")
-        if status == 429 or (status == 503 and wait_of(response.headers) is not None):
-            wait = wait_of(response.headers)
-            raise _AgainError("the hub's rate limit is used up", PAUSE if wait is None else wait)
-        if not is_the_hubs(response):
-            raise _AgainError(f"status {status}")
+        again = refusal(response)
+        if again.is_limit or not is_the_hubs(response):
+            raise again
         if code == "GatedRepo" or status in (401, 403):
             raise gated(self._name)
         if status == 404:
@@ -217,7 +210,7 @@ class Transfer:
                 f"{self._name} has no {file.path} at revision {quote(self._commit)}: choose "
                 "another model or revision"
             )
-        raise _AgainError(f"status {status}")
+        raise again
 
 
 class _Part:
