@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +36,7 @@ class Limit:
 
     requests: int
     seconds: float
-    begun: float = field(default_factory=time.monotonic)
+    begun: float
     used: int = 0
 
 
@@ -54,7 +54,7 @@ class LocalHub:
 
     `ranges` False: every answer is the whole file. `redirects`: LFS files come from another host
     (localhost, not 127.0.0.1), with another etag, as from the hub's CDN. `gated`: models that are
-    served only to whoever sends `token`.
+    served only to whoever sends `token`. `clock`: the time in which windows of limits pass.
     """
 
     def __init__(self, root: str | Path | None = None) -> None:
@@ -69,6 +69,8 @@ class LocalHub:
         self.redirects = False
         self.gated: set[str] = set()
         self.token = "hf_local"
+        self.clock: Callable[[], float] = time.monotonic
+        self.is_closing = threading.Event()
         self.lock = threading.RLock()
         self.server = _Server(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -91,6 +93,7 @@ class LocalHub:
 
     def close(self) -> None:
         """Stop the server; its folder goes if it is the server's own."""
+        self.is_closing.set()
         self.server.shutdown()
         self.server.server_close()
         self._thread.join()
@@ -189,6 +192,10 @@ class LocalHub:
         """Close the connection after `at` bytes of a body, whose length was said."""
         self.faults.append(Fault(pattern, "cut", times, at=at))
 
+    def hold(self, pattern: str, at: int, times: int | None = 1) -> None:
+        """Say nothing more after `at` bytes of a body, and keep the connection."""
+        self.faults.append(Fault(pattern, "hold", times, at=at))
+
     def flip(self, pattern: str, at: int = 0, times: int | None = None) -> None:
         """Flip a bit of the byte `at` of a file: the length is right, the content is not."""
         self.faults.append(Fault(pattern, "flip", times, at=at))
@@ -212,8 +219,9 @@ class LocalHub:
         self.faults.append(Fault(pattern, "answer", times, answer=say))
 
     def limit(self, kind: str, requests: int, seconds: float) -> None:
-        """Answer `requests` of a kind (api, resolve) in each window of `seconds`, then 429."""
-        self.limits[kind] = Limit(requests, seconds)
+        """Answer `requests` of a kind (api, resolve) in each window of `seconds` of `clock`, then
+        429."""
+        self.limits[kind] = Limit(requests, seconds, self.clock())
 
     # What happened.
 
@@ -276,7 +284,7 @@ class LocalHub:
         with self.lock:
             if (limit := self.limits.get(kind)) is None:
                 return False, {}
-            now = time.monotonic()
+            now = self.clock()
             if now - limit.begun >= limit.seconds:
                 limit.begun, limit.used = now, 0
             limit.used += 1

@@ -56,9 +56,9 @@ class Fault:
     that matches `pattern`, after `skip` of them."""
 
     pattern: str
-    kind: str  # cut, flip, status, slow or answer
+    kind: str  # cut, hold, flip, status, slow or answer
     times: int | None = None
-    at: int = 0  # cut: after so many bytes; flip: the file's byte
+    at: int = 0  # cut, hold: after so many bytes; flip: the file's byte
     status: int = 503
     pause: float = 0.0  # slow: seconds before each `block` bytes
     block: int = BLOCK
@@ -270,14 +270,16 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        # Counted before it is sent: whoever has it may ask at once how much there was.
         if isinstance(content, bytes):
-            self.wfile.write(content)
             self.request_log.sent += len(content)
+            self.wfile.write(content)
             return
         flips = [fault.at - begin for fault in faults or () if fault.kind == "flip"]
         cuts = [fault.at for fault in faults or () if fault.kind == "cut"]
+        holds = [fault.at for fault in faults or () if fault.kind == "hold"]
         slow = next((fault for fault in faults or () if fault.kind == "slow"), None)
-        stop = min([length, *cuts])
+        stop = min([length, *cuts, *holds])
         sent = 0
         while sent < stop:
             if slow is not None:
@@ -286,9 +288,11 @@ class Handler(BaseHTTPRequestHandler):
             for flip in flips:
                 if sent <= flip < sent + len(block):
                     block[flip - sent] ^= 1
+            self.request_log.sent += len(block)
             self.wfile.write(block)
             sent += len(block)
-            self.request_log.sent += len(block)
+        if stop in holds:
+            self.hub.is_closing.wait()
         if stop < length:
             self.close_connection = True
 
