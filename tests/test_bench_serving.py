@@ -66,8 +66,10 @@ def test_drafts(
     sizes = dataclasses.replace(SMALL, new=60)
     figures = {f.runner: f for f in drafts(dataclasses.replace(setting, sizes=sizes))}
     assert figures["70m, never agrees: accepted"].median == 0
-    assert figures["70m, agrees in 70%: accepted"].median > 30
-    assert figures["lookup, the text repeats: accepted"].median > 90
+    # Of the first four guesses, which are always made, three are right; of how many more, times
+    # decide.
+    assert 0 < figures["70m, agrees in 70%: accepted"].median < 100
+    assert figures["lookup, the text repeats: accepted"].median == 100
 
 
 def test_maps_of_constructed_models() -> None:

@@ -28,11 +28,18 @@ def model(demo_file: Callable[[str], Path]) -> Model:
 
 
 KILLED = """
-import sys
+import sys, time
 from pathlib import Path
 from pythia_rt import Model
 from pythia_rt.harvest import harvest
-file, text, out = map(Path, sys.argv[1:])
+from pythia_rt.harvest.shards import ShardWriter
+file, text, out = map(Path, sys.argv[1:4])
+begin = ShardWriter._begin
+def held(self, number, n_tokens):  # there it waits to be killed, if it gets so far
+    if number == int(sys.argv[4]):
+        time.sleep(3600)
+    begin(self, number, n_tokens)
+ShardWriter._begin = held
 print("begins", flush=True)
 harvest(Model.load(file, threads=1), [text], ["layers.1.resid_post", "embed"], out, context=32,
         shard_tokens=160, max_tokens=2560)
@@ -46,7 +53,7 @@ def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bytes(
     text = tmp_path / "book.txt"
     text.write_text(technical_text)
     command = [sys.executable, "-c", KILLED, str(demo_file("q4")), str(text)]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    subprocess.run([*command, str(tmp_path / "whole"), "-1"], check=True, capture_output=True)
     whole = contents(tmp_path / "whole")
     n_shards = len(Harvest(tmp_path / "whole").meta["shards"])
     out, draw = tmp_path / "out", random.Random(1)
@@ -55,8 +62,8 @@ def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bytes(
         return len(Harvest(out).meta["shards"]) if (out / "meta.json").exists() else 0
 
     for least in [0, *sorted(draw.sample(range(1, n_shards - 3), 4))]:
-        before = n_written()
-        with subprocess.Popen([*command, str(out)], stdout=subprocess.PIPE) as process:
+        before, most = n_written(), str(least + 3)
+        with subprocess.Popen([*command, str(out), most], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None and process.stdout.readline() == b"begins\n"
             while n_written() < least and process.poll() is None:
                 time.sleep(0.002)
@@ -64,7 +71,7 @@ def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bytes(
             process.send_signal(signal.SIGKILL)
         assert n_written() >= max(before, least)
     assert n_written() < n_shards
-    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    subprocess.run([*command, str(out), "-1"], check=True, capture_output=True)
     assert contents(out) == whole
 
 
