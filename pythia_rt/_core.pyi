@@ -568,9 +568,10 @@ class Writer:
         the tokens that wait. A hook has the flags `masks` and `changes`, which say whether
         allowed() -> uint32 bits or None and change(logits) are called before each token, and
         accept(token), called after it; what it raises ends this text alone. `edits` are Edits, made
-        in all passes of this text; what they raise ends it likewise. `after` is the writer that
-        has read what is in the session, or in the one it is a fork of, with the same edits:
-        those of scores and patterns know of it what they have to.
+        in all passes of this text; what they raise ends it likewise, but a pass with guesses is
+        taken back first, and the next one has none. `after` is the writer that has read what is in
+        the session, or in the one it is a fork of, with the same edits: those of scores and
+        patterns know of it what they have to.
         """
     def take(self) -> Written:
         """

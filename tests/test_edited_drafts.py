@@ -25,6 +25,11 @@ def halved(values: Any, at: At) -> Any:
     return values * np.float32(0.5)
 
 
+def now_and_then(values: Any, at: At) -> None:
+    """Few positions, of a point that balancing scales: the others keep every bit."""
+    values[at.positions % 5 == 2] *= np.float32(-1.5)
+
+
 def edits_of(model: Model) -> list[list[Any]]:
     width = model.spec["hidden_size"]
     return [
@@ -32,6 +37,7 @@ def edits_of(model: Model) -> list[list[Any]]:
         [Add("layers.2.resid_post", RANDOM.normal(size=width) / 2)],
         [Zero("layers.1.z", heads=[0, 2]), Scale("layers.3.mlp_out", 0.5)],
         [("layers.1.resid_pre", odd_positions), ("layers.2.q", halved)],
+        [("layers.2.v", now_and_then), ("layers.3.mlp_post", now_and_then)],
         [Scale("layers.2.scores", 0.5, heads=1), ("layers.4.pattern", halved)],
         [Replace("layers.0.attn_out", RANDOM.normal(size=(9, width)), positions=range(3, 21, 2))],
         [Mean("layers.5.mlp_post", np.zeros(model.spec["mlp_size"]), positions=range(3, 60, 3))],
@@ -90,7 +96,7 @@ def test_streams_samples_and_batches_too(model: Model) -> None:
     (_, *edited) = edits_of(model)
     options: dict[str, Any] = {"max_new_tokens": N, "temperature": 0.8, "seed": 11}
     prompts = [PROMPT, TEXT, PROMPT + TEXT]
-    for edits in edited[2:4]:
+    for edits in edited[2:5]:
         plain = model.generate(prompts, edits=edits, **options)
         for draft in (Draft.model(model), "lookup"):
             found = model.generate(prompts, edits=edits, draft=draft, **options)
@@ -105,3 +111,102 @@ def test_streams_samples_and_batches_too(model: Model) -> None:
         assert list(map(without_draft, samples)) == expected
         undrafted = model.samples(prompts[0], n=3, edits=edits, **options)
         assert list(map(without_draft, undrafted)) == expected
+
+
+# What a function may do to rows of wrong guesses.
+def fail(rows: Any) -> None:
+    raise ValueError("a row that the text does not have")
+
+
+def leave_nothing(rows: Any) -> None:
+    rows[:] = np.nan
+
+
+def refuse(rows: Any) -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("temperature", [0, 0.9])
+@pytest.mark.parametrize("act", [fail, leave_nothing, refuse])
+def test_what_befalls_wrong_guesses_is_nothing_to_the_text(
+    model: Model, act: Any, temperature: float
+) -> None:
+    options: dict[str, Any] = {"max_new_tokens": N, "temperature": temperature, "seed": 3}
+    plain = model.generate(PROMPT, **options)
+    ids = np.concatenate([model._ids(PROMPT), np.array(plain.tokens, np.int32)])
+    point = "layers.0.resid_pre"
+    rows = model.run(ids, point, logits=None)[point]
+    n_wrong = []
+
+    def function(values: Any, at: At) -> None:
+        is_wrong = (values != rows[at.positions]).any(axis=1)
+        n_wrong.append(is_wrong.sum())
+        if is_wrong.any():
+            wrong = values[is_wrong]
+            act(wrong)
+            values[is_wrong] = wrong
+
+    alone = model.generate(PROMPT, edits=[(point, function)], **options)
+    assert without_draft(alone) == without_draft(plain)
+    assert not any(n_wrong)
+    for draft in drafts_of(model, plain.text):
+        text = model.generate(PROMPT, edits=[(point, function)], draft=draft, **options)
+        assert without_draft(text) == without_draft(plain)
+    assert any(n_wrong)
+
+
+def until_it_fails(model: Model, **options: Any) -> tuple[Any, ...]:
+    """The text of a stream up to its error, its tokens, and the error."""
+    stream = model.stream(PROMPT, **options)
+    pieces = []
+    with pytest.raises(LookupError) as caught:
+        for piece in stream:
+            pieces.append(piece)
+    return "".join(pieces), stream._writing.tokens, type(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize("point", ["layers.0.resid_pre", "layers.2.k", "layers.1.pattern"])
+@pytest.mark.parametrize("temperature", [0, 0.9])
+def test_a_text_that_fails_has_the_tokens_that_it_has_without(
+    model: Model, point: str, temperature: float
+) -> None:
+    """Where the rows of right guesses fail, too: each where it is the last token's."""
+    options: dict[str, Any] = {"max_new_tokens": N, "temperature": temperature, "seed": 3}
+    plain = model.generate(PROMPT, **options)
+    first = len(model._ids(PROMPT))
+    were_ahead = []
+    for failing in (first, first + 1, first + 5, first + 11, first + 30):
+
+        def function(values: Any, at: At, failing: int = failing) -> None:
+            if failing in at.positions:
+                were_ahead.append(first <= at.positions[0] < failing)
+                raise LookupError(f"position {failing}")
+
+        edits = [(point, function)]
+        expected = until_it_fails(model, edits=edits, **options)
+        assert len(expected[1]) == failing - first + 1
+        assert expected[3] == f"position {failing}"
+        for draft in drafts_of(model, plain.text):
+            assert until_it_fails(model, edits=edits, draft=draft, **options) == expected
+    assert any(were_ahead)
+
+
+def test_who_interrupts_a_function_ends_its_text(model: Model) -> None:
+    """Ctrl-C comes once, whatever the rows: it is not taken back with the guesses."""
+    first = len(model._ids(PROMPT))
+    calls = []
+
+    def function(values: Any, at: At) -> None:
+        if at.positions[0] >= first and len(at.positions) > 1 and not calls:
+            calls.append(at)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.generate(
+            PROMPT,
+            edits=[("layers.1.z", function)],
+            draft=Draft.model(model),
+            max_new_tokens=N,
+            temperature=0,
+        )
+    assert calls

@@ -124,6 +124,39 @@ def test_drafts_change_no_token(model: Model, name: str, temperature: float) -> 
     assert finish(*writers) == [expected] * len(drafts)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_drafts_show_processors_nothing_else(model: Model, temperature: float) -> None:
+    """Each is called for the text's own rows, once and in order, and fails where it would fail."""
+    (tokens,) = finish(begin(model, "plain", 5, temperature))
+    prompt = np.array(model._ids(PROMPT), np.int32)
+    wrong = np.array(tokens, np.int32)
+    wrong[3::7] = 9
+
+    def written(last: int, draft: Any) -> tuple[Any, ...]:
+        calls: list[tuple[Any, ...]] = []
+
+        def processor(so_far: NDArray[np.int32], logits: NDArray[np.float32]) -> None:
+            calls.append((so_far.tobytes(), logits.tobytes()))
+            if len(so_far) == last:
+                raise ValueError("so long")
+
+        CASES["given"] = (None, (processor,))
+        try:
+            writer = begin(model, "given", 5, temperature, draft=draft)
+        finally:
+            del CASES["given"]
+        while not writer.has_ended:
+            _core.write([writer], pace=_core.Pace(math.inf))
+        return calls, writer.take().tokens.tolist(), str(writer.error)
+
+    for last in (len(prompt) + 1, len(prompt) + 20, len(prompt) + 33, 1000):
+        expected = written(last, None)
+        assert expected[2] == ("None" if last == 1000 else "so long")
+        for guessed in (tokens, wrong):
+            draft = _core.lookup_draft(prompt, np.array(guessed, np.int32))
+            assert written(last, draft) == expected
+
+
 def test_a_json_that_is_cut_is_no_whole_one(model: Model) -> None:
     (tokens,) = finish(begin(model, "schema", 3, most=5))
     assert len(tokens) == 5 and tokens[-1] not in model._file.spec["eos_ids"]

@@ -17,6 +17,12 @@ namespace {
 
 using EditItem = py::typing::Tuple<py::object, py::ellipsis>;
 
+// KeyboardInterrupt and the like, which are no Exception of Python's.
+struct PythonInterruption : py::error_already_set, Interruption {
+  explicit PythonInterruption(const py::error_already_set& raised)
+      : py::error_already_set(raised) {}
+};
+
 // Made and destroyed with the lock, called without it.
 class PythonFunction : public RowFunction {
  public:
@@ -26,14 +32,22 @@ class PythonFunction : public RowFunction {
     const GilAcquire lock;
     // Copies: the objects outlive the call if somebody keeps them.
     FloatArray rows(shape, values);
-    const py::object result = function_(rows, NumberArray(shape[0], positions));
-    if (!result.is_none()) {
+    if (!called(rows, NumberArray(shape[0], positions)).is_none()) {
       throw_invalid("the function of an edit changes its rows in place, and returns None");
     }
     std::copy_n(static_cast<const FloatArray&>(rows).data(), rows.size(), values);
   }
 
  private:
+  py::object called(const FloatArray& rows, const NumberArray& positions) const {
+    try {
+      return function_(rows, positions);
+    } catch (const py::error_already_set& raised) {
+      if (raised.matches(PyExc_Exception)) throw;
+      throw PythonInterruption(raised);
+    }
+  }
+
   py::object function_;
 };
 

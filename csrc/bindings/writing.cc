@@ -215,10 +215,12 @@ void bind_writing(py::module_& module) {
           "allowed() -> uint32 bits or None and change(logits) are called before each token, and\n"
           "accept(token), called after it; what it raises ends this text alone. `edits` are Edits, "
           "made\n"
-          "in all passes of this text; what they raise ends it likewise. `after` is the writer "
-          "that\n"
-          "has read what is in the session, or in the one it is a fork of, with the same edits:\n"
-          "those of scores and patterns know of it what they have to.")
+          "in all passes of this text; what they raise ends it likewise, but a pass with guesses "
+          "is\n"
+          "taken back first, and the next one has none. `after` is the writer that has read what "
+          "is in\n"
+          "the session, or in the one it is a fork of, with the same edits: those of scores and\n"
+          "patterns know of it what they have to.")
       .def(
           "take",
           [](BoundWriter& self) { return self.with([](Writer& writer) { return writer.take(); }); },

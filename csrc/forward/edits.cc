@@ -26,6 +26,16 @@ void change_row(const float* scale, const float* shift, int64_t width, float* ro
 
 }  // namespace
 
+bool is_interruption(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const Interruption&) {
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+
 void Edits::add(const Spec& spec, const Place& place, Edit edit) {
   const PointFacts facts = facts_of(spec, place);
   if (edit.positions) check_positions(*edit.positions);

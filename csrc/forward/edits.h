@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <map>
 #include <memory>
 #include <optional>
@@ -12,6 +13,10 @@
 #include "model/spec.h"
 
 namespace pythia_rt {
+
+// A base of what functions throw that is not about their rows: somebody wants them to stop.
+struct Interruption {};
+bool is_interruption(const std::exception_ptr& error);
 
 // One that is made outside the core.
 class RowFunction {

@@ -48,6 +48,7 @@ Writer::Writer(Sequence& sequence, Sampler& sampler, WriterOptions options, Draf
 
 Written Writer::take() {
   was_watched_ = false;
+  overruled_.clear();
   return std::exchange(written_, {});
 }
 
@@ -114,7 +115,7 @@ void Writer::begin() {
 
 int64_t Writer::propose(const Pace& pace, int64_t n_rows, int64_t most,
                         FunctionRef<void()> interrupt) {
-  if (draft_ == nullptr || n_tokens_ == 0 || sequence_.n_waiting() != 1) return 0;
+  if (draft_ == nullptr || goes_alone_ || n_tokens_ == 0 || sequence_.n_waiting() != 1) return 0;
   // The last token needs no guess after it.
   most = std::min({most, DraftLength::kLongest, options_.max_tokens - n_tokens_ - 1,
                    sequence_.capacity() - sequence_.position()});
@@ -185,12 +186,30 @@ void Writer::keep_echo(const Chunk& chunk) {
 }
 
 void Writer::fail(const Chunk& chunk, std::exception_ptr error) {
+  if (!guesses_.empty() && !is_interruption(error)) {
+    overruled_.push_back(std::move(error));
+    return take_back(chunk);
+  }
   error_ = std::move(error);
   sequence_.take(chunk.count);
   withdraw();
 }
 
+// The text's last token waits again, and its guesses were of no use.
+void Writer::take_back(const Chunk& chunk) {
+  const auto n_guesses = static_cast<int64_t>(guesses_.size());
+  const int32_t last = chunk.tokens[0];
+  sequence_.take(chunk.count);
+  sequence_.rewind(sequence_.position() - chunk.count);
+  sequence_.append(&last, 1);
+  length_.note(n_guesses, 0);
+  written_.n_proposed += n_guesses;
+  guesses_.clear();
+  goes_alone_ = true;
+}
+
 void Writer::settle(const Chunk& chunk) {
+  goes_alone_ = false;
   const bool is_echo = options_.echo && n_tokens_ == 0 && sequence_.n_waiting() > 1;
   try {
     if (is_echo) keep_echo(chunk);

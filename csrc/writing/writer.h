@@ -81,12 +81,14 @@ class Writer {
   SeenText& seen() { return seen_; }
   // Its sequence is a fork of what another one has read with the same edits.
   void see_what(const Writer& other) { seen_ = other.seen_; }
-  // It was run, but its edits failed: the text ends.
+  // It was run, but its edits failed. If it had guesses, the text might not have failed without
+  // them: they are taken back, and the next pass takes none along. Else the text ends.
   void fail(const Chunk& chunk, std::exception_ptr error);
 
  private:
   Chunk echo_chunk(int64_t most);
   void keep_echo(const Chunk& chunk);
+  void take_back(const Chunk& chunk);
   bool sample(const float* logits);
   void verify();
   void judge(Judged& into, const float* logits, int32_t token) const;
@@ -109,7 +111,10 @@ class Writer {
   int64_t n_tokens_ = 0;
   bool has_ended_ = false;
   bool was_watched_ = false;
+  bool goes_alone_ = false;  // into the next pass, without guesses
   std::exception_ptr error_;
+  // Of passes that were taken back; until take(), since whoever calls that may free them.
+  std::vector<std::exception_ptr> overruled_;
 };
 
 }  // namespace pythia_rt

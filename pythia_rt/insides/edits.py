@@ -24,7 +24,8 @@ Chosen = int | slice | Sequence[int] | NDArray[np.integer[Any]] | None
 class At(NamedTuple):
     """Where a function is called: the point's name and layer (-1: in none), the number of the text,
     and the positions of the rows, int64 [n]. A long text comes in pieces of a pass. Of what is
-    written each text is number 0, and a draft's guesses come too, right or wrong."""
+    written each text is number 0, and a draft's guesses come too, right or wrong: what is raised
+    among them counts where it is raised without them too."""
 
     name: str
     layer: int
@@ -275,8 +276,15 @@ class Lowering:
                         f"{list(values.shape)} is needed"
                     )
                 values[...] = found
-            if before is not None and not np.array_equal(before, values):
-                reading.put(place, values, rows)
+            if before is None:
+                return
+            # There and back costs last digits: which rows pay that is not for others to decide.
+            axes = tuple(range(1, values.ndim))
+            moved = (values != before).any(axis=axes)
+            if moved.any():
+                part = rows[moved]
+                reading.put(place, values[moved], part)
+                rows[moved] = part
 
         return Lowered(reading.source(place), None, function=change)
 
