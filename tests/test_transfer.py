@@ -19,7 +19,7 @@ from huggingface_hub import hf_hub_download, scan_cache_dir
 from local_hub import BLOCK, Fault, LocalHub
 
 from pythia_rt.convert import CheckpointError, convert
-from pythia_rt.convert.source import download, fetch, listing, rates, settings, transfer
+from pythia_rt.convert.source import download, fetch, listing, rates, retry, settings, transfer
 from pythia_rt.convert.source.client import open_client
 
 NAME = "someone/tiny"
@@ -245,7 +245,7 @@ def test_rate_limits_are_kept(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) ->
 
     hub.clock = lambda: now[0]
     monkeypatch.setattr(rates, "time", SimpleNamespace(monotonic=hub.clock))
-    for module in (rates, transfer, listing):
+    for module in (rates, retry):
         monkeypatch.setattr(module, "pause", pause)
     hub.limit("api", 1, seconds=1)
     hub.limit("resolve", 2, seconds=1)
