@@ -9,6 +9,7 @@ import typing
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -330,36 +331,38 @@ def test_many_threads_at_once(model: Model) -> None:
         assert list(pool.map(work, range(8))) == expected
 
 
-@pytest.fixture
-def interrupt() -> Iterator[threading.Timer]:
+@contextmanager
+def interrupted() -> Iterator[None]:
+    """Ctrl-C comes soon within, and nowhere else."""
     timer = threading.Timer(0.3, _thread.interrupt_main)
-    timer.start()
-    yield timer
-    timer.cancel()
-
-
-def test_ctrl_c_stops_a_long_generation(model: Model, interrupt: threading.Timer) -> None:
-    stream = model.stream(PROMPT, max_new_tokens=2000, logit_bias={0: -np.inf})
     with pytest.raises(KeyboardInterrupt):
+        timer.start()
+        yield
+        timer.join()  # it was too late
+
+
+def test_ctrl_c_stops_a_long_generation(model: Model) -> None:
+    streams = []
+    with interrupted():
         for _ in range(1000):
-            list(stream)
-            stream = model.stream(PROMPT, max_new_tokens=2000, logit_bias={0: -np.inf})
-    assert len(stream._writing.tokens) < 2000
-    assert list(stream) == []
+            streams.append(model.stream(PROMPT, max_new_tokens=2000, logit_bias={0: -np.inf}))
+            list(streams[-1])
+    # It may have come between two of them.
+    begun = [stream for stream in streams if 0 < len(stream._writing.tokens) < 2000]
+    assert len(begun) <= 1
+    assert all(list(stream) == [] for stream in begun)
     assert model.generate(PROMPT, **GREEDY).text
 
 
-def test_ctrl_c_stops_texts_that_are_written_together(
-    model: Model, interrupt: threading.Timer
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
+def test_ctrl_c_stops_texts_that_are_written_together(model: Model) -> None:
+    with interrupted():
         for _ in range(1000):
             model.generate([PROMPT] * 8, max_new_tokens=2000, logit_bias={0: -np.inf})
     assert model.generate([PROMPT], **GREEDY)[0].text
 
 
-def test_ctrl_c_stops_a_long_prompt(model: Model, interrupt: threading.Timer) -> None:
-    with pytest.raises(KeyboardInterrupt):
+def test_ctrl_c_stops_a_long_prompt(model: Model) -> None:
+    with interrupted():
         for _ in range(1000):
             model.logits([7] * 2048)
     assert model.generate(PROMPT, **GREEDY).text

@@ -27,14 +27,18 @@ LONG: dict[str, Any] = {"max_new_tokens": 1500, "logit_bias": {0: -np.inf}}
 
 
 class Gate:
-    """A processor that holds up the engine's thread until it is opened."""
+    """A processor that holds up the engine's thread, at a text's token `at`, until it is opened."""
 
-    def __init__(self) -> None:
+    def __init__(self, at: int = 0) -> None:
+        self.at = at
         self.is_reached, self.is_open = threading.Event(), threading.Event()
+        self.n_calls = 0
 
     def __call__(self, tokens: Any, logits: Any) -> None:
-        self.is_reached.set()
-        assert self.is_open.wait(60)
+        self.n_calls += 1
+        if self.n_calls > self.at:
+            self.is_reached.set()
+            assert self.is_open.wait(300)
 
 
 def test_one_processor_that_raises_ends_its_request_alone(model: Model, engine: Engine) -> None:
@@ -59,10 +63,12 @@ def test_one_processor_that_raises_ends_its_request_alone(model: Model, engine: 
 
 
 def test_cancelling(engine: Engine) -> None:
-    handle = engine.submit(PROMPT, seed=1, **LONG)
+    gate = Gate(at=9)
+    handle = engine.submit(PROMPT, seed=1, processors=[gate], **LONG)
     start = next(iter(handle))
     handle.cancel()
     handle.cancel()
+    gate.is_open.set()
     with pytest.raises(Cancelled) as caught:
         handle.result()
     assert caught.value.text.startswith(start)
@@ -75,8 +81,10 @@ def test_cancelling(engine: Engine) -> None:
 
 
 def test_a_handle_that_nobody_holds_cancels_its_request(engine: Engine) -> None:
-    engine.submit(PROMPT, n=32, **LONG)
+    gate = Gate(at=9)
+    engine.submit(PROMPT, n=32, processors=[gate], **LONG)
     gc.collect()
+    gate.is_open.set()
     assert engine.submit(PROMPT, max_new_tokens=2).result().tokens
     assert engine.stats.done == 1
 
@@ -85,7 +93,7 @@ def test_a_bounded_queue(model: Model) -> None:
     gate = Gate()
     with Engine(model, max_rows=1, max_waiting=2) as engine:
         first = engine.submit(PROMPT, max_new_tokens=1, processors=[gate])
-        assert gate.is_reached.wait(60)
+        assert gate.is_reached.wait(300)
         others = [engine.submit(PROMPT, max_new_tokens=1) for _ in range(2)]
         with pytest.raises(QueueFull, match="3 texts are written or wait, and no more than 3 may"):
             engine.submit(PROMPT)
@@ -194,13 +202,19 @@ def test_closing_waits_or_cancels(model: Model) -> None:
     with pytest.raises(EngineClosed, match="the engine is closed: make a new one"):
         engine.submit(PROMPT)
     engine = Engine(model)
-    handles = [engine.submit(PROMPT, **LONG) for _ in range(40)]
+
+    def until_cancelling(tokens: Any, logits: Any) -> None:
+        while not engine._loop._is_cancelling:
+            time.sleep(0.01)
+
+    held: dict[str, Any] = {"processors": [until_cancelling], **LONG}
+    handles = [engine.submit(PROMPT, **held) for _ in range(40)]
     engine.close(cancel=True)
     for handle in handles:
         with pytest.raises(Cancelled, match="the engine was closed"):
             handle.result()
     with pytest.raises(KeyError), Engine(model) as engine:
-        handle = engine.submit(PROMPT, **LONG)
+        handle = engine.submit(PROMPT, **held)
         raise KeyError
     with pytest.raises(Cancelled):
         handle.result()
@@ -210,15 +224,18 @@ def test_closing_goes_on_after_ctrl_c(model: Model) -> None:
     gate = Gate()
     engine = Engine(model)
     handles = [engine.submit(PROMPT, processors=[gate], **LONG) for _ in range(2)]
-    assert gate.is_reached.wait(60)
+    assert gate.is_reached.wait(300)
     main = threading.main_thread().ident
     assert main is not None
     interrupt = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         interrupt.start()
         engine.close()
-    threading.Timer(0.2, gate.is_open.set).start()
+    interrupt.join()
+    opening = threading.Timer(0.2, gate.is_open.set)
+    opening.start()
     engine.close()
+    opening.join()
     assert all(handle.done for handle in handles)
 
 
@@ -245,7 +262,7 @@ def test_an_idle_engine_holds_no_request(engine: Engine) -> None:
     assert handle.result().tokens
     job = weakref.ref(handle._job)
     del handle
-    for _ in range(100):  # its thread is about to fall asleep
+    for _ in range(1000):  # its thread is about to fall asleep
         gc.collect()
         if job() is None:
             break
@@ -257,7 +274,7 @@ def test_a_thread_that_failed(model: Model) -> None:
     engine = Engine(model)
     gate = Gate()
     first = engine.submit(PROMPT, processors=[gate], **LONG)
-    assert gate.is_reached.wait(60)
+    assert gate.is_reached.wait(300)
 
     def fail(_: float = 0) -> Any:
         raise OSError("the device is gone")
@@ -270,7 +287,7 @@ def test_a_thread_that_failed(model: Model) -> None:
         with pytest.raises(EngineClosed, match=why) as caught:
             handle.result()
         assert isinstance(caught.value.__cause__, OSError)
-    engine._loop._thread.join(60)
+    engine._loop._thread.join(300)
     with pytest.raises(EngineClosed, match=why):
         engine.submit(PROMPT)
     engine.close()
@@ -309,7 +326,7 @@ def test_a_process_ends_with_an_engine_under_way(model: Model) -> None:
         "print(next(iter(handle)) != '')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", source], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=500
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,10 +59,16 @@ def test_coroutines(model: Model, engine: Engine) -> None:
 
 
 def test_a_cancelled_await_cancels_the_request(engine: Engine) -> None:
+    is_open = threading.Event()
+
+    def wait(tokens: Any, logits: Any) -> None:
+        assert is_open.wait(300)
+
     async def work() -> None:
-        handle = engine.submit(PROMPT, **LONG)
+        handle = engine.submit(PROMPT, processors=[wait], **LONG)
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(handle.results_async(), 0.05)
+        is_open.set()
         with pytest.raises(Cancelled):
             await handle
 
