@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import pythia_rt
 from pythia_rt import MissingBasis, Model
 from pythia_rt.convert import FlatFile, convert
 from pythia_rt.convert.flatfile.layout import Stored
+from pythia_rt.convert.plan import Piece, source_of
+from pythia_rt.convert.quantise.weights import WeightReader
 from pythia_rt.insides.weights import WEIGHTS, Weights
 
 Floats = NDArray[np.float32]
@@ -234,6 +236,25 @@ def test_files_that_keep_no_biases(
     for name, exact in biases.items():
         error = np.abs(old.weight(name) - exact).max() / np.abs(exact).max()
         assert 0 < error < 0.05, name
+
+
+def test_vectors_of_the_source_are_read_once(
+    neox: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Biases to be compared and to be kept, norms to be kept."""
+    read: list[str] = []
+
+    class Counted(WeightReader):
+        def vector(self, pieces: Sequence[Piece], multiple: int) -> Floats:
+            read.append(source_of(pieces))
+            return super().vector(pieces, multiple)
+
+    monkeypatch.setattr("pythia_rt.convert.quantise.basis.WeightReader", Counted)
+    kept = neox("q8").file.basis
+    assert {"basis.qkv.bias", "basis.attn_out.bias", "basis.mlp_up.bias"} < kept.keys()
+    of_layers = [name for name in read if name.startswith("gpt_neox.layers.1.")]
+    assert sorted(of_layers) == sorted(set(of_layers))
+    assert sum(name.endswith("bias") for name in of_layers) >= 5
 
 
 def state_of(model: Any, name: str) -> Any:

@@ -40,6 +40,7 @@ class SourceBasis:
         self, source: TensorSource, plan: Plan, formats: Mapping[str, str], balance: Balance
     ) -> None:
         self._plan, self._reader, self._balance = plan, WeightReader(source), balance
+        self._vectors: dict[str, Floats] = {}  # what was read of the source, until all is made
         done = rewrites(plan.spec, formats)
         names = [norm.name for norm in norms(plan.spec) if norm.name in done]
         kept = [f"{name}.{part}" for name in names for part in ("weight", "bias")]
@@ -59,6 +60,7 @@ class SourceBasis:
                 self._made[name] = store(values.reshape(shape))
             elif name in recorded:
                 self._made[name] = store(self._record(name, shape))
+        self._vectors.clear()
 
     def stored(self) -> dict[str, Stored]:
         """Return how each is stored, in the order of the file."""
@@ -75,7 +77,10 @@ class SourceBasis:
         return ours is not None and ours.tobytes() != self._read(name).tobytes()
 
     def _read(self, vector: str) -> Floats:
-        return self._reader.vector(self._plan.vectors[vector], 1)
+        """A bias is compared first, and then may be kept: it is read once."""
+        if vector not in self._vectors:
+            self._vectors[vector] = self._reader.vector(self._plan.vectors[vector], 1)
+        return self._vectors[vector]
 
     def _recorded(self, done: Collection[str]) -> Iterator[str]:
         """Yield the names of what balancing records of the rewrites `done`."""
