@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 import pythia_rt
-from pythia_rt import MissingBasis, Model
+from pythia_rt import MissingBasis, Model, _core
 from pythia_rt.convert import FlatFile, convert
 from pythia_rt.convert.flatfile.layout import Stored
 from pythia_rt.convert.plan import Piece, source_of
 from pythia_rt.convert.quantise.weights import WeightReader
+from pythia_rt.insides.basis import Basis
 from pythia_rt.insides.weights import WEIGHTS, Weights
 
 Floats = NDArray[np.float32]
@@ -268,6 +269,36 @@ def neox(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
     folder = tmp_path_factory.mktemp("weights")
     source = families.save(families.make_model("GPT-NeoX", 0), folder / "source", 0)
     return lambda form: Model.load(convert(source, folder / form, format=form, force=True))
+
+
+def test_only_what_is_asked_for_is_made(
+    neox: Callable[[str], Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No matrix for a bias that does not take it, and no bias for a matrix."""
+    model = neox("q8")
+    unpacked: list[tuple[int, int]] = []
+    unpack = _core.unpack
+
+    def counted(form: str, parts: Any, rows: int, columns: int) -> Any:
+        unpacked.append((rows, columns))
+        return unpack(form, parts, rows, columns)
+
+    monkeypatch.setattr("pythia_rt.insides.weights._core.unpack", counted)
+    for role in ("q.bias", "o.bias", "mlp_up.bias", "mlp_down.bias", "attn_norm.weight"):
+        model.weight(f"layers.1.{role}")
+    assert not unpacked
+    read: list[str] = []
+    vector = Basis.vector
+
+    def noted(self: Basis, name: str, size: int) -> Floats:
+        read.append(name)
+        return vector(self, name, size)
+
+    monkeypatch.setattr(Basis, "vector", noted)
+    for role in ("q", "o", "mlp_up", "mlp_down"):
+        model.weight(f"layers.1.{role}")
+    assert {name.split(".")[2] for name in read} == {"attn_norm", "mlp_norm"}
+    assert unpacked == [(180, 60), (60, 60), (100, 60), (60, 100)]
 
 
 def test_names_of_transformerlens(neox: Callable[[str], Model]) -> None:

@@ -13,8 +13,8 @@ from pythia_rt import _core
 from pythia_rt.convert.errors import quote
 from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.convert.flatfile.basis import UNREAD
-from pythia_rt.convert.flatfile.layout import linears, norms, tables
-from pythia_rt.insides.basis import Basis
+from pythia_rt.convert.flatfile.layout import Linear, linears, norms, tables
+from pythia_rt.insides.basis import Affine, Basis
 
 Floats = NDArray[np.float32]
 IN_LAYER = "layers.N."
@@ -115,26 +115,43 @@ class Weights:
         ho of x = (c - h) / s, they are so W / s, and so b + ho less that times h. Both have the
         runtime's order.
         """
+        values = self._matrix(name)
+        return values, self._bias(name, values)
+
+    def _matrix(self, name: str) -> Floats:
         matrix = self._linears[name]
         form = self._file.formats[matrix.name]
         layout = _core.packed_layout(form, matrix.rows, matrix.columns)
         parts = [self._file.tensors[f"{matrix.name}.{part}"] for part, _, _ in layout]
-        values = _core.unpack(form, parts, matrix.rows, matrix.columns)
+        values: Floats = _core.unpack(form, parts, matrix.rows, matrix.columns)
+        after = self._basis.outputs(matrix.role, matrix.layer)
+        if after is not None:
+            values *= after.scale[:, None]
+        before = self._before(matrix)
+        if before is not None:
+            # Of a channel that is constant in the checkpoint, or not read, the file has nothing.
+            live = (before.scale != 0) & (before.scale != 1 / UNREAD)
+            values *= np.divide(1, before.scale, out=np.zeros_like(before.scale), where=live)
+        return values
+
+    def _bias(self, name: str, values: Floats | None = None) -> Floats:
+        """The bias beside `values`, which are made only where it takes them."""
+        matrix = self._linears[name]
         bias = np.zeros(matrix.rows, np.float32)
         if matrix.bias:
             bias = self._basis.vector(f"{matrix.name}.bias", matrix.rows).copy()
         after = self._basis.outputs(matrix.role, matrix.layer)
         if after is not None:
-            values *= after.scale[:, None]
             bias = bias * after.scale + after.shift
+        before = self._before(matrix)
+        if before is not None and before.shift.any():
+            bias = bias - (self._matrix(name) if values is None else values) @ before.shift
+        return bias
+
+    def _before(self, matrix: Linear) -> Affine | None:
+        """What takes back what a matrix reads."""
         read = matrix.reads.rpartition(".")[2]
-        before = self._basis.of(_READS.get(read, read), matrix.layer)
-        if before is not None:
-            # Of a channel that is constant in the checkpoint, or not read, the file has nothing.
-            live = (before.scale != 0) & (before.scale != 1 / UNREAD)
-            values *= np.divide(1, before.scale, out=np.zeros_like(before.scale), where=live)
-            bias = bias - values @ before.shift
-        return values, bias
+        return self._basis.of(_READS.get(read, read), matrix.layer)
 
     def _find(self, name: str) -> tuple[Line, int, bool]:
         """The line of a name, its layer, and whether the name is ours."""
@@ -235,8 +252,10 @@ class Weights:
     def _of_matrix(self, name: str, part: str) -> Floats:
         matrix = self._linears[name]
         stored = self._basis.source(matrix.role, part, matrix.layer)
-        # Of files that do not keep it, what comes back of it by weights that are rounded.
-        return self.matrix(name)[part == "bias"] if stored is None else stored.copy()
+        if stored is not None:
+            return np.array(stored)
+        # A bias that the file does not keep comes back by weights that are rounded.
+        return self._matrix(name) if part == "weight" else self._bias(name)
 
 
 # Our parts of matrices of the file, and the points that matrices read where it is no norm.
