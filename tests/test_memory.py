@@ -81,5 +81,26 @@ def test_memory_that_cannot_be_had_is_an_error_and_no_end(tmp_path: Path) -> Non
     assert after == "(2, 4096)"
 
 
+SAMPLERS = """
+import resource
+from pythia_rt import _core
+def used():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = used()
+kept = [_core.Sampler(n_tokens=1_000_000, temperature=0.8, top_p=0.95, seed=i) for i in range(100)]
+for sampler in kept:
+    sampler.accept_prompt([1, 2, 3])
+print(used() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks for memory in Linux's unit")
+def test_texts_that_wait_keep_nothing_of_the_vocabulary_that_no_step_reads() -> None:
+    """An engine's queue may hold thousands. With counts of each token these are 400 MB."""
+    done = subprocess.run([sys.executable, "-c", SAMPLERS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 40_000_000  # a mask, a bit for each token, are 12.5 MB
+
+
 def test_here() -> None:
     assert 1 << 20 < usable_memory() <= MACHINE

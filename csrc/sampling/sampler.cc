@@ -70,9 +70,12 @@ Sampler::Sampler(std::int32_t n_tokens, const SamplingOptions& options)
   const auto n = static_cast<std::size_t>(n_tokens_);
   steps_ = active_steps(options_);
   is_plain_greedy_ = options_.temperature == 0.0 && steps_.size() == 2;  // allow, greedy
-  history_.seen.reserve(n);
-  history_.is_seen.assign(n, false);
-  history_.generated.assign(n, 0);
+  keeps_history_ = is_history_read(options_);
+  if (keeps_history_) {
+    history_.seen.reserve(n);
+    history_.is_seen.assign(n, false);
+    history_.generated.assign(n, 0);
+  }
   mask_.resize((n + 31) / 32);
 }
 
@@ -83,6 +86,7 @@ void Sampler::accept_prompt(const std::int32_t* tokens, std::size_t n) {
                     ", not ", tokens[i]);
     }
   }
+  if (!keeps_history_) return;
   for (std::size_t i = 0; i < n; ++i) see(static_cast<std::size_t>(tokens[i]));
 }
 
@@ -113,9 +117,11 @@ std::int32_t Sampler::sample(const float* logits, std::size_t n_logits) {
 }
 
 std::int32_t Sampler::accept(std::int32_t token) {
-  const auto id = static_cast<std::size_t>(token);
-  see(id);
-  ++history_.generated[id];
+  if (keeps_history_) {
+    const auto id = static_cast<std::size_t>(token);
+    see(id);
+    ++history_.generated[id];
+  }
   return token;
 }
 

@@ -47,6 +47,7 @@ class Sampler {
   bool is_plain_greedy_;             // no step but `allow` and `greedy`
   std::vector<std::uint32_t> mask_;  // [ceil(n_tokens / 32)], see allow()
   bool is_masked_ = false;           // the next sample() is
+  bool keeps_history_;
   History history_;
   std::mt19937_64 generator_;
 };

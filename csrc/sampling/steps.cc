@@ -167,11 +167,19 @@ double weigh(Candidates& candidates) {
 
 std::vector<Step> active_steps(const SamplingOptions& options) {
   std::vector<Step> steps;
-#define PYTHIA_RT_SAMPLING_STEP(name, active) \
+#define PYTHIA_RT_SAMPLING_STEP(name, active, reads_history) \
   if (active) steps.push_back(name);
 #include "sampling/steps.inc"
 #undef PYTHIA_RT_SAMPLING_STEP
   return steps;
+}
+
+bool is_history_read(const SamplingOptions& options) {
+  bool is_read = false;
+#define PYTHIA_RT_SAMPLING_STEP(name, active, reads_history) is_read |= reads_history && (active);
+#include "sampling/steps.inc"
+#undef PYTHIA_RT_SAMPLING_STEP
+  return is_read;
 }
 
 }  // namespace pythia_rt

@@ -37,7 +37,8 @@ struct Candidates {
   Candidate* end() { return entries.data() + size; }
 };
 
-// What has been read and written so far.
+// What has been read and written so far; empty where no active step reads it, since thousands of
+// texts may wait, each with a sampler of its own.
 struct History {
   std::vector<std::int32_t> seen;       // distinct ids of prompt and generated tokens, as they came
   std::vector<bool> is_seen;            // [n_tokens]
@@ -54,5 +55,8 @@ using Step = void (*)(const SamplingOptions&, const History&, Candidates&);
 
 // The steps of steps.inc that `options` make active, in the list's order.
 std::vector<Step> active_steps(const SamplingOptions& options);
+
+// Whether one of those steps reads the history.
+bool is_history_read(const SamplingOptions& options);
 
 }  // namespace pythia_rt
