@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pythia_rt.tokenizer import Tokenizer
 
 Prompt = str | Iterable[int] | NDArray[np.integer[Any]]
+# Iterable, and yet no tokens in an order; transformers' BatchEncoding is a mapping.
+NO_SEQUENCES = (bytes, bytearray, set, frozenset, Mapping)
 Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]] | tuple[Prompt, ...]
 
 
@@ -79,6 +81,11 @@ def _encode(text: str, tokenizer: Tokenizer | None) -> list[int]:
 
 def _whole_numbers(prompt: object) -> list[int]:
     if isinstance(prompt, np.ndarray):
+        if hasattr(prompt, "mask"):  # numpy.ma takes longer to import than all of ours
+            raise ValueError(
+                "token ids must all be there, and an array with a mask may lack some: take its "
+                "compressed()"
+            )
         # A float array is refused even where its values are whole: 16777217.0 may already be wrong.
         if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
             raise ValueError(
@@ -86,7 +93,7 @@ def _whole_numbers(prompt: object) -> list[int]:
                 f"not shape {prompt.shape} and type {prompt.dtype}"
             )
         return [int(token) for token in prompt]
-    if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, Iterable):
+    if isinstance(prompt, NO_SEQUENCES) or not isinstance(prompt, Iterable):
         raise ValueError(
             f"the prompt must be a str or a sequence of token ids, not {type(prompt).__name__}"
         )

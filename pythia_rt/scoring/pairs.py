@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pythia_rt.prompt import Prompt, no_tokenizer
+from pythia_rt.prompt import NO_SEQUENCES, Prompt, no_tokenizer
 from pythia_rt.scoring.branches import Ids
 from pythia_rt.scoring.judge import Question
 
@@ -131,6 +131,7 @@ class Pairs:
 def _or_none(ids: Callable[[Prompt], Ids], prompt: Prompt) -> Ids:
     """The ids of a prompt that may be empty."""
     if not isinstance(prompt, (str, np.ndarray)) and isinstance(prompt, Iterable):
-        prompt = prompt if isinstance(prompt, (bytes, bytearray)) else list(prompt)
-    is_empty = isinstance(prompt, (str, list, np.ndarray)) and len(prompt) == 0
+        prompt = prompt if isinstance(prompt, NO_SEQUENCES) else list(prompt)
+    is_empty = isinstance(prompt, (str, list)) and not prompt
+    is_empty |= isinstance(prompt, np.ndarray) and prompt.shape[:1] == (0,)
     return np.zeros(0, np.int32) if is_empty else ids(prompt)
