@@ -99,8 +99,9 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
         used = sorted({f for name, f in facts["formats"].items() if _group(name) == group})
         yield f"  {group:<10}{bits:6.2f}  {', '.join(used)}".rstrip()
     yield "spec"
+    width = max(16, *(len(name) + 2 for name in facts["spec"]))
     for name, value in facts["spec"].items():
-        yield f"  {name:<16}{value}"
+        yield f"  {name:<{width}}{value}"
     if facts["report"] is not None:
         yield "report of its conversion"
         for line in report_lines(Evaluation.from_dict(facts["report"])):

@@ -236,6 +236,8 @@ def test_info_for_people(flat: Path, model: Model) -> None:
     facts = json.loads(good("info", flat, "--json").stdout)
     for word in ("demo", model.isa, "q4", "q8", "hidden_size", facts["data_sha256"]):
         assert word in shown
+    for name, value in facts["spec"].items():
+        assert f"  {name} " in shown, f"{name} and {value} are one word"
     for digest in facts["source_digests"].values():
         assert digest in shown
     assert "verified" not in shown
@@ -338,6 +340,36 @@ def test_ctrl_c_is_status_130_without_a_traceback(model: Model, tmp_path: Path) 
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip() == b""
+
+
+def test_ctrl_c_while_modules_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of C that is interrupted as it is made raises ImportError of it."""
+
+    def interrupted(**_: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr(main.commands["info"], "callback", interrupted)
+    result = run("info", "file")
+    assert (result.exit_code, result.output) == (130, "")
+
+    def missing(**_: Any) -> None:
+        raise ImportError("no such library")
+
+    monkeypatch.setattr(main.commands["info"], "callback", missing)
+    assert isinstance(run("info", "file").exception, ImportError)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no full device")
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["info", "--help"], ["info"]])
+def test_a_full_disk_is_one_line(flat: Path, tmp_path: Path, arguments: list[str]) -> None:
+    command = [*COMMAND, *arguments, *([flat] if arguments == ["info"] else [])]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == b"Error: [Errno 28] No space left on device\n"
 
 
 def test_a_broken_pipe_is_quiet(model: Model, tmp_path: Path) -> None:

@@ -14,6 +14,15 @@ from pythia_rt.cli.wording import sentence
 class Commands(click.Group):
     """Turns the library's exceptions into one sentence and an exit status."""
 
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        """Read the arguments; --help and --version are written here."""
+        try:
+            return super().make_context(*arguments, **more)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise click.ClickException(sentence(error, None)) from error
+
     def invoke(self, context: click.Context) -> Any:
         def note(message: Warning | str, *_: Any, **__: Any) -> None:
             warning = message if isinstance(message, Warning) else Warning(message)
@@ -24,7 +33,9 @@ class Commands(click.Group):
                 warnings.simplefilter("always", UserWarning)
                 warnings.showwarning = note
                 return super().invoke(context)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ImportError) as error:
+            if not _is_interrupt(error):
+                raise
             # The shell's prompt starts on a line of its own, behind the text and "^C".
             for stream in (sys.stderr, sys.stdout):
                 if stream is not None and stream.isatty():
@@ -38,3 +49,10 @@ class Commands(click.Group):
 
     def _running(self, context: click.Context) -> click.Command | None:
         return self.get_command(context, context.invoked_subcommand or "")
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether it is Ctrl-C, of which a module of C that was being imported makes its own error."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
