@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from checkpoints import make_config, write_checkpoint
+from numpy.typing import NDArray
 
 from pythia_rt.model import DEMO_FOLDER
+from pythia_rt.sweeps import Given
 
 STEPS = (0, 1, 2, 4, 8, 1000)
 TEXT = (
@@ -33,3 +39,15 @@ def contents(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != ".lock"
     }
+
+
+def lines(*items: Any) -> str:
+    """A text of JSON objects, one on each line."""
+    return "\n".join(json.dumps(item) for item in items) + "\n"
+
+
+def save(array: NDArray[Any]) -> Given:
+    """A .npy of token ids, as a metric is given one."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return Given("rows.npy", file.getvalue())

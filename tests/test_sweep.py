@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +279,12 @@ def test_schedules(tmp_path: Path) -> None:
         ({"metrics": "head_scores:rows=0"}, "rows of head_scores must be 1 or more, not 0"),
         ({"metrics": "token_stats:{text},max_tokens=-3"}, "max_tokens of token_stats must be 1 or"),
         ({"metrics": "divergence:{text},to_step=0,window=0"}, "window of divergence must be 1 or"),
+        ({"metrics": "perplexity:{text},window=4,stride=8"}, "stride must be from 1 to 4 tokens"),
+        ({"metrics": "head_scores:low=9,high=9"}, "no ids from low 9 to below high 9"),
+        ({"metrics": "continuations:{text}"}, "line 1 of text.txt is no JSON object"),
+        ({"metrics": "last_words:{text}"}, "line 1 of text.txt is no JSON object with text"),
+        ({"metrics": "token_stats:{tmp}"}, "is a folder: give a text file"),
+        ({"metrics": "ngram:{text},counts={tmp}/none"}, "none does not exist: give a text file"),
         ({"metrics": "nowhere.to.find:it"}, "nowhere.to.find:it is no function that can be"),
         ({"metrics": "os:sep"}, "os:sep is str, not a function"),
         ({"metrics": 7}, "7 is no metric"),
@@ -303,7 +309,12 @@ def test_bad_input_is_refused_before_anything_is_done(
 
     given: dict[str, Any] = {"models": suite, "metrics": f"perplexity:{text}", **options}
     given = {name: filled(value) for name, value in given.items()}
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+
+    def never() -> Executor:
+        raise AssertionError("an executor was made")
+
+    given.setdefault("executor", never)
+    with pytest.raises((ValueError, OSError)) as caught:
         sweep(given.pop("models"), tmp_path / "out", given.pop("metrics"), **given)
     assert sentence in str(caught.value)
     assert not (tmp_path / "out").exists()

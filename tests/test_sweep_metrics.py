@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from suite import SUITE
-from sweeps import TEXT, write_suite
+from sweeps import TEXT, lines, save, write_suite
 
 from pythia_rt import Model
 from pythia_rt.sweeps import (
@@ -35,9 +34,7 @@ from pythia_rt.sweeps import (
     TokenStats,
     Value,
     read_metrics,
-    whole,
 )
-from pythia_rt.sweeps import metric as as_metric
 
 Floats = NDArray[np.float64]
 
@@ -57,10 +54,6 @@ def log_softmax(logits: NDArray[Any]) -> Floats:
     centred = values - values.max(axis=-1, keepdims=True)
     found: Floats = centred - np.log(np.exp(centred).sum(axis=-1, keepdims=True))
     return found
-
-
-def lines(*items: Any) -> str:
-    return "\n".join(json.dumps(item) for item in items) + "\n"
 
 
 def numbers(found: Measured) -> dict[str, float]:
@@ -138,14 +131,6 @@ def test_head_scores_see_induction_heads_form(tmp_path: Path) -> None:
         pattern = patterns[f"layers.{layer}.pattern"]
         behind = np.mean([p[:, np.arange(1, 32), np.arange(31)] for p in pattern], axis=(0, 2))
         assert found[2048].arrays["previous"][layer] == pytest.approx(behind, rel=1e-4)
-
-
-def save(array: NDArray[Any]) -> Given:
-    import io
-
-    file = io.BytesIO()
-    np.save(file, array)
-    return Given("rows.npy", file.getvalue())
 
 
 def test_memorisation_is_the_share_of_greedy_tokens(models: list[Model]) -> None:
@@ -297,7 +282,9 @@ doc_to_target: answer
 metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
 """
     )
-    found = Harness("pages", include=str(tmp_path)).measure(models[0], None)
+    metric = Harness("pages", include=str(tmp_path))
+    metric.check()
+    found = metric.measure(models[0], None)
     asked = [
         {"context": "The kernel", "continuations": [" reads", " writes"], "answer": 0},
         {"context": "A page", "continuations": [" is read", " of memory"], "answer": 1},
@@ -305,6 +292,11 @@ metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
     truth = numbers(Continuations(lines(*asked)).measure(models[0], None))
     assert numbers(found) == {"pages.acc": truth["accuracy"], "pages.acc_norm": truth["acc_norm"]}
     assert {value.n for value in found.values} == {2}
+    Harness(f"sciq+{tmp_path / 'pages.yaml'}", include=str(tmp_path)).check()
+    with pytest.raises(ValueError, match=r"no task 'pagess': did you mean pages"):
+        Harness("pages+pagess", include=str(tmp_path)).check()
+    with pytest.raises(ValueError, match=r"nowhere is no folder: include names one with tasks"):
+        Harness("sciq", include=str(tmp_path / "nowhere")).check()
 
 
 def length(model: Model) -> int:
@@ -372,52 +364,3 @@ def test_texts_that_are_not_there() -> None:
         Perplexity("")
     with pytest.raises(FileNotFoundError):
         read_metrics(["perplexity:nothing-here.txt"])
-
-
-def test_numbers_are_what_they_can_be() -> None:
-    for options, sentence in [
-        ({"length": 1}, "length of head_scores must be 2 or more, not 1"),
-        ({"seed": -1}, "seed of head_scores must be 0 or more, not -1"),
-        ({"high": 0}, "high of head_scores must be 1 or more, not 0"),
-        ({"rows": None}, "rows of head_scores must be 1 or more, not None"),
-        ({"rows": True}, "rows of head_scores must be 1 or more, not True"),
-        ({"rows": 1.5}, "rows of head_scores must be 1 or more, not 1.5"),
-    ]:
-        with pytest.raises(ValueError) as caught:
-            HeadScores(**options)
-        assert str(caught.value) == sentence
-    with pytest.raises(ValueError, match=r"must be 1 \(single tokens\) or 2 \(pairs\), not 3"):
-        Ngram("a b", "a b", order=3)
-    with pytest.raises(ValueError, match="prompt of memorisation must be 1 or more, not 0"):
-        Memorisation("a b", prompt=0)
-    with pytest.raises(ValueError, match="to_step of divergence must be 0 or more, not -1"):
-        Divergence("a b", to_step=-1)
-    # A seed and a lowest id may be 0, what is optional may be None; numpy's become Python's own.
-    found = HeadScores(rows=np.int64(3), length=np.uint8(4))  # type: ignore[arg-type]
-    assert json.dumps(found.options()) == (
-        '{"rows": 3, "length": 4, "seed": 0, "low": 0, "high": null}'
-    )
-    assert found == HeadScores(3, 4) == dataclasses.replace(HeadScores(3), length=4)
-    with pytest.raises(ValueError, match="rows of head_scores"):
-        dataclasses.replace(found, rows=0)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        found.rows = 5  # type: ignore[misc]
-
-
-def test_a_metric_of_ones_own_says_what_may_be_0() -> None:
-    def measure(self: Metric, model: Model, reference: Model | None) -> Measured:
-        return Measured([])
-
-    def kind(**fields: Any) -> type[Metric]:
-        types = {"layer": "int", "width": "int | None", "flag": "bool", "share": "float"}
-        body = {"__annotations__": types, "measure": measure, "name": "own", **fields}
-        return as_metric(type("Own", (Metric,), {"flag": False, "share": 0.0, **body}))
-
-    with pytest.raises(ValueError, match="layer of own must be 1 or more, not 0"):
-        kind(layer=0, width=None)
-    own = kind(layer=whole(0, 11, default=0), width=None)
-    assert own().options() == {"layer": 0, "width": None, "flag": False, "share": 0.0}
-    for options in ({"layer": 12}, {"layer": None}, {"width": 0}):
-        with pytest.raises(ValueError, match=r"of own must be (from 0 to 11|1 or more), not"):
-            own(**options)
-    assert pickle.loads(pickle.dumps(Perplexity("A text.", stride=3))).stride == 3

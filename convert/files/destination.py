@@ -86,6 +86,29 @@ def check_folder(folder: Path) -> None:
         raise unwritable(folder, OSError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
+def check_new_folder(folder: Path) -> None:
+    """Raise an OSError with a sentence when nothing can be created in `folder`, which need not be
+    there, nor the folders above it."""
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not os.path.isdir(place):  # noqa: PTH112, which raises nothing
+        if place == folder:
+            raise FileExistsError(f"{folder} is a file: choose another folder")
+        raise unwritable(folder, OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise unwritable(folder, OSError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and those above it where they are not there; raises as `check_new_folder`."""
+    check_new_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise unwritable(folder, reason) from None
+
+
 def unwritable(folder: Path, reason: OSError) -> OSError:
     """The error for a folder in which the system refuses, for `reason`, to create anything."""
     return with_sentence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +61,15 @@ def sweep_models(
         raise click.UsageError("--workers has no effect with --ray: leave one of them out.")
     if plot is not None:
         check_plot(plot)
-    cluster = None if ray is None else RayCluster(ray, threads=options["threads"] or 1)
-    try:
-        found = sweep(
-            models,
-            metrics=metrics,
-            executor=cluster,
-            workers=workers,
-            progress=not quiet,
-            **options,
-        )
-    finally:
-        if cluster is not None:
-            cluster.shutdown()
+    cluster = functools.partial(RayCluster, ray, threads=options["threads"] or 1)
+    found = sweep(
+        models,
+        metrics=metrics,
+        executor=None if ray is None else cluster,
+        workers=workers,
+        progress=not quiet,
+        **options,
+    )
     if not quiet:
         for line in _table(found.rows):
             click.echo(line)

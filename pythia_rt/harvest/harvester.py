@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import pythia_rt
 from pythia_rt.convert.errors import quote, with_sentence
-from pythia_rt.convert.files.destination import check_folder, unwritable
+from pythia_rt.convert.files.destination import make_folder
 from pythia_rt.convert.files.digest import sha256_of
 from pythia_rt.harvest.capture import Capturing, Ids
 from pythia_rt.harvest.corpus import Cut, Text, read_cut, read_documents, windows_of
@@ -240,13 +240,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """The folder, made if it is not there, for this process alone."""
     from filelock import FileLock, Timeout
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise FileExistsError(f"{folder} is a file: choose another folder") from None
-    except OSError as reason:
-        raise unwritable(folder, reason) from None
-    check_folder(folder)
+    make_folder(folder)
     try:
         with FileLock(folder / _LOCK, timeout=0):
             yield

@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pythia_rt.convert.files.destination import check_new_folder, make_folder
 from pythia_rt.convert.quantise.recipe import check_formats
 from pythia_rt.convert.threads import checked_threads
 from pythia_rt.options import whole_number_from
@@ -71,7 +72,7 @@ def sweep(
     out: str | os.PathLike[str],
     steps: str | int | Iterable[int] = "all",
     format: str = "q8",
-    executor: Executor | None = None,
+    executor: Executor | Callable[[], Executor] | None = None,
     workers: int = 1,
     threads: int | None = None,
     offline: bool = False,
@@ -90,12 +91,14 @@ def sweep(
     all: a call that was interrupted or killed goes on where it stopped. What fails is recorded,
     the rest goes on, and the next call tries it again. The results are the same to the bit
     whatever the executor is: this process, `workers` processes of this machine, or any
-    `concurrent.futures.Executor`, as `pythia_rt.sweeps.RayCluster`, which is the caller's to end.
+    `concurrent.futures.Executor`, as `pythia_rt.sweeps.RayCluster`, which is the caller's to end;
+    of a function that makes one, what it makes is begun once all else is checked, and ended here.
     `threads` are those of a checkpoint; with `workers` by default the processor's share of each.
 
-    Raises ValueError for bad arguments, steps that do not exist and metrics that nobody knows,
-    before anything is fetched; FileNotFoundError for models that do not exist; OSError where `out`
-    cannot be written or the disk is full: what was measured stays.
+    Raises ValueError for bad arguments, steps that do not exist, metrics that nobody knows and what
+    those cannot measure (`Metric.check`), FileNotFoundError for models and texts that do not exist,
+    OSError where `out` cannot be written, all before anything is fetched or converted; OSError too
+    where the disk is full: what was measured stays.
     """
     chosen = tuple(read_metrics(metrics))
     check_formats(format)
@@ -104,13 +107,16 @@ def sweep(
         raise ValueError("workers has no effect with an executor: leave one of them out")
     if threads is not None:
         checked_threads(threads)
+    folder = Path(out).expanduser()
+    check_new_folder(folder)
+    for metric in chosen:
+        metric.check()
     suites = suites_of(models, steps, offline=offline)
     for suite in suites.values():
         for metric in chosen:
             if metric.step is not None:
                 suite.at(metric.step)
-    folder = Path(out).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / ".lock")
@@ -120,7 +126,12 @@ def sweep(
         raise OSError(
             f"another sweep writes in {out}: wait for it, or choose another folder"
         ) from None
-    with held, telling_once(), _Run(suites, chosen, format, threads, folder, progress) as run:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(held)
+        if callable(executor):
+            executor = stack.enter_context(executor())
+        stack.enter_context(telling_once())
+        run = stack.enter_context(_Run(suites, chosen, format, threads, folder, progress))
         if executor is not None:
             run.elsewhere(executor, is_remote=True)
         elif workers == 1:

@@ -72,6 +72,13 @@ class Metric(ABC):
         """The step of the same model that it compares with."""
         return None if self.needs is None else getattr(self, self.needs)
 
+    def check(self) -> None:
+        """Raise ValueError for what cannot be measured of any model. A sweep asks before it fetches
+        and converts; what only a model tells, `measure` raises."""
+        for value in (getattr(self, each.name) for each in fields(self)):
+            if isinstance(value, Given):
+                value.check()
+
     @abstractmethod
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Measure `model`; `reference` is the model at `step`, where that is not None."""

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from pythia_rt.model import Model
 from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, mean, metric
 from pythia_rt.sweeps.metrics.given import GivenField
+
+
+class _Asked(NamedTuple):
+    """A line of the file."""
+
+    context: str
+    choices: list[str]
+    answer: int | None  # a place in `choices`
 
 
 @metric
@@ -25,38 +35,47 @@ class Continuations(Metric):
     file: GivenField
     max_lines: int | None = None
 
+    def check(self) -> None:
+        """Refuse lines without continuations, and answers that are none of them."""
+        self._asked()
+
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Judge all together."""
-        lines = self.file.lines("context", "continuations")[: self.max_lines]
-        choices = [self._choices(line["continuations"]) for line in lines]
-        pairs = [
-            (str(line["context"]), choice)
-            for line, found in zip(lines, choices, strict=True)
-            for choice in found
-        ]
+        asked = self._asked()
+        pairs = [(each.context, choice) for each in asked for choice in each.choices]
         totals = np.array([score.total for score in model.score_pairs(pairs)])
-        counts = np.array([len(found) for found in choices])
+        counts = np.array([len(each.choices) for each in asked])
         parts = np.split(totals, np.cumsum(counts)[:-1])
         right, normed, likelihoods = [], [], []
-        for line, found, part in zip(lines, choices, parts, strict=True):
-            if (answer := line.get("answer")) is None:
+        for each, part in zip(asked, parts, strict=True):
+            if each.answer is None:
                 likelihoods += list(part)
                 continue
-            if not isinstance(answer, int) or not 0 <= answer < len(found):
-                raise ValueError(
-                    f"{self.file.name} has the answer {answer!r} for {len(found)} continuations"
-                )
-            lengths = np.array([max(1, len(choice.lstrip())) for choice in found])
-            right.append(int(part.argmax()) == answer)
-            normed.append(int((part / lengths).argmax()) == answer)
-            likelihoods.append(part[answer])
+            lengths = np.array([max(1, len(choice.lstrip())) for choice in each.choices])
+            right.append(int(part.argmax()) == each.answer)
+            normed.append(int((part / lengths).argmax()) == each.answer)
+            likelihoods.append(part[each.answer])
         values: list[Value] = []
         if right:
             values = [mean("accuracy", right), mean("acc_norm", normed)]
         values.append(mean("loglikelihood", likelihoods))
         return Measured(values, {"loglikelihoods": totals, "counts": counts})
 
-    def _choices(self, found: object) -> list[str]:
-        if not isinstance(found, list) or not found or not all(isinstance(c, str) for c in found):
-            raise ValueError(f"{self.file.name} has continuations that are no list of texts")
+    def _asked(self) -> list[_Asked]:
+        found = []
+        for line in self.file.lines("context", "continuations")[: self.max_lines]:
+            choices, answer = line["continuations"], line.get("answer")
+            if (
+                not isinstance(choices, list)
+                or not choices
+                or not all(isinstance(choice, str) for choice in choices)
+            ):
+                raise ValueError(f"{self.file.name} has continuations that are no list of texts")
+            if answer is not None and (
+                not isinstance(answer, int) or not 0 <= answer < len(choices)
+            ):
+                raise ValueError(
+                    f"{self.file.name} has the answer {answer!r} for {len(choices)} continuations"
+                )
+            found.append(_Asked(str(line["context"]), choices, answer))
         return found

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.convert.files.text import decode_text
+from pythia_rt.convert.files.text import check_text_file, decode_text
 from pythia_rt.model import Model
 
 Ids = NDArray[np.int32]
@@ -36,6 +36,7 @@ class Given:
             name, data = "text", source.encode()
         elif isinstance(source, os.PathLike):
             path = Path(source).expanduser()
+            check_text_file(path)
             name, data = path.name, path.read_bytes()
         else:
             raise ValueError(f"a text is a str, or a path object for a file, not {source!r:.60}")
@@ -47,15 +48,28 @@ class Given:
         """What a result remembers of it."""
         return {"name": self.name, "sha256": hashlib.sha256(self.data).hexdigest()}
 
+    def check(self) -> None:
+        """Raise ValueError for what is neither text nor a .npy of token ids."""
+        if (found := self.array()) is None:
+            self.text()
+        elif found.dtype.kind not in "iu" or not found.size:
+            raise ValueError(
+                f"{self.name} has {found.dtype} of shape {found.shape}: token ids are whole numbers"
+            )
+
     def text(self) -> str:
         """It as text. Raises ValueError if it is not UTF-8."""
         return decode_text(self.data, self.name)
 
     def array(self) -> NDArray[Any] | None:
-        """It as an array, if it is a .npy; one that would run code is refused with ValueError."""
+        """It as an array, if it is a .npy. Raises ValueError for one that is damaged, and for one
+        that would run code."""
         if not self.data.startswith(NPY):
             return None
-        found: NDArray[Any] = np.load(io.BytesIO(self.data), allow_pickle=False)
+        try:
+            found: NDArray[Any] = np.load(io.BytesIO(self.data), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{self.name} is no .npy of token ids: {error}") from None
         return found
 
     def ids(self, model: Model) -> Ids:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import functools
 import importlib.metadata
 import io
 import numbers
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pythia_rt.model import Model
@@ -35,9 +38,25 @@ class Harness(Metric):
 
     def __post_init__(self) -> None:
         """Refuse a missing harness before anything is fetched."""
-        import pythia_rt.lm_eval as registered
-
+        try:
+            import pythia_rt.lm_eval as registered
+        except ImportError as error:
+            if error.name != "lm_eval":
+                raise
+            raise ValueError(str(error)) from None
         _ = registered
+
+    def check(self) -> None:
+        """Refuse tasks that the harness does not know. What they are measured on it fetches."""
+        if self.include is not None and not Path(self.include).is_dir():
+            raise ValueError(f"{self.include} is no folder: include names one with tasks")
+        known = _tasks(self.include).all_tasks
+        for name in self.tasks.split("+"):
+            if name in known or Path(name).expanduser().is_file():  # a task's own YAML
+                continue
+            near = difflib.get_close_matches(name, known, n=2)
+            meant = f"did you mean {' or '.join(near)}?" if near else "see its list of tasks"
+            raise ValueError(f"lm-evaluation-harness has no task {name!r}: {meant}")
 
     def options(self) -> dict[str, Any]:
         """Its release as well: tasks change with it. Where `include` is does not matter."""
@@ -49,12 +68,11 @@ class Harness(Metric):
         """Run the tasks, as `lm_eval.simple_evaluate` does, but for its look at the machine, which
         takes longer than many a task."""
         from lm_eval.evaluator import evaluate
-        from lm_eval.tasks import TaskManager
 
         from pythia_rt.lm_eval.model import PythiaRtLM
 
         with contextlib.redirect_stdout(io.StringIO()), _one_process():  # it prints
-            loaded = TaskManager(include_path=self.include).load(self.tasks.split("+"))
+            loaded = _tasks(self.include).load(self.tasks.split("+"))
             for task in loaded["tasks"].values():
                 own = task.get_config("num_fewshot")
                 if self.fewshot is not None and own != 0:
@@ -81,6 +99,15 @@ class Harness(Metric):
                 shown = name if kind == "none" else f"{name}.{kind}"
                 values.append(Value(f"{task}.{shown}", float(value), stderr, n))
         return Measured(values)
+
+
+@functools.lru_cache(1)
+def _tasks(include: str | None) -> Any:
+    """The harness' TaskManager; it reads thousands of files, which takes seconds, so once."""
+    from lm_eval.tasks import TaskManager
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints
+        return TaskManager(include_path=include)
 
 
 @contextlib.contextmanager

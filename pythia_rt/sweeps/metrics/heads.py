@@ -28,6 +28,11 @@ class HeadScores(Metric):
     low: int = whole(0, default=0)
     high: int | None = None
 
+    def check(self) -> None:
+        """Refuse ids of which there is none."""
+        if self.high is not None and self.high <= self.low:
+            raise ValueError(f"there are no ids from low {self.low} to below high {self.high}")
+
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Draw the tokens, and see where each head looks."""
         from pythia_rt.insides import head_scores

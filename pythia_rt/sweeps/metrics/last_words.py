@@ -20,15 +20,23 @@ class LastWords(Metric):
     file: GivenField
     max_texts: int | None = None
 
+    def check(self) -> None:
+        """Refuse lines that are no texts with a last word."""
+        self._pairs()
+
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Judge all last words together."""
+        scores = model.score_pairs(self._pairs())
+        nats = mean("nats_per_word", (-score.total for score in scores))
+        right = mean("last_words", (score.is_greedy for score in scores))
+        return Measured([right, exponential("word_perplexity", nats)])
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        """What stands before each last word, and that."""
         pairs = []
         for line in self.file.lines("text")[: self.max_texts]:
             context, space, word = str(line["text"]).rpartition(" ")
             if not space or not word:
                 raise ValueError(f"{self.file.name} has a text without a last word: {line!r:.80}")
             pairs.append((context, " " + word))
-        scores = model.score_pairs(pairs)
-        nats = mean("nats_per_word", (-score.total for score in scores))
-        right = mean("last_words", (score.is_greedy for score in scores))
-        return Measured([right, exponential("word_perplexity", nats)])
+        return pairs

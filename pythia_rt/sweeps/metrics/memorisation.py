@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,12 @@ class Memorisation(Metric):
     length: int = 32
     max_rows: int | None = None
 
+    def check(self) -> None:
+        """Refuse rows that are too short, too."""
+        super().check()
+        if (found := self.rows.array()) is not None:
+            self._check_width(found)
+
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Write every row's continuation."""
         rows = self._rows(model)
@@ -58,10 +65,14 @@ class Memorisation(Metric):
         if found is None:
             ids = model._ids(self.rows.text())
             found = ids[: len(ids) // width * width].reshape(-1, width)
+        self._check_width(found)
+        rows = found[: self.max_rows, :width]
+        return model._ids(rows.reshape(-1)).reshape(rows.shape)
+
+    def _check_width(self, found: NDArray[Any]) -> None:
+        width = self.prompt + self.length
         if found.ndim != 2 or found.shape[1] < width or not len(found):
             raise ValueError(
                 f"{self.rows.name} has token ids of shape {found.shape}: memorisation needs rows "
                 f"of at least {width}"
             )
-        rows = found[: self.max_rows, :width]
-        return model._ids(rows.reshape(-1)).reshape(rows.shape)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from pythia_rt.model import Model
+from pythia_rt.scoring.windows import choose
 from pythia_rt.sweeps.metrics.base import (
     Measured,
     Metric,
@@ -33,6 +34,12 @@ class Perplexity(Metric):
     window: int | None = None
     stride: int | None = None
     max_tokens: int | None = None
+
+    def check(self) -> None:
+        """Refuse strides that would leave tokens out, too."""
+        super().check()
+        if self.window is not None and self.stride is not None:
+            choose(self.window, self.stride, self.window)
 
     def measure(self, model: Model, reference: Model | None) -> Measured:
         """Read the text once."""
