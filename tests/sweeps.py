@@ -13,6 +13,7 @@ import numpy as np
 from checkpoints import make_config, write_checkpoint
 from numpy.typing import NDArray
 
+import pythia_rt
 from pythia_rt.model import DEMO_FOLDER
 from pythia_rt.sweeps import Given
 
@@ -30,6 +31,11 @@ def write_suite(folder: Path, steps: tuple[int, ...] = STEPS, seed: int = 0) -> 
         place = write_checkpoint(folder / f"step{step}", config, seed=seed * 1000 + step)
         shutil.copy(DEMO_FOLDER / "tokenizer.json", place)
     return folder
+
+
+def sweep(models: Any, out: Path, metrics: Any, **options: Any) -> pythia_rt.Sweep:
+    """A sweep that shows no progress."""
+    return pythia_rt.sweep(models, out=out, metrics=metrics, progress=False, **options)
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from typing import Any
 import measured
 import pytest
 from click.testing import CliRunner
-from sweeps import STEPS, TEXT, contents, write_suite
+from sweeps import STEPS, TEXT, contents, sweep, write_suite
 
 import pythia_rt
 from pythia_rt.cli import main
@@ -40,10 +40,6 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text(tmp_path: Path) -> Path:
     (tmp_path / "text.txt").write_text(TEXT)
     return tmp_path / "text.txt"
-
-
-def sweep(models: Any, out: Path, metrics: Any, **options: Any) -> pythia_rt.Sweep:
-    return pythia_rt.sweep(models, out=out, metrics=metrics, progress=False, **options)
 
 
 def steps_of(found: pythia_rt.Sweep, metric: str) -> list[int]:
@@ -337,7 +333,9 @@ def test_steps_without_a_tokenizer_are_told_once(
         (folder / "tokenizer.json").unlink()
     metric = HeadScores(rows=1, length=4)
     with pytest.warns(UserWarning, match=r"bare at step \d has no tokenizer \(its folder") as told:
-        found = sweep(suite, tmp_path / "out", metric, workers=workers)
+        found = pythia_rt.sweep(
+            suite, out=tmp_path / "out", metrics=metric, workers=workers, progress=False
+        )
     assert len(told) == 1 and told[0].filename == __file__
     assert (found.measured, found.failures) == (3, [])
     assert "tokenizer" not in capfd.readouterr().err  # of the processes

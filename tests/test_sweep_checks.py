@@ -15,28 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from sweeps import TEXT, contents, lines, save, write_suite
+from sweeps import TEXT, contents, lines, save, sweep, write_suite
 
-import pythia_rt
-from pythia_rt import Model
+from pythia_rt import Model, sweeps
 from pythia_rt.cli import main
-from pythia_rt.sweeps import (
-    Continuations,
-    Divergence,
-    Given,
-    Harness,
-    HeadScores,
-    LastWords,
-    Measured,
-    Memorisation,
-    Metric,
-    Ngram,
-    Perplexity,
-    TokenStats,
-    read_metrics,
-    whole,
-)
-from pythia_rt.sweeps import metric as as_metric
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +30,6 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text(tmp_path: Path) -> Path:
     (tmp_path / "text.txt").write_text(TEXT)
     return tmp_path / "text.txt"
-
-
-def sweep(models: Any, out: Path, metrics: Any, **options: Any) -> pythia_rt.Sweep:
-    return pythia_rt.sweep(models, out=out, metrics=metrics, progress=False, **options)
 
 
 def test_folders_that_cannot_be_had_are_refused_first(
@@ -113,19 +91,19 @@ def test_the_command_starts_no_cluster_for_what_is_refused(
 @pytest.mark.parametrize(
     "metric",
     [
-        Memorisation(save(np.ones((3, 20), int))),
-        Continuations(lines({"context": "a", "continuations": " b"})),
-        Continuations(lines({"context": "a", "continuations": [" b"], "answer": 1})),
-        LastWords(lines({"text": "alone"})),
-        TokenStats(Given("x.npy", b"\x93NUMPY nothing")),
-        Ngram("a b", save(np.array([{"a": 1}], object))),
-        Divergence(Given("x.txt", b"\xff\xfe\xfd"), to_step=1),
-        Perplexity(save(np.array([1.5]))),
-        HeadScores(low=7, high=7),
+        sweeps.Memorisation(save(np.ones((3, 20), int))),
+        sweeps.Continuations(lines({"context": "a", "continuations": " b"})),
+        sweeps.Continuations(lines({"context": "a", "continuations": [" b"], "answer": 1})),
+        sweeps.LastWords(lines({"text": "alone"})),
+        sweeps.TokenStats(sweeps.Given("x.npy", b"\x93NUMPY nothing")),
+        sweeps.Ngram("a b", save(np.array([{"a": 1}], object))),
+        sweeps.Divergence(sweeps.Given("x.txt", b"\xff\xfe\xfd"), to_step=1),
+        sweeps.Perplexity(save(np.array([1.5]))),
+        sweeps.HeadScores(low=7, high=7),
     ],
 )
 def test_what_no_model_can_measure_is_told_without_one(
-    suite: Path, metric: Metric, tmp_path: Path
+    suite: Path, metric: sweeps.Metric, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError):
         metric.check()
@@ -137,14 +115,14 @@ def test_what_no_model_can_measure_is_told_without_one(
 def test_a_missing_harness_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pythia_rt.lm_eval", None)
     with pytest.raises(ImportError):  # of another module than the harness: not hidden
-        Harness("sciq")
+        sweeps.Harness("sciq")
     monkeypatch.delitem(sys.modules, "pythia_rt.lm_eval")
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "lm_eval" else found(name, *a)
     )
     with pytest.raises(ValueError, match="not installed: install it with pip install 'pythia_rt"):
-        read_metrics("harness:sciq")
+        sweeps.read_metrics("harness:sciq")
 
 
 def test_numbers_are_what_they_can_be() -> None:
@@ -157,20 +135,20 @@ def test_numbers_are_what_they_can_be() -> None:
         ({"rows": 1.5}, "rows of head_scores must be 1 or more, not 1.5"),
     ]:
         with pytest.raises(ValueError) as caught:
-            HeadScores(**options)
+            sweeps.HeadScores(**options)
         assert str(caught.value) == sentence
     with pytest.raises(ValueError, match=r"must be 1 \(single tokens\) or 2 \(pairs\), not 3"):
-        Ngram("a b", "a b", order=3)
+        sweeps.Ngram("a b", "a b", order=3)
     with pytest.raises(ValueError, match="prompt of memorisation must be 1 or more, not 0"):
-        Memorisation("a b", prompt=0)
+        sweeps.Memorisation("a b", prompt=0)
     with pytest.raises(ValueError, match="to_step of divergence must be 0 or more, not -1"):
-        Divergence("a b", to_step=-1)
+        sweeps.Divergence("a b", to_step=-1)
     # A seed and a lowest id may be 0, what is optional may be None; numpy's become Python's own.
-    found = HeadScores(rows=np.int64(3), length=np.uint8(4))  # type: ignore[arg-type]
+    found = sweeps.HeadScores(rows=np.int64(3), length=np.uint8(4))  # type: ignore[arg-type]
     assert json.dumps(found.options()) == (
         '{"rows": 3, "length": 4, "seed": 0, "low": 0, "high": null}'
     )
-    assert found == HeadScores(3, 4) == dataclasses.replace(HeadScores(3), length=4)
+    assert found == sweeps.HeadScores(3, 4) == dataclasses.replace(sweeps.HeadScores(3), length=4)
     with pytest.raises(ValueError, match="rows of head_scores"):
         dataclasses.replace(found, rows=0)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -178,19 +156,19 @@ def test_numbers_are_what_they_can_be() -> None:
 
 
 def test_a_metric_of_ones_own_says_what_may_be_0() -> None:
-    def measure(self: Metric, model: Model, reference: Model | None) -> Measured:
-        return Measured([])
+    def measure(self: sweeps.Metric, model: Model, reference: Model | None) -> sweeps.Measured:
+        return sweeps.Measured([])
 
-    def kind(**fields: Any) -> type[Metric]:
+    def kind(**fields: Any) -> type[sweeps.Metric]:
         types = {"layer": "int", "width": "int | None", "flag": "bool", "share": "float"}
         body = {"__annotations__": types, "measure": measure, "name": "own", **fields}
-        return as_metric(type("Own", (Metric,), {"flag": False, "share": 0.0, **body}))
+        return sweeps.metric(type("Own", (sweeps.Metric,), {"flag": False, "share": 0.0, **body}))
 
     with pytest.raises(ValueError, match="layer of own must be 1 or more, not 0"):
         kind(layer=0, width=None)
-    own = kind(layer=whole(0, 11, default=0), width=None)
+    own = kind(layer=sweeps.whole(0, 11, default=0), width=None)
     assert own().options() == {"layer": 0, "width": None, "flag": False, "share": 0.0}
     for options in ({"layer": 12}, {"layer": None}, {"width": 0}):
         with pytest.raises(ValueError, match=r"of own must be (from 0 to 11|1 or more), not"):
             own(**options)
-    assert pickle.loads(pickle.dumps(Perplexity("A text.", stride=3))).stride == 3
+    assert pickle.loads(pickle.dumps(sweeps.Perplexity("A text.", stride=3))).stride == 3
