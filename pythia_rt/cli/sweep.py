@@ -61,11 +61,13 @@ def sweep_models(
         raise click.UsageError("--workers has no effect with --ray: leave one of them out.")
     if plot is not None:
         check_plot(plot)
-    cluster = functools.partial(RayCluster, ray, threads=options["threads"] or 1)
+    cluster = None
+    if ray is not None:
+        cluster = functools.partial(RayCluster, ray, threads=options["threads"] or 1)
     found = sweep(
         models,
         metrics=metrics,
-        executor=None if ray is None else cluster,
+        executor=cluster,
         workers=workers,
         progress=not quiet,
         **options,
