@@ -404,3 +404,40 @@ def test_the_command_writes_the_same(
     ), done.stderr
     missing = CliRunner().invoke(main, ["harvest", "x", "out", "--text", "a.txt"])
     assert missing.exit_code == 2 and "--points" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--points layers.1.resid", "near ones are layers.1.resid_p"),
+        ("--points layers.*.resid", "no point of this model matches 'layers.*.resid'"),
+        ("--points layers.0.pattern", "layers.0.pattern cannot be harvested"),
+        ("--text missing.txt", "missing.txt does not exist: give a text file"),
+        ("--text .", ". is a folder: give a text file"),
+        ("--context 0", "--context must be 1 or more tokens, not 0"),
+        ("--context 1 --prepend-bos", "--context must be 2 or more tokens, not 1"),
+        ("--dtype f64", "--dtype must be one of f16, f32, not 'f64'"),
+        ("--shard-tokens 0", "--shard-tokens must be from 1"),
+        ("--max-tokens 0", "--max-tokens must be from 1"),
+        ("--out a.txt", "a.txt is a file: choose another folder"),
+        ("--out a.txt/b", "cannot write in a.txt/b (Not a directory)"),
+        ("--out mine", "mine holds something else: choose another folder"),
+    ],
+)
+def test_the_command_tells_what_is_wrong_before_there_is_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text(TEXTS[0])
+    Path("mine").mkdir()
+    Path("mine/file").touch()
+    given = options.split()
+    out = given.pop() if given[0] == "--out" else "out"
+    command = ["harvest", "nobody/has-this", out, "--text", "a.txt", "--points", "layers.*.z"]
+    done = CliRunner().invoke(main, [*command, *(given if out == "out" else [])])
+    assert done.exit_code == 1 and words in done.stderr and done.stderr.count("\n") == 1
+    assert not Path("out").exists()
+    # What only the model knows is not refused: layers, its context, points that it lacks.
+    known = ["--points", "layers.30.resid_mid", "--context", "100000", "--local-files-only"]
+    done = CliRunner().invoke(main, [*command[:2], "out", *command[3:], *known])
+    assert done.exit_code == 1 and "nobody/has-this" in done.stderr

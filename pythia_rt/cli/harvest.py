@@ -57,7 +57,9 @@ def harvest_activations(
     meta.json. The same command goes on after an interruption.
     """
     from pythia_rt.harvest import harvest
+    from pythia_rt.harvest.harvester import check_harvest
 
+    check_harvest(texts, points, out, **given)  # before a model is fetched and converted
     loaded = options.load_model(model)
     made = harvest(loaded, texts, points, out, progress=not options.quiet, **given)
     if not options.quiet:

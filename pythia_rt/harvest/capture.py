@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt.insides.lookup import Capture as Points
-from pythia_rt.insides.names import BY_NAME, canonical
+from pythia_rt.insides.lookup import Names
+from pythia_rt.insides.names import BY_NAME, Place, canonical
 from pythia_rt.insides.run import Runner
 from pythia_rt.options import one_of
 from pythia_rt.overflow import all_finite
@@ -31,21 +32,10 @@ class Capturing:
     def __init__(self, model: Model, points: Points, dtype: str) -> None:
         """Raises ValueError for a point that the model does not have, or that has no row for each
         token, and for another `dtype` than "f16" and "f32"; MissingBasis as `Model.run` does."""
-        one_of(list(DTYPES))("dtype", dtype)
+        check_dtype(dtype)
         self._dtype = dtype
         self._runner = Runner(model)
-        self._places = {
-            canonical(place): place
-            for place in self._runner.names.select(points, lambda place: _has_rows(place.point))
-        }
-        if not self._places:
-            raise ValueError("points must name at least one")
-        for name, place in self._places.items():
-            if not _has_rows(place.point):
-                raise ValueError(
-                    f"{name} cannot be harvested, as scores, patterns and result cannot: "
-                    "`Model.run` gives them"
-                )
+        self._places = places_of(self._runner.names, points)
         # What is in no layer is before the first one, or behind the last.
         is_behind = any(place.point.startswith("final_norm") for place in self._places.values())
         layers = [max(place.layer, 0) for place in self._places.values()]
@@ -85,6 +75,29 @@ class Capturing:
             if not all_finite(found[-1]):
                 raise RuntimeError(f"{name} has a value that is not finite")
         return found
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise ValueError for another one than "f16" and "f32"."""
+    one_of(list(DTYPES))("dtype", dtype)
+
+
+def places_of(names: Names, points: Points) -> dict[str, Place]:
+    """The places to harvest, by their names. Raises ValueError where one has no rows, or none is
+    named, and as `names` does."""
+    found = {
+        canonical(place): place
+        for place in names.select(points, lambda place: _has_rows(place.point))
+    }
+    if not found:
+        raise ValueError("points must name at least one")
+    for name, place in found.items():
+        if not _has_rows(place.point):
+            raise ValueError(
+                f"{name} cannot be harvested, as scores, patterns and result cannot: "
+                "`Model.run` gives them"
+            )
+    return found
 
 
 def _has_rows(point: str) -> bool:

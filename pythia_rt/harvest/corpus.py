@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt.convert.files.text import check_text_file, decode_text, read_text_file
-from pythia_rt.options import flag, whole_number_from
+from pythia_rt.options import flag, integer, whole_number_from
 from pythia_rt.prompt import Prompt, no_tokenizer, token_ids
 
 if TYPE_CHECKING:
@@ -51,18 +51,33 @@ def read_cut(
     model: Model, context: int | None, *, prepend_bos: bool, joined: bool, max_tokens: int | None
 ) -> Cut:
     """How a model's texts are cut. Raises ValueError for what it cannot be."""
-    flag("prepend_bos", prepend_bos)
-    flag("joined", joined)
     most = model.max_positions
     context = min(DEFAULT_CONTEXT, most) if context is None else context
-    context = whole_number_from(1 + prepend_bos, most, "tokens")("context", context)
-    if max_tokens is not None:
-        max_tokens = whole_number_from(1, 1 << 62, "tokens")("max_tokens", max_tokens)
+    context, max_tokens = checked_cut(
+        context, most, prepend_bos=prepend_bos, joined=joined, max_tokens=max_tokens
+    )
     ends = model.spec["eos_ids"]
     if joined and not ends:
         raise ValueError("joined texts have an end token between them, and this model has none")
     bos = model.spec["bos_id"] if prepend_bos else None
     return Cut(context, bos, ends[0] if joined else None, max_tokens)
+
+
+def checked_cut(
+    context: int, most: int | None, *, prepend_bos: bool, joined: bool, max_tokens: int | None
+) -> tuple[int, int | None]:
+    """`context`, of at most so many tokens where that is known, and `max_tokens`; raises
+    ValueError."""
+    flag("prepend_bos", prepend_bos)
+    flag("joined", joined)
+    least = 1 + prepend_bos
+    if most is None:
+        context = integer(lambda n: n >= least, f"{least} or more tokens")("context", context)
+    else:
+        context = whole_number_from(least, most, "tokens")("context", context)
+    if max_tokens is not None:
+        max_tokens = whole_number_from(1, 1 << 62, "tokens")("max_tokens", max_tokens)
+    return context, max_tokens
 
 
 def check_texts(texts: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,19 @@ from tqdm import tqdm
 
 import pythia_rt
 from pythia_rt.convert.errors import quote, with_sentence
-from pythia_rt.convert.files.destination import make_folder
+from pythia_rt.convert.files.destination import check_new_folder, make_folder
 from pythia_rt.convert.files.digest import sha256_of
-from pythia_rt.harvest.capture import Capturing, Ids
-from pythia_rt.harvest.corpus import Cut, Text, read_cut, read_documents, windows_of
+from pythia_rt.convert.files.text import check_text_file
+from pythia_rt.harvest.capture import Capturing, Ids, check_dtype, places_of
+from pythia_rt.harvest.corpus import (
+    DEFAULT_CONTEXT,
+    Cut,
+    Text,
+    checked_cut,
+    read_cut,
+    read_documents,
+    windows_of,
+)
 from pythia_rt.harvest.folder import (
     DOCUMENTS,
     TOKENS,
@@ -33,12 +42,14 @@ from pythia_rt.harvest.folder import (
 from pythia_rt.harvest.shards import ShardWriter, is_whole
 from pythia_rt.insides.inputs import grouped
 from pythia_rt.insides.lookup import Capture as Points
+from pythia_rt.insides.lookup import NamesOfAnyModel
 from pythia_rt.options import whole_number_from
 
 if TYPE_CHECKING:
     from pythia_rt.model import Model
 
 _LOCK = ".lock"
+_SHARD = whole_number_from(1, 1 << 40, "tokens")
 # In meta.json all else says what is harvested; what is in the files, the tokens' digest.
 _MAY_DIFFER = ("files", "shards", "complete")
 
@@ -81,7 +92,7 @@ def harvest(
     something else; RuntimeError for a value that float16 cannot hold; OSError where the disk is
     full. What was written stays.
     """
-    shard_tokens = whole_number_from(1, 1 << 40, "tokens")("shard_tokens", shard_tokens)
+    shard_tokens = _SHARD("shard_tokens", shard_tokens)
     capture = Capturing(model, points, dtype)
     cut = read_cut(model, context, prepend_bos=prepend_bos, joined=joined, max_tokens=max_tokens)
     corpus = _read_corpus(model, texts, cut)
@@ -92,9 +103,8 @@ def harvest(
         if before is not None:
             _check_same(folder, meta, before)
             meta = before
-        elif any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise FileExistsError(f"{folder} holds something else: choose another folder")
         else:
+            _check_empty(folder)
             write_meta(folder, meta)
         with (
             _told(meta, corpus.n_tokens),
@@ -108,6 +118,38 @@ def harvest(
                     )
             _write_shards(folder, meta, corpus, capture, bar)
     return Harvest(folder)
+
+
+def check_harvest(
+    files: Sequence[Path],
+    points: Points,
+    out: Path,
+    *,
+    context: int | None,
+    dtype: str,
+    shard_tokens: int,
+    prepend_bos: bool,
+    joined: bool,
+    max_tokens: int | None,
+) -> None:
+    """Raise what `harvest` would of its arguments, as far as that can be told without a model,
+    which may take long to be had: points that no model has, files that are not there, and so on."""
+    _SHARD("shard_tokens", shard_tokens)
+    check_dtype(dtype)
+    checked_cut(
+        DEFAULT_CONTEXT if context is None else context,
+        None,
+        prepend_bos=prepend_bos,
+        joined=joined,
+        max_tokens=max_tokens,
+    )
+    places_of(NamesOfAnyModel(), points)
+    for file in files:
+        check_text_file(file.expanduser())
+    folder = out.expanduser()
+    check_new_folder(folder)
+    if folder.is_dir() and read_meta(folder) is None:
+        _check_empty(folder)
 
 
 @dataclass(frozen=True)
@@ -233,6 +275,12 @@ def _write_shards(
                 bar.update(sum(map(len, group)))
             writer.end(number, n_tokens)
         writer.finish()
+
+
+def _check_empty(folder: Path) -> None:
+    """Raise FileExistsError for a folder in which other files are."""
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise FileExistsError(f"{folder} holds something else: choose another folder")
 
 
 @contextlib.contextmanager

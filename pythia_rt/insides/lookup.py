@@ -18,6 +18,7 @@ from pythia_rt.insides.names import (
     SHORT,
     SHORT_OF_PART,
     Place,
+    Point,
     canonical,
     theirs,
 )
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Name = str | tuple[str, int] | tuple[str, int, str]
 Capture = Name | Callable[[str], bool] | Iterable[Name | Callable[[str], bool]]
 
+_MOST_LAYERS = 512  # of a model that is not known yet
 _IN_LAYER = re.compile(r"(layers|blocks)\.(-?\d+)\.(.+)")
 _SHORT = re.compile(r"([a-z_]+?)(\d+)([a-z]+\d?)?")  # k6, scale4ln1
 _OTHERS = {(p.in_layers, other): p.name for p in POINTS for other in p.others}
@@ -76,10 +78,13 @@ class Names:
                     is_here = 0 <= layer < last
                 else:
                     is_here = layer == (-1 if point.name in before else last)
-                if is_here and point.why_not(self._spec) is None:
+                if is_here and self._why_not(point) is None:
                     place = Place(point.name, layer if point.in_layers else -1)
                     places[place] = [canonical(place), *theirs(point, layer)]
         return places
+
+    def _why_not(self, point: Point) -> str | None:
+        return point.why_not(self._spec)
 
     def _of_item(self, item: Any, runs: Callable[[Place], bool]) -> list[Place]:
         if callable(item):
@@ -147,7 +152,7 @@ class Names:
             raise ValueError(
                 f"the point {shown} is in every layer: name one, as in 'layers.0.{point}'"
             )
-        reason = line.why_not(self._spec)
+        reason = self._why_not(line)
         if reason is not None:
             raise ValueError(f"this model has no point {point}: {reason}")
         if not line.in_layers or layer is None:
@@ -183,6 +188,16 @@ class Names:
         if near and "*" not in name:
             return f"near ones are {', '.join(near)}"
         return f"the points are {', '.join(dict.fromkeys(place.point for place in self.all))}"
+
+
+class NamesOfAnyModel(Names):
+    """The places that some model has, for what can be told before there is one."""
+
+    def __init__(self) -> None:
+        self._n_layers = _MOST_LAYERS
+
+    def _why_not(self, point: Point) -> str | None:
+        return None
 
 
 def is_name(capture: object) -> bool:

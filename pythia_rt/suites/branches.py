@@ -103,16 +103,16 @@ def local_branches(
             or ((step := step_of(inner.name)) is not None and (steps is None or step in steps))
         )
     ]
+    if not any(step_of(inner.name) is not None for inner in wanted):
+        raise FileNotFoundError(
+            f"{folder} has no folders step0, step1 and so on: give one that has, or a hub id"
+        )
     found = []
     for inner in wanted:
         paths = [p for p in sorted(inner.iterdir()) if is_weights(p.name) and p.is_file()]
         weights = tuple(WeightFile(p.name, p.stat().st_size, sha256_of(p)) for p in paths)
         found.append(Branch(inner.name, "", weights))
         progress(len(found), len(wanted))
-    if not any(branch.step is not None for branch in found):
-        raise FileNotFoundError(
-            f"{folder} has no folders step0, step1 and so on: give one that has, or a hub id"
-        )
     return in_order(found)
 
 
