@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path, PurePosixPath
+
+from pythia_rt.convert.files.system import total_memory
 
 
 def usable_memory(root: Path = Path("/")) -> int:
@@ -12,7 +13,7 @@ def usable_memory(root: Path = Path("/")) -> int:
     `root` is where /proc and /sys are. In a container the mounted hierarchy begins at the process's
     own group, while /proc names a path outside: both are looked at, and all groups above.
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = total_memory()
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
     except (OSError, ValueError):

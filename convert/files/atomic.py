@@ -11,6 +11,7 @@ from pathlib import Path
 
 from . import partial
 from .destination import check_folder, find_place, unwritten
+from .system import open_flags, read_at, write_at
 
 _PIECE = 1 << 20  # bytes read at a time
 
@@ -51,14 +52,14 @@ class AtomicFile:
         left = memoryview(content).cast("B")
         with explained(self.destination):
             while left:
-                written = os.pwrite(self.descriptor, left, place)
+                written = write_at(self.descriptor, left, place)
                 left, place = left[written:], place + written
 
     def digest(self, place: int) -> hashlib._Hash:
         """The SHA-256 of everything from `place` on, read again."""
         found = hashlib.sha256()
         with explained(self.destination):
-            while piece := os.pread(self.descriptor, _PIECE, place):
+            while piece := read_at(self.descriptor, _PIECE, place):
                 found.update(piece)
                 place += len(piece)
         return found
@@ -144,7 +145,7 @@ def new_folder(destination: Path) -> Iterator[Path]:
 def _flush(folder: Path) -> None:
     """A new name is durable only once its folder is; the file is whole without that."""
     with contextlib.suppress(OSError):  # not every file system can
-        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(folder, os.O_RDONLY | open_flags("O_CLOEXEC"))
         try:
             os.fsync(descriptor)
         finally:

@@ -8,7 +8,6 @@ system, and what another one left, perhaps before a restart, is removed only onc
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import os
@@ -20,9 +19,12 @@ import time
 from pathlib import Path
 
 from .destination import unwritable
+from .system import lock, machine_name, open_flags, user_id
 
 _NAME = re.compile(r"\.pythia_rt-([0-9a-f]{8})-[0-9a-f]{12}\.partial")
 _ABANDONED_ELSEWHERE = 24 * 3600  # seconds without a change
+_CLOSED = open_flags("O_CLOEXEC")
+_LOOKING = open_flags("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -39,7 +41,7 @@ def create(folder: Path, *, is_folder: bool = False) -> tuple[Path, int]:
             raise unwritable(folder, reason) from None
         # Before it was locked, another process may have taken it for abandoned.
         if descriptor >= 0:
-            if _lock(descriptor) is not False and _stands(path, descriptor):
+            if lock(descriptor) is not False and _stands(path, descriptor):
                 return path, descriptor
             os.close(descriptor)
 
@@ -58,15 +60,15 @@ def remove_abandoned(folder: Path) -> None:
 
 def _remove_if_abandoned(path: Path, is_of_this_system: bool) -> None:
     # O_NONBLOCK: opening a named pipe must not wait for its other end.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | _LOOKING)
     try:
         status = os.fstat(descriptor)
         is_folder = stat.S_ISDIR(status.st_mode)
-        if status.st_uid != os.geteuid() or not (is_folder or stat.S_ISREG(status.st_mode)):
+        if status.st_uid != user_id() or not (is_folder or stat.S_ISREG(status.st_mode)):
             return
         if not is_of_this_system and time.time() - status.st_mtime < _ABANDONED_ELSEWHERE:
             return
-        if _lock(descriptor):
+        if lock(descriptor):
             if is_folder:
                 shutil.rmtree(path)
             else:
@@ -76,30 +78,16 @@ def _remove_if_abandoned(path: Path, is_of_this_system: bool) -> None:
 
 
 def _open_new_file(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOSED, 0o666)
 
 
 def _open_new_folder(path: Path) -> int:
     """-1 when another process has removed it already."""
     path.mkdir()
     try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | open_flags("O_DIRECTORY", "O_CLOEXEC"))
     except FileNotFoundError:
         return -1
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Lock an open file until it is closed, or the process ends.
-
-    False when another process holds the lock, None where the file system has none.
-    """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
 
 
 def _stands(path: Path, descriptor: int) -> bool:
@@ -115,5 +103,5 @@ def _system() -> str:
     try:
         name = _BOOT_ID.read_bytes()
     except OSError:
-        name = os.uname().nodename.encode()
+        name = machine_name().encode()
     return hashlib.sha256(name).hexdigest()[:8]

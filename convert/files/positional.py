@@ -10,6 +10,9 @@ from typing import Any, BinaryIO
 
 from ..errors import with_sentence
 from .lfs import MAX_POINTER_BYTES, refuse_pointer
+from .system import open_flags, read_into
+
+_OPENING = open_flags("O_CLOEXEC", "O_NONBLOCK")
 
 
 class PositionalFile:
@@ -25,7 +28,7 @@ class PositionalFile:
         self._error = error
         # O_NONBLOCK: opening a named pipe must fail below, not wait for a writer.
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._descriptor = os.open(path, os.O_RDONLY | _OPENING)
         except OSError as reason:
             raise self._unreadable(reason) from None
         status = os.fstat(self._descriptor)
@@ -58,7 +61,7 @@ class PositionalFile:
         done = 0
         while done < len(destination):
             try:
-                count = os.preadv(self._descriptor, [destination[done:]], offset + done)
+                count = read_into(self._descriptor, destination[done:], offset + done)
             except OSError as reason:
                 raise self._unreadable(reason) from None
             if count == 0:

@@ -13,6 +13,7 @@ from pythia_rt import _core
 
 from ..errors import Sentence
 from ..files.positional import PositionalFile
+from ..files.system import private_memory
 
 _CHUNK = 64 << 20  # bytes that one thread reads at a time
 
@@ -59,14 +60,12 @@ def copy_file(file: PositionalFile) -> NDArray[np.uint8]:
     MemoryError with a sentence when they cannot be had.
     """
     try:
-        memory = mmap.mmap(-1, file.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = private_memory(file.size)
     except OSError:
         lacking = f"there is no memory for a copy of {file.path} ({file.size / 1e6:.0f} MB)"
         raise MemoryError(
             Sentence(f"{lacking}: load it with copy=False", f"{lacking}: leave --copy out")
         ) from None
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
     view = memoryview(memory)
 
     def read(start: int) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import queue
-import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -16,6 +15,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+from pythia_rt.convert.files.system import block_interrupts
 
 Result = TypeVar("Result")
 TRIES = 3
@@ -80,7 +81,7 @@ class Processes(Executor):
 
     def _serve(self) -> None:
         # Processes inherit this: a terminal's Ctrl-C is for all of its group.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        block_interrupts()
         pool, lifeline = None, None
         try:
             while (item := self._queue.get()) is not None:

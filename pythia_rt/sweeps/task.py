@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 import warnings
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from pythia_rt.convert import FlatFile
 from pythia_rt.convert.errors import NoTokenizerWarning
+from pythia_rt.convert.files.system import user_id
 from pythia_rt.model import Model
 from pythia_rt.sweeps.metrics.base import Measured, Metric
 from pythia_rt.sweeps.plan import Unit
@@ -23,7 +23,7 @@ Outcome = Measured | Exception
 
 def shared_folder(work: str) -> Path:
     """The folder that tasks of a sweep share on this machine."""
-    return Path(tempfile.gettempdir()) / f"pythia_rt-sweep-{os.getuid()}" / work
+    return Path(tempfile.gettempdir()) / f"pythia_rt-sweep-{user_id()}" / work
 
 
 @dataclass(frozen=True)
