@@ -299,6 +299,20 @@ class Model:
         it, or those of the first `gpu_layers` layers. Raises ValueError that names what is
         wrong, RuntimeError where there is no such device, MemoryError where it has no room.
         """
+    def set_left_out(
+        self,
+        keys: collections.abc.Mapping[int, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]],
+        values: collections.abc.Mapping[
+            int, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
+        ],
+    ) -> None:
+        """
+        Tells what the model leaves out of keys and values by layer, float32 [n_kv_heads *
+        head_dim], of all that it leaves out. Scores that are seen or edited have the keys'; of
+        the values' a row of an edited pattern that does not sum to 1 mixes more or less. No
+        other value depends on it. Raises ValueError for another size, RuntimeError in the middle
+        of a pass.
+        """
     @property
     def bytes_per_token(self) -> int:
         """
@@ -452,16 +466,7 @@ class Edits:
     Changes to the values at points of a model, in one text.
     """
     def __init__(
-        self,
-        model: Model,
-        items: collections.abc.Sequence[tuple[typing.Any, ...]],
-        *,
-        key_constants: collections.abc.Mapping[
-            int, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
-        ] = {},
-        value_constants: collections.abc.Mapping[
-            int, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
-        ] = {},
+        self, model: Model, items: collections.abc.Sequence[tuple[typing.Any, ...]]
     ) -> None:
         """
         In this order. An item is (point, layer, positions, scale, shift): x becomes
@@ -472,10 +477,7 @@ class Edits:
         raises stops the run.
 
         The layer is -1 for a point in none. `positions` of the text, int64, increase; None:
-        all of them. `key_constants` are those of `run`, of layers whose scores or patterns
-        are edited; `value_constants`, of the same shape, are what the runtime leaves out of
-        their values: of that a row of a pattern that does not sum to 1 mixes more or less.
-        Raises ValueError for what the model does not have and what does not fit.
+        all of them. Raises ValueError for what the model does not have and what does not fit.
         """
 
 class Draft:
@@ -905,10 +907,6 @@ def run(
         ]
     ]
     | None = None,
-    key_constants: collections.abc.Mapping[
-        int, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
-    ]
-    | None = None,
 ) -> tuple[typing.Any, list[typing.Any]]:
     """
     Appends tokens [n_i] to each session in shared passes, and looks inside: returns the logits
@@ -932,9 +930,8 @@ def run(
     of each session, or in a sink [n_heads, n, keys so far]. Besides points there is
     ('attention_to', layer), float32 [n_heads, tokens of all sessions]: how much of the pattern
     is on `targets`, of each session (starts int64 [n_i + 1], keys int64), where query j is
-    asked about the positions keys[starts[j] : starts[j + 1]]. `key_constants` of layers, float32
-    [n_kv_heads * head_dim], are added to the keys that scores are made of: the bias that the
-    runtime leaves out of them.
+    asked about the positions keys[starts[j] : starts[j + 1]]. Scores have what the model
+    leaves out of keys (Model.set_left_out).
 
     Raises ValueError before anything is appended, and what edits and the sink raise, which
     stops the run.

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pythia_rt.convert.merging import Weighted
+    from pythia_rt.insides.basis import Basis
 
 # The largest half is 65504; the bound is that of the weights before they were quantised.
 _LARGEST_IN_F16 = 60000.0
@@ -66,6 +67,7 @@ class Model(Chatting, Embedding, Generating, Insides, Scoring):
         loading = _available(loading, options)
         self._file = file
         self._read_tokenizer: Tokenizer | None = None
+        self._read_basis: Basis | None = None
         # Whoever asks for f32 weights wants exact logits: an f16 cache moves them by 5e-4. And some
         # models have keys or values that halves cannot hold.
         fits = file.kv_bound is None or file.kv_bound < _LARGEST_IN_F16
@@ -80,6 +82,18 @@ class Model(Chatting, Embedding, Generating, Insides, Scoring):
         if self._read_tokenizer is None and self._file.tokenizer is not None:
             self._read_tokenizer = Tokenizer(self._file.tokenizer, self._file.text)
         return self._read_tokenizer
+
+    # Made when somebody first looks inside, and likewise without a lock. The core is told then what
+    # it leaves out of keys and values, before a pass has scores that anybody sees.
+    @property
+    def _basis(self) -> Basis:
+        if self._read_basis is None:
+            from pythia_rt.insides.basis import Basis  # few need it
+
+            basis = Basis(self._file)
+            self._core.set_left_out(*basis.left_out())
+            self._read_basis = basis
+        return self._read_basis
 
     @classmethod
     def from_pretrained(

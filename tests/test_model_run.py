@@ -437,7 +437,7 @@ def test_edits_that_no_text_can_be_written_with(model: Model, edits: Any) -> Non
 def test_a_file_without_its_basis_names_the_point(
     files: Callable[..., Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = files("q8")
+    model = Model.load(files("q8").file.path)
     monkeypatch.setattr(type(model.file), "basis", {})
     with pytest.raises(ValueError, match=r"v of layer 1 .*convert its source again"):
         model.run(TOKENS, "layers.1.v")

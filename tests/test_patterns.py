@@ -237,23 +237,51 @@ def test_sums_of_a_pattern() -> None:
 def test_what_the_runtime_leaves_out_of_keys_comes_back() -> None:
     """Scores as the bias of keys makes them; the pattern is the same without."""
     spec = make_spec()
-    model, weights = make_model(spec), make_weights(spec)
+    models, weights = [make_model(spec), make_model(spec)], make_weights(spec)
     tokens = some_tokens(spec)
     constants = {}
     for layer in range(2):
         bias = weights[f"layers.{layer}.qkv.bias"][72:96].reshape(2, 12).copy()
         bias[:, : spec["rotary_dim"]] = 0
         constants[layer] = bias.reshape(-1)
+    models[1].set_left_out(constants, {})
     places = [("q", 1), ("scores", 1), ("pattern", 1)]
     runs = [
-        _core.run(sessions_of(_core, model, 1), [tokens], capture=places, **options)[1]
-        for options in ({}, {"key_constants": constants})
+        _core.run(sessions_of(_core, model, 1), [tokens], capture=places)[1] for model in models
     ]
     q = runs[0][0].reshape(-1, 6, 12)
     added = np.einsum("nhd,hd->hn", q, np.repeat(constants[1].reshape(2, 12), 3, axis=0))
     expected = runs[0][1][0] + spec["score_scale"] * added[:, :, None]
     assert_close(runs[1][1][0], expected)
     assert_close(runs[1][2][0], runs[0][2][0])
+    assert (runs[1][2][0] != runs[0][2][0]).any()
+    targets = [(np.arange(len(tokens) + 1), np.arange(len(tokens)))]
+    sums = [
+        _core.run(
+            sessions_of(_core, model, 1), [tokens], capture=[("attention_to", 1)], targets=targets
+        )[1][0]
+        for model in models
+    ]
+    np.testing.assert_array_equal(sums[1], sums[0])
+
+
+def test_what_the_runtime_leaves_out_of_values_is_mixed_by_edited_patterns() -> None:
+    """A row that sums to s mixes s - 1 of it more."""
+    spec = make_spec()
+    models, random = [make_model(spec), make_model(spec)], np.random.default_rng(4)
+    constant = random.normal(size=24).astype(np.float32)
+    models[1].set_left_out({}, {1: constant})
+    by = np.array([0, 0.5, 1, 1.5, 2, -1], np.float32)
+    tokens = some_tokens(spec)
+    zs = []
+    for model in models:
+        edits = _core.Edits(model, [("pattern", 1, None, by, np.zeros(6, np.float32))])
+        _, (z,) = _core.run(
+            sessions_of(_core, model, 1), [tokens], capture=[("z", 1)], edits=[edits]
+        )
+        zs.append(z.reshape(-1, 6, 12))
+    of_heads = np.repeat(constant.reshape(2, 12), 3, axis=0)
+    assert_close(zs[1], zs[0] + (by - 1)[:, None] * of_heads)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -274,8 +302,12 @@ def test_what_does_not_fit_is_refused() -> None:
     for bad in ((starts[1:], keys), (starts + 1, keys), (starts, keys[:1]), (starts, keys - 1)):
         assert "the targets of 4 queries are starts [5]" in refused(capture=sums, targets=[bad])
     assert "of 0 texts for 1 sessions" in refused(capture=sums, targets=[])
-    assert "array [24] of float32" in refused(key_constants={0: np.zeros(23, np.float32)})
-    assert "array [24] of float32" in refused(key_constants={2: np.zeros(24, np.float32)})
+    for layer, size in ((0, 23), (2, 24), (-1, 24)):
+        for number in range(2):
+            given: list[Any] = [{}, {}]
+            given[number][layer] = np.zeros(size, np.float32)
+            with pytest.raises(ValueError, match=r"array \[24\] of float32"):
+                MODEL.set_left_out(*given)
     one, two = np.ones(1, np.float32), np.ones(2, np.float32)
     with pytest.raises(ValueError, match="scale of an edit of 'scores' has 6 values, not 2"):
         _core.Edits(MODEL, [("scores", 0, None, two, one)])

@@ -181,8 +181,12 @@ def test_patterns_need_no_basis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     model = Model.load(convert(source, tmp_path / "flat", format="q8"), threads=2)
     expected = model.run(SHORT, "layers.1.pattern")["layers.1.pattern"]
     monkeypatch.setattr(type(model.file), "basis", {})
-    found = model.run(SHORT, "layers.1.pattern")["layers.1.pattern"]
+    old = Model.load(model.file.path, threads=2)
+    found = old.run(SHORT, "layers.1.pattern")["layers.1.pattern"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     for point, lacking in (("scores", "scores"), ("pattern", "v")):
         with pytest.raises(ValueError, match=f"{lacking} of layer 1 back to the checkpoint's"):
-            model.run(SHORT, edits=Zero(f"layers.1.{point}"))
+            old.run(SHORT, edits=Zero(f"layers.1.{point}"))
+    with pytest.raises(ValueError, match="scores of layer 1 back to the checkpoint's"):
+        old.run(SHORT, "layers.1.scores")
+    assert model.run(SHORT, "layers.1.scores")["layers.1.scores"].shape == (HEADS, 9, 9)

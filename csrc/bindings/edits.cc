@@ -4,7 +4,6 @@
 #include <pybind11/typing.h>
 
 #include <algorithm>
-#include <map>
 #include <string>
 #include <utility>
 
@@ -96,15 +95,6 @@ std::vector<const Edits*> edits_of(const std::vector<py::object>& texts, const M
   return edits;
 }
 
-std::vector<float> constant_of(const Spec& spec, int64_t layer, const FloatArray& constant) {
-  if (layer < 0 || layer >= spec.n_layers || constant.ndim() != 1 ||
-      constant.size() != spec.key_value_size()) {
-    throw_invalid("the constant of a layer's keys or values is an array [", spec.key_value_size(),
-                  "] of float32");
-  }
-  return {constant.data(), constant.data() + constant.size()};
-}
-
 std::vector<int64_t> increasing(const NumberArray& numbers, int64_t end, const char* what) {
   int64_t before = -1;
   for (py::ssize_t i = 0; i < numbers.size(); ++i) {
@@ -121,35 +111,22 @@ std::vector<int64_t> increasing(const NumberArray& numbers, int64_t end, const c
 void bind_edits(py::module_& module) {
   py::class_<BoundEdits>(module, "Edits", py::module_local(),
                          "Changes to the values at points of a model, in one text.")
-      .def(py::init([](const std::shared_ptr<BoundModel>& model, const std::vector<EditItem>& items,
-                       const std::map<int64_t, FloatArray>& key_constants,
-                       const std::map<int64_t, FloatArray>& value_constants) {
-             auto bound = std::make_unique<BoundEdits>(BoundEdits{model, {}});
-             for (const EditItem& item : items) add(*bound, item);
-             const Spec& spec = model->model->spec();
-             LeftOut& left_out = bound->edits.left_out();
-             for (const auto& [layer, constant] : key_constants) {
-               left_out.keys[layer] = constant_of(spec, layer, constant);
-             }
-             for (const auto& [layer, constant] : value_constants) {
-               left_out.values[layer] = constant_of(spec, layer, constant);
-             }
-             return bound;
-           }),
-           py::arg("model"), py::arg("items"), py::kw_only(),
-           py::arg("key_constants") = std::map<int64_t, FloatArray>(),
-           py::arg("value_constants") = std::map<int64_t, FloatArray>(),
-           "In this order. An item is (point, layer, positions, scale, shift): x becomes\n"
-           "scale * x + shift, float32 [width] both, and shift also [positions, width]; where the\n"
-           "scale is 0 nothing is left of x. Or (point, layer, positions, function):\n"
-           "function(rows, positions) is called in each pass for the text's rows, float32\n"
-           "[n, width], writable, at positions int64 [n], and changes them in place; what it\n"
-           "raises stops the run.\n\n"
-           "The layer is -1 for a point in none. `positions` of the text, int64, increase; None:\n"
-           "all of them. `key_constants` are those of `run`, of layers whose scores or patterns\n"
-           "are edited; `value_constants`, of the same shape, are what the runtime leaves out of\n"
-           "their values: of that a row of a pattern that does not sum to 1 mixes more or less.\n"
-           "Raises ValueError for what the model does not have and what does not fit.");
+      .def(
+          py::init(
+              [](const std::shared_ptr<BoundModel>& model, const std::vector<EditItem>& items) {
+                auto bound = std::make_unique<BoundEdits>(BoundEdits{model, {}});
+                for (const EditItem& item : items) add(*bound, item);
+                return bound;
+              }),
+          py::arg("model"), py::arg("items"),
+          "In this order. An item is (point, layer, positions, scale, shift): x becomes\n"
+          "scale * x + shift, float32 [width] both, and shift also [positions, width]; where the\n"
+          "scale is 0 nothing is left of x. Or (point, layer, positions, function):\n"
+          "function(rows, positions) is called in each pass for the text's rows, float32\n"
+          "[n, width], writable, at positions int64 [n], and changes them in place; what it\n"
+          "raises stops the run.\n\n"
+          "The layer is -1 for a point in none. `positions` of the text, int64, increase; None:\n"
+          "all of them. Raises ValueError for what the model does not have and what does not fit.");
 }
 
 }  // namespace pythia_rt

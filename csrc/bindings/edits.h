@@ -26,10 +26,6 @@ struct BoundEdits {
 // those of another model.
 std::vector<const Edits*> edits_of(const std::vector<py::object>& texts, const Model& model);
 
-// What the runtime leaves out of a layer's keys or values (LeftOut). Throws std::invalid_argument
-// for another size.
-std::vector<float> constant_of(const Spec& spec, int64_t layer, const FloatArray& constant);
-
 // An array as Python gave it, or a sentence that names `what`.
 template <typename Array>
 Array array_of(const py::handle& given, int64_t n_dimensions, const char* what) {

@@ -48,6 +48,14 @@ std::shared_ptr<BoundModel> make_model(const py::dict& spec, const FormatNames& 
   return bound;
 }
 
+std::map<int64_t, std::vector<float>> constants_of(const std::map<int64_t, FloatArray>& arrays) {
+  std::map<int64_t, std::vector<float>> constants;
+  for (const auto& [layer, array] : arrays) {
+    constants[layer] = {array.data(), array.data() + array.size()};
+  }
+  return constants;
+}
+
 // The device that runs the first layers, and with them most of the model.
 const Stage& first_stage(const BoundModel& bound) { return bound.model->stages().front(); }
 
@@ -113,6 +121,22 @@ void bind_model(py::module_& module, std::unique_ptr<Backend> (*make)(int)) {
             self.model->pool().set_budget(bytes.value_or(PagePool::kNoBudget));
           },
           "Bytes that they may have; None for what there is. Who needs more gets a MemoryError.")
+      .def(
+          "set_left_out",
+          [](const BoundModel& self, const std::map<int64_t, FloatArray>& keys,
+             const std::map<int64_t, FloatArray>& values) {
+            LeftOut left_out{constants_of(keys), constants_of(values)};
+            const GilRelease release;  // a pass may be under way
+            self.model->set_left_out(std::move(left_out));
+          },
+          py::arg("keys"), py::arg("values"),
+          "Tells what the model leaves out of keys and values by layer, float32 [n_kv_heads *\n"
+          "head_dim], of all that it leaves out. Scores that are seen or edited have the keys'; "
+          "of\n"
+          "the values' a row of an edited pattern that does not sum to 1 mixes more or less. No\n"
+          "other value depends on it. Raises ValueError for another size, RuntimeError in the "
+          "middle\n"
+          "of a pass.")
       .def_property_readonly(
           "spec", [](const BoundModel& self) { return self.spec; }, "The spec it was made from.")
       .def_property_readonly(

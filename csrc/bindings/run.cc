@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -52,7 +51,6 @@ class Run {
     probe_ = std::make_unique<RunProbe>(
         spec(), model().weights(), make_editor(), Captures(wanted_, options_.half, sink_.get()),
         PatternCaptures(spec().n_heads, options_.half, sink_.get()));
-    add_constants();
     if (options_.targets) probe_->pattern_captures().set_targets(targets(), wanted_);
     make_room();
     if (course_.layers()) probe_->take_layers(*course_.layers());
@@ -213,14 +211,6 @@ class Run {
     }
   }
 
-  void add_constants() {
-    if (options_.edits) probe_->patterns().add_left_out(edits_of(*options_.edits, model()));
-    if (!options_.key_constants) return;
-    for (const auto& [layer, constant] : *options_.key_constants) {
-      probe_->patterns().add_key_constant(layer, constant_of(spec(), layer, constant));
-    }
-  }
-
   std::vector<Targets> targets() const {
     std::vector<Targets> targets;
     for (size_t i = 0; i < wanted_.size(); ++i) {
@@ -274,15 +264,14 @@ std::pair<py::object, std::vector<py::object>> run(
     std::optional<std::vector<py::object>> edits, const std::string& logits, int64_t first_layer,
     std::optional<std::vector<FloatArray>> residuals, std::optional<std::vector<int64_t>> layers,
     std::optional<int64_t> end_layer, bool half, const py::object& sink,
-    std::optional<std::vector<std::pair<NumberArray, NumberArray>>> targets,
-    std::optional<std::map<int64_t, FloatArray>> key_constants) {
+    std::optional<std::vector<std::pair<NumberArray, NumberArray>>> targets) {
   if (sessions.empty()) throw_invalid("there is no session to run");
   const auto locks = claim_all(sessions);
-  Run run(sessions, tokens,
-          {std::move(capture), std::move(positions), std::move(edits), logits_named(logits),
-           first_layer, std::move(residuals), std::move(layers), end_layer, half,
-           std::move(targets), std::move(key_constants)},
-          sink);
+  Run run(
+      sessions, tokens,
+      {std::move(capture), std::move(positions), std::move(edits), logits_named(logits),
+       first_layer, std::move(residuals), std::move(layers), end_layer, half, std::move(targets)},
+      sink);
   run.run();
   return {run.logits(), run.captured()};
 }
@@ -297,7 +286,7 @@ void bind_run(py::module_& module) {
       py::arg("edits") = py::none(), py::arg("logits") = "all", py::arg("first_layer") = 0,
       py::arg("residuals") = py::none(), py::arg("layers") = py::none(),
       py::arg("end_layer") = py::none(), py::arg("half") = false, py::arg("sink") = py::none(),
-      py::arg("targets") = py::none(), py::arg("key_constants") = py::none(),
+      py::arg("targets") = py::none(),
       "Appends tokens [n_i] to each session in shared passes, and looks inside: returns the "
       "logits\n"
       "and what is at each place of `capture`, [wanted tokens of all sessions, width].\n\n"
@@ -326,10 +315,8 @@ void bind_run(py::module_& module) {
       "('attention_to', layer), float32 [n_heads, tokens of all sessions]: how much of the "
       "pattern\n"
       "is on `targets`, of each session (starts int64 [n_i + 1], keys int64), where query j is\n"
-      "asked about the positions keys[starts[j] : starts[j + 1]]. `key_constants` of layers, "
-      "float32\n"
-      "[n_kv_heads * head_dim], are added to the keys that scores are made of: the bias that the\n"
-      "runtime leaves out of them.\n\n"
+      "asked about the positions keys[starts[j] : starts[j + 1]]. Scores have what the model\n"
+      "leaves out of keys (Model.set_left_out).\n\n"
       "Raises ValueError before anything is appended, and what edits and the sink raise, which\n"
       "stops the run.");
 }

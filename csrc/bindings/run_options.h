@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -34,7 +33,6 @@ struct Options {
   std::optional<int64_t> end_layer;
   bool half;
   std::optional<std::vector<std::pair<NumberArray, NumberArray>>> targets;
-  std::optional<std::map<int64_t, FloatArray>> key_constants;
 };
 
 constexpr const char* kSums = "attention_to";  // a name to capture that is no point

@@ -35,6 +35,20 @@ Model::Model(const Spec& spec, const std::map<std::string, Format>& formats,
   decoder_ = std::make_unique<Decoder>(spec_, weights_, stages_);
 }
 
+void Model::set_left_out(LeftOut left_out) {
+  for (const auto* constants : {&left_out.keys, &left_out.values}) {
+    for (const auto& [layer, constant] : *constants) {
+      if (layer >= 0 && layer < spec_.n_layers &&
+          static_cast<int64_t>(constant.size()) == spec_.key_value_size()) {
+        continue;
+      }
+      throw_invalid("what is left out of a layer's keys or values is an array [",
+                    spec_.key_value_size(), "] of float32");
+    }
+  }
+  between_passes([&] { weights_.left_out = std::move(left_out); });
+}
+
 void Model::run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt, Probe* probe) {
   between_passes([&] { decoder_->run(chunks, interrupt, probe); });
 }

@@ -27,8 +27,8 @@ struct RoomRequest {
   int64_t count;
 };
 
-// Weights and the devices that run them. Constant once built: any number of sequences on any number
-// of threads may share it; their passes take turns.
+// Weights and the devices that run them. Constant once built, but for set_left_out(): any number of
+// sequences on any number of threads may share it; their passes take turns.
 class Model {
  public:
   // `device`, if there is one, runs the first `device_layers` layers, or all of them, and
@@ -45,6 +45,11 @@ class Model {
   const Backend& cpu() const { return *cpu_; }
   // Of the caches of all its sequences.
   PagePool& pool() { return *pool_; }
+
+  // All that is left out of keys and values, as who knows the tensors' source tells it before
+  // anybody sees or edits scores and patterns. Waits for the pass at hand. Throws
+  // std::invalid_argument for another size, and what between_passes() throws.
+  void set_left_out(LeftOut left_out);
 
   // One pass of the decoder, whose caches must have room; waits for its turn.
   void run(const std::vector<Chunk>& chunks, FunctionRef<void()> interrupt, Probe* probe = nullptr);

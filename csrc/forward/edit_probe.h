@@ -14,11 +14,9 @@ namespace pythia_rt {
 class EditProbe : public Probe {
  public:
   // The edits of each text, by its number, null for none; and what it has seen.
-  EditProbe(const Spec& spec, const Weights& weights, const std::vector<const Edits*>& edits,
+  EditProbe(const Spec& spec, const Weights& weights, std::vector<const Edits*> edits,
             std::vector<SeenText*> seen)
-      : editor_(edits, true), patterns_(spec, weights), seen_(std::move(seen)) {
-    patterns_.add_left_out(edits);
-  }
+      : editor_(std::move(edits), true), patterns_(spec, weights), seen_(std::move(seen)) {}
 
   const std::exception_ptr& error(int64_t text) const { return editor_.error(text); }
 

@@ -37,13 +37,6 @@ struct Edit {
   std::shared_ptr<RowFunction> function;          // or null
 };
 
-// What the runtime leaves out of the keys and values of layers [n_kv_heads * head_dim], in its own
-// terms: a part of their scores, and of what is mixed as far as a pattern does not sum to 1.
-struct LeftOut {
-  std::map<int64_t, std::vector<float>> keys;
-  std::map<int64_t, std::vector<float>> values;
-};
-
 // Of one text, in the order in which they are made.
 class Edits {
  public:
@@ -54,12 +47,8 @@ class Edits {
   const std::vector<Edit>* at(const Place& place) const;
   const std::map<Place, std::vector<Edit>>& places() const { return places_; }
 
-  LeftOut& left_out() { return left_out_; }
-  const LeftOut& left_out() const { return left_out_; }
-
  private:
   std::map<Place, std::vector<Edit>> places_;
-  LeftOut left_out_;
 };
 
 bool has_function(const std::vector<Edit>& edits);

@@ -41,8 +41,10 @@ class PatternCaptures {
     return outs_.count(place) != 0 ||
            (place.point == Point::pattern && sums_.count(place.layer) != 0);
   }
-  bool wants_layer(int64_t layer) const {
-    return wants({Point::scores, layer}) || wants({Point::pattern, layer});
+  bool wants_layer(int64_t layer) const { return has_rows(layer) || sums_.count(layer) != 0; }
+  // Whether somebody sees its scores or its pattern, not sums alone.
+  bool has_rows(int64_t layer) const {
+    return outs_.count({Point::scores, layer}) != 0 || outs_.count({Point::pattern, layer}) != 0;
   }
 
   // Of each pass, the rows that are wanted.

@@ -46,6 +46,12 @@ void softmax(float* scores, int64_t n) {
   }
 }
 
+// Of a layer, null for nothing.
+const float* of_layer(const std::map<int64_t, std::vector<float>>& constants, int64_t layer) {
+  const auto found = constants.find(layer);
+  return found == constants.end() ? nullptr : found->second.data();
+}
+
 bool is_about(const Edit& edit, int64_t position) {
   return !edit.positions ||
          std::binary_search(edit.positions->begin(), edit.positions->end(), position);
@@ -87,7 +93,10 @@ void Patterns::at(int64_t layer, Backend& backend, const AttentionRows& rows,
     };
     editor.on_behalf(text.text, [&] {
       SeenKeys& seen = (*seen_texts[static_cast<size_t>(text.text)])[layer];
-      remember(seen, layer, backend, rows, text, is_edited);
+      // No pattern needs what is left out of keys, but for its last bits: sums alone go without.
+      const bool is_shown = is_edited || captures->has_rows(layer);
+      const float* left_out = is_shown ? of_layer(weights_.left_out.keys, layer) : nullptr;
+      remember(seen, left_out, backend, rows, text, is_edited);
       const int64_t n_keys = text.first_position + text.count;
       scores_.resize(static_cast<size_t>(text.count * rows.heads.n_heads * n_keys));
       compute({layer, backend, rows, part(rows.q), part(rows.z), text, seen, editor,
@@ -96,18 +105,9 @@ void Patterns::at(int64_t layer, Backend& backend, const AttentionRows& rows,
   }
 }
 
-void Patterns::add_left_out(const std::vector<const Edits*>& texts) {
-  for (const Edits* edits : texts) {
-    if (edits == nullptr) continue;
-    const LeftOut& given = edits->left_out();
-    left_out_.keys.insert(given.keys.begin(), given.keys.end());
-    left_out_.values.insert(given.values.begin(), given.values.end());
-  }
-}
-
 // A text that goes back forgets what it saw from there on.
-void Patterns::remember(SeenKeys& seen, int64_t layer, Backend& backend, const AttentionRows& rows,
-                        const TextRows& text, bool with_values) {
+void Patterns::remember(SeenKeys& seen, const float* left_out, Backend& backend,
+                        const AttentionRows& rows, const TextRows& text, bool with_values) {
   const auto append = [&](std::vector<float>& kept, Rows all) {
     const auto before = static_cast<size_t>(text.first_position * all.width);
     if (kept.size() < before) {
@@ -120,11 +120,8 @@ void Patterns::remember(SeenKeys& seen, int64_t layer, Backend& backend, const A
     return kept.data() + before;
   };
   float* keys = append(seen.keys, rows.k);
-  const auto constant = left_out_.keys.find(layer);
-  if (constant != left_out_.keys.end()) {
-    for (int64_t i = 0; i < text.count * rows.k.width; ++i) {
-      keys[i] += constant->second[static_cast<size_t>(i % rows.k.width)];
-    }
+  if (left_out != nullptr) {
+    for (int64_t i = 0; i < text.count * rows.k.width; ++i) keys[i] += left_out[i % rows.k.width];
   }
   if (with_values) append(seen.values, rows.v);
 }
@@ -183,7 +180,7 @@ void Patterns::score_row(const Task& task, const float* query, int64_t row, floa
 
 void Patterns::mix_row(const Task& task, int64_t row, float* z) const {
   const HeadLayout& heads = task.rows.heads;
-  const auto constant = left_out_.values.find(task.layer);
+  const float* constant = of_layer(weights_.left_out.values, task.layer);
   std::fill_n(z, heads.n_heads * heads.head_dim, 0.0f);
   for (int64_t head = 0; head < heads.n_heads; ++head) {
     const float* weights = task.scores + row * task.row_size() + head * task.n_keys();
@@ -195,8 +192,8 @@ void Patterns::mix_row(const Task& task, int64_t row, float* z) const {
       for (int64_t i = 0; i < heads.head_dim; ++i) mixed[i] += weights[key] * value[i];
       sum += static_cast<double>(weights[key]);
     }
-    if (constant == left_out_.values.end()) continue;
-    const float* left_out = constant->second.data() + head / heads.group() * heads.head_dim;
+    if (constant == nullptr) continue;
+    const float* left_out = constant + head / heads.group() * heads.head_dim;
     const auto lacking = static_cast<float>(sum - 1);
     for (int64_t i = 0; i < heads.head_dim; ++i) mixed[i] += lacking * left_out[i];
   }

@@ -27,13 +27,6 @@ class Patterns {
  public:
   Patterns(const Spec& spec, const Weights& weights) : spec_(spec), weights_(weights) {}
 
-  // What the runtime leaves out of a layer's keys: see LeftOut.
-  void add_key_constant(int64_t layer, std::vector<float> constant) {
-    left_out_.keys[layer] = std::move(constant);
-  }
-  // What the texts' edits say of that, null for a text without; it is the model's, so alike in all.
-  void add_left_out(const std::vector<const Edits*>& texts);
-
   // `seen` are of the texts by number, which have been seen from their beginning; `captures`
   // may be null.
   void at(int64_t layer, Backend& backend, const AttentionRows& rows,
@@ -43,7 +36,8 @@ class Patterns {
  private:
   struct Task;  // one text's rows
 
-  void remember(SeenKeys& seen, int64_t layer, Backend& backend, const AttentionRows& rows,
+  // `left_out` of the keys is added to them, null for nothing.
+  void remember(SeenKeys& seen, const float* left_out, Backend& backend, const AttentionRows& rows,
                 const TextRows& text, bool with_values);
   void compute(const Task& task);
   void score_row(const Task& task, const float* query, int64_t row, float* scores) const;
@@ -52,7 +46,6 @@ class Patterns {
 
   const Spec& spec_;
   const Weights& weights_;
-  LeftOut left_out_;
   std::vector<float> scores_;  // [rows][n_heads][keys] of a text, later its pattern
   std::vector<float> chosen_;
 };

@@ -35,7 +35,6 @@ class RunProbe : public Probe {
   void start_with(std::vector<Stream> streams) { streams_ = std::move(streams); }
 
   Captures& captures() { return captures_; }
-  Patterns& patterns() { return patterns_; }
   PatternCaptures& pattern_captures() { return pattern_captures_; }
 
   const std::vector<int64_t>* layers() const override { return layers_ ? &*layers_ : nullptr; }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -30,6 +31,14 @@ struct LayerWeights {
   std::shared_ptr<const float[]> own_qkv_bias;  // memory of qkv's, which is not that of the file
 };
 
+// What the model leaves out of the keys and values of layers [n_kv_heads * head_dim], in its own
+// terms: a part of their scores, and of what is mixed as far as a pattern does not sum to 1. Only
+// who sees or edits scores and patterns needs it.
+struct LeftOut {
+  std::map<int64_t, std::vector<float>> keys;
+  std::map<int64_t, std::vector<float>> values;
+};
+
 struct Weights {
   const float* rope_frequencies = nullptr;  // [rotary_dim / 2], angles of a step; the host's memory
   const float* score_bias = nullptr;        // [n_heads][max_positions], or null; the host's memory
@@ -39,6 +48,8 @@ struct Weights {
   std::vector<LayerWeights> layers;
   NormWeights final_norm;
   Matrix head;  // [vocab_size][hidden_size]; the embedding itself where the two are tied
+
+  LeftOut left_out;  // which is in no tensor; nothing until somebody tells it
 
   // Bytes of weights that one token reads: everything but the embedding.
   int64_t bytes_per_token = 0;

@@ -8,6 +8,7 @@ takes that back (convert/flatfile/basis.py).
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -144,6 +145,31 @@ class Basis:
         if runtime and factors is not None:
             constant *= factors.reshape(heads, dim)
         return constant.reshape(-1)
+
+    def value_constant(self, layer: int) -> Floats | None:
+        """Return what the runtime leaves out of the values of `layer`, float32 [n_kv_heads *
+        head_dim] in the basis of its own values; None for nothing. Raises MissingBasis."""
+        back = self.of("v", layer)
+        if back is None or not back.shift.any():
+            return None
+        constant: Floats = back.shift / back.scale
+        return constant
+
+    def left_out(self) -> tuple[dict[int, Floats], dict[int, Floats]]:
+        """Return what the runtime leaves out of keys and values by layer, in its own basis; of each
+        as far as the file says it."""
+        keys: dict[int, Floats] = {}
+        values: dict[int, Floats] = {}
+        for layer in range(self._spec["n_layers"]):
+            with contextlib.suppress(MissingBasis):
+                constant = self.key_constant(layer, runtime=True)
+                if constant.any():
+                    keys[layer] = constant
+            with contextlib.suppress(MissingBasis):
+                lacking = self.value_constant(layer)
+                if lacking is not None:
+                    values[layer] = lacking
+        return keys, values
 
     def order(self, point: str) -> NDArray[np.int64] | None:
         """Return which of the runtime's channels of `point` each of the checkpoint's is.

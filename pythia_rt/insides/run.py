@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt import _core
-from pythia_rt.convert.errors import MissingBasis
-from pythia_rt.insides.basis import Basis
 from pythia_rt.insides.edits import Edits, Lowered, Lowering, PerText, listed, of_texts
 from pythia_rt.insides.inputs import (
     Ids,
@@ -63,7 +60,7 @@ class Runner:
         self.model = model
         self.spec = model.file.spec
         self.names = Names(self.spec)
-        self.reading = Reading(self.spec, Basis(model.file), getattr(model, "weight", None))
+        self.reading = Reading(self.spec, model._basis, getattr(model, "weight", None))
 
     def run(
         self,
@@ -98,6 +95,8 @@ class Runner:
         lowered = self._lowered(edits, lengths, span)
         sources = list(dict.fromkeys(map(self.reading.source, places)))
         span.check(places)
+        for place in places:
+            self.reading.check_known(place)
         asked = _Asked(places, sources, logits, dtype, span, sink, list(map(canonical, places)))
         values: dict[Place, list[Values]] = {} if sink else {place: [] for place in places}
         found: list[Floats] | None = None if logits is None else []
@@ -120,6 +119,8 @@ class Runner:
 
     def rows(self, ids: Sequence[Ids], places: Sequence[Place]) -> dict[Place, list[Values]]:
         """What the runtime has at places, in its own basis, of each text [n, width]."""
+        for place in places:
+            self.reading.check_known(place)
         found: dict[Place, list[Values]] = {place: [] for place in places}
         for group in groups([len(text) for text in ids]):
             some = ids[group.start : group.stop]
@@ -128,7 +129,6 @@ class Runner:
                 some,
                 capture=[(*place,) for place in places],
                 logits="none",
-                key_constants=self._key_constants(places),
             )
             ends = np.cumsum([len(text) for text in some])[:-1]
             for place, part in zip(places, captured, strict=True):
@@ -241,7 +241,6 @@ class Runner:
             end_layer=span.end,
             half=half,
             sink=self._core_sink(asked, first_text),
-            key_constants=self._key_constants(asked.sources),
         )
         if asked.sink is not None:
             return logits or [], {}
@@ -258,34 +257,13 @@ class Runner:
             captured[place] = [in_dtype(self.reading.values(place, part), asked.dtype, place)]
         return logits or [], captured
 
-    def _key_constants(self, places: Iterable[Place]) -> dict[int, Floats]:
-        """What the runtime's keys lack, of each layer whose scores are seen.
-
-        Patterns are the same without, but for their last bits: they have it too where it is known,
-        so that no bit of them depends on whether scores are seen besides.
-        """
-        found: dict[int, Floats] = {}
-        for place in places:
-            if place.point == "scores":
-                found[place.layer] = self.reading.key_constant(place.layer)
-            elif place.point == "pattern":
-                with contextlib.suppress(MissingBasis):
-                    found[place.layer] = self.reading.key_constant(place.layer)
-        return found
-
-    def _value_constants(self, places: Iterable[Place]) -> dict[int, Floats]:
-        """What the runtime's values lack, of each layer where they are mixed by an edited pattern.
-
-        As long as that sums to 1 it does not matter.
-        """
-        layers = {place.layer for place in places if place.point in ("scores", "pattern")}
-        found = {layer: self.reading.value_constant(layer) for layer in layers}
-        return {layer: constant for layer, constant in found.items() if constant is not None}
-
     def _core_edits(self, lowered: Sequence[Sequence[Lowered]]) -> list[Any] | None:
         """The core's edits of each text; None where there are none at all."""
         if not any(lowered):
             return None
+        for edits in lowered:
+            for edit in edits:
+                self.reading.check_known(edit.place, is_edited=True)
         return [
             _core.Edits(
                 self.model._core,
@@ -295,8 +273,6 @@ class Runner:
                     else (*edit.place, edit.positions, edit.scale, edit.shift)
                     for edit in edits
                 ],
-                key_constants=self._key_constants(edit.place for edit in edits),
-                value_constants=self._value_constants(edit.place for edit in edits),
             )
             if edits
             else None

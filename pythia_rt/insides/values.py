@@ -112,17 +112,14 @@ class Reading:
             found = full
         rows[:] = found if affine is None else affine.to_runtime(found)
 
-    def key_constant(self, layer: int) -> Floats:
-        """What the runtime's keys of a layer lack, in its own basis: [kv_heads * head_dim]."""
-        return self._basis.key_constant(layer, runtime=True, point="scores")
-
-    def value_constant(self, layer: int) -> Floats | None:
-        """What the runtime's values of a layer lack, likewise; None for nothing."""
-        affine = self._affine(Place("v", layer))
-        if affine is None or not affine.shift.any():
-            return None
-        lacking: Floats = affine.shift / affine.scale
-        return lacking
+    def check_known(self, place: Place, *, is_edited: bool = False) -> None:
+        """Raise MissingBasis where the file does not say what the runtime's scores lack, or the
+        values that an edited pattern mixes. Patterns that are seen are the same without, but for
+        their last bits."""
+        if place.point == "scores":
+            self._basis.key_constant(place.layer, point="scores")
+        if is_edited and place.point in ("scores", "pattern"):
+            self._basis.value_constant(place.layer)
 
     def _affine(self, place: Place) -> Affine | None:
         source = self.source(place)
