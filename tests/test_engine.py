@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -237,37 +236,6 @@ def test_closing_goes_on_after_ctrl_c(model: Model) -> None:
     engine.close()
     opening.join()
     assert all(handle.done for handle in handles)
-
-
-def test_nothing_is_left(model: Model) -> None:
-    """Neither pages nor threads, when engines are closed, or dropped."""
-    gc.collect()
-    pages, threads = model._core.cache_pages, threading.active_count()
-    engine = Engine(model)
-    handles = [engine.submit(PROMPT, n=3, seed=1, max_new_tokens=40) for _ in range(9)]
-    for handle in handles[::2]:
-        handle.cancel()
-    engine.close()
-    assert (model._core.cache_pages, threading.active_count()) == (pages, threads)
-    del handle, handles, engine
-    dropped = Engine(model)
-    dropped.submit(PROMPT, **LONG)
-    del dropped
-    gc.collect()
-    assert (model._core.cache_pages, threading.active_count()) == (pages, threads)
-
-
-def test_an_idle_engine_holds_no_request(engine: Engine) -> None:
-    handle = engine.submit(PROMPT, max_new_tokens=1)
-    assert handle.result().tokens
-    job = weakref.ref(handle._job)
-    del handle
-    for _ in range(1000):  # its thread is about to fall asleep
-        gc.collect()
-        if job() is None:
-            break
-        time.sleep(0.1)
-    assert job() is None
 
 
 def test_a_thread_that_failed(model: Model) -> None:

@@ -92,7 +92,9 @@ class Handle:
         self._job = job
         self._news = news
         self._pid = os.getpid()
-        self._cancel = weakref.finalize(self, cancel, job)
+        # Until then others hold the job. An error of its own leads to this handle, by the frames
+        # that it was raised in: so that nobody keeps the one for the other, only weakly.
+        self._cancel = weakref.finalize(self, _cancel_if_there, cancel, weakref.ref(job))
         self._cancel.atexit = False
 
     @property
@@ -164,6 +166,11 @@ class Handle:
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise EngineClosed(FORKED)
+
+
+def _cancel_if_there(cancel: Callable[[Job], None], found: Callable[[], Job | None]) -> None:
+    if (job := found()) is not None:
+        cancel(job)
 
 
 class Pieces(Iterator[str], AsyncIterator[str]):

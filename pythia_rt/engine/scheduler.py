@@ -279,6 +279,8 @@ class Scheduler:
     # Writing
 
     def _write(self, seconds: float) -> None:
+        # An error that comes from within keeps this frame, and in it no text: a text has pages, and
+        # its writer has the error, a circle that goes through the core and is never collected.
         runs = list(self._runs)
         # The first token of a text is delivered at once, and its time known.
         if any(not run.is_writing for run in runs):
@@ -293,20 +295,26 @@ class Scheduler:
             )
         except MemoryError as error:
             self._take_all()
+            runs.clear()
             self._make_room(error)
             return
         self._take_all()
-        for run in [runs[index] for index in wanting]:
-            if run.job.is_done or not run.writer.has_ended:
-                continue
-            failure = run.writer.error
-            if failure is not None:
-                self.fail(run.job, self._explained(run, failure))
-            elif run.number is None:
-                self._prompt_was_read(run)
-                self._runs.remove(run)
-                self._ready[run.job] = run
-                self._fork(run)
+        for index in wanting:
+            self._attend(runs[index])
+        runs.clear()
+
+    def _attend(self, run: _Run) -> None:
+        """Do what a writer wants that has no more to write."""
+        if run.job.is_done or not run.writer.has_ended:
+            return
+        failure = run.writer.error
+        if failure is not None:
+            self.fail(run.job, self._explained(run, failure))
+        elif run.number is None:
+            self._prompt_was_read(run)
+            self._runs.remove(run)
+            self._ready[run.job] = run
+            self._fork(run)
 
     def _take_all(self) -> None:
         """Hand on what was written. A text may end here, and its job with it."""
