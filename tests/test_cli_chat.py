@@ -149,7 +149,7 @@ class ChatTerminal(Terminal):
         only after the next key.
         """
         self.type(b"\x03")
-        while not select.select([self._master], [], [], 5)[0]:
+        while not select.select([self._master], [], [], 20)[0]:
             self.type(b"\x03")
         return self.wait_for("\r\n> ", start)
 

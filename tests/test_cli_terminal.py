@@ -18,6 +18,18 @@ from pythia_rt import Model
 COMMAND = [sys.executable, "-m", "pythia_rt", "generate"]
 GREEDY = ["--temperature", "0", "--max-new-tokens", "8"]
 ENDLESS = ["--max-new-tokens", "2000", "--logit-bias", "0=-inf", "--seed", "1"]
+# It writes its pieces so slowly that it does not end before it is interrupted.
+SLOWLY = """
+import time
+from pythia_rt import stream
+from pythia_rt.cli import main
+step = stream.Stream.__next__
+def slowly(self):
+    time.sleep(0.05)
+    return step(self)
+stream.Stream.__next__ = slowly
+main()
+"""
 SPEED = r"prefill \d+ tokens at [\d.]+ tokens/s, decode \d+ tokens at .*\)\r\n"
 
 
@@ -141,7 +153,8 @@ def test_quiet_and_verbose_exclude_each_other() -> None:
 @pytest.mark.parametrize("stderr", [False, True])
 def test_ctrl_c_leaves_the_line(terminals: list[Terminal], stderr: bool, tmp_path: Path) -> None:
     errors = tmp_path / "stderr"
-    terminal = Terminal("The", *ENDLESS, stderr=errors if stderr else None)
+    command = [sys.executable, "-c", SLOWLY, "generate"]
+    terminal = Terminal("The", *ENDLESS, stderr=errors if stderr else None, command=command)
     terminals.append(terminal)
     terminal.read(40)
     terminal.type(b"\x03")
