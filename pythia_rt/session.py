@@ -31,7 +31,7 @@ class Session:
 
     What was read or written before is not computed again, and every text is, to the token, the one
     that `Model.generate` gives for all tokens so far. Of the streams of a session only the last one
-    that was begun goes on. One thread at a time.
+    that was begun goes on. A copy is a fork. One thread at a time.
     """
 
     def __init__(
@@ -120,6 +120,13 @@ class Session:
         self._settle()
         self._session.run()
         return Session(self._session.fork(), self._file, self._ids, self._write, self._tokens)
+
+    # Two objects with one cache and tokens of their own would write what belongs to neither.
+    def __copy__(self) -> Session:
+        return self.fork()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Session:
+        return self.fork()
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write tokens and cache to a safetensors file, for `Model.load_session`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from pathlib import Path
@@ -153,6 +154,19 @@ def test_forks_and_new_beginnings(talker: Model) -> None:
     again = fork.generate("Hello", **OPTIONS)
     assert again.timing.cached_tokens > 0
     assert again.text.strip() == chat.messages[2]["content"]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_is_a_fork(talker: Model, copied: Any) -> None:
+    chat = talker.new_chat("Be kind.")
+    chat.generate("Hello", **OPTIONS)
+    said = chat.messages
+    other = copied(chat)
+    for each, text in ((other, "And then?"), (chat, "Why?")):
+        result = each.generate(text, **OPTIONS)
+        asked = [*said, {"role": "user", "content": text}]
+        assert each.messages == [*asked, {"role": "assistant", "content": result.text.strip()}]
+        assert plain(result) == plain(talker.chat(asked, **OPTIONS))
 
 
 def test_a_full_context_is_said_and_nothing_lost(talker: Model) -> None:

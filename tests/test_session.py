@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,21 @@ def test_forks_share_their_prompt(model: Model) -> None:
     assert [text.tokens for text in texts] == [
         model.generate(ids(300), max_new_tokens=3, seed=seed).tokens for seed in range(10)
     ]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_is_a_fork(model: Model, copied: Callable[[Session], Session]) -> None:
+    session = model.session()
+    assert copied(session).tokens == []
+    session.append(ids(20))
+    other = copied(session)
+    other.append(ids(5, seed=1))
+    other.generate(**GREEDY)
+    session.generate(**GREEDY)
+    assert session.tokens[:20] == other.tokens[:20] == ids(20)
+    assert (len(session), len(other)) == (25, 30)
+    goes_on(session, model)
+    goes_on(other, model)
 
 
 @pytest.mark.parametrize("kv", ["f16", "f32", "q8"])

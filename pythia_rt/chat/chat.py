@@ -26,7 +26,8 @@ class Chat:
     An answer is always the one that `Model.chat` gives for all messages so far, with the same seed.
     What the model read or wrote before is not computed again as far as the new prompt begins with
     the same tokens: an answer's text may be encoded otherwise than it was written, and templates
-    may change old turns; the rest is then read again. One thread at a time.
+    may change old turns; the rest is then read again. A copy is a fork. One thread at a
+    time.
     """
 
     def __init__(self, session: Session, prompter: Prompter, system: str | None = None) -> None:
@@ -128,6 +129,12 @@ class Chat:
         fork._session = self._session.fork()
         fork._messages = self.messages
         return fork
+
+    def __copy__(self) -> Chat:
+        return self.fork()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Chat:
+        return self.fork()
 
     def _render(self, messages: str | Messages) -> ChatPrompt:
         return self._prompter.prompt(self._next(messages))
