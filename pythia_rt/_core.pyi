@@ -21,6 +21,7 @@ __all__: list[str] = [
     "PAGE_POSITIONS",
     "Pace",
     "Prefixes",
+    "SUM_ROWS",
     "Sampler",
     "SamplingOption",
     "Session",
@@ -29,6 +30,7 @@ __all__: list[str] = [
     "Wake",
     "Writer",
     "Written",
+    "add_up",
     "bits_per_weight",
     "cuda_device_name",
     "cuda_unavailable",
@@ -684,6 +686,27 @@ class Layer:
         Second, when `capture`: the input [n, columns] of each matrix, by its name.
         """
 
+def add_up(
+    source: typing_extensions.Buffer | numpy.typing.NDArray[typing.Any],
+    dtype: str,
+    gain: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    shift: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
+    *,
+    relative: bool = False,
+) -> tuple[
+    numpy.typing.NDArray[numpy.float64],
+    numpy.typing.NDArray[numpy.float64] | None,
+    numpy.typing.NDArray[numpy.float32],
+]:
+    """
+    Sums over the rows and columns of a row-major matrix W of 'F32', 'F16' or 'BF16'.
+
+    `gain` and `shift` are float32 [columns]. Returns W^2 @ gain, float64 [rows];
+    W @ shift likewise, or None; and for each SUM_ROWS rows the sums of W^2 over them,
+    float32 [rows / SUM_ROWS, columns]. `relative`: of rows that were divided by the
+    first; zeros where that is next to nothing. The order of additions is fixed.
+    """
+
 def bits_per_weight(format: str) -> float:
     """
     Stored bits per weight, scales included, padding not.
@@ -855,9 +878,15 @@ def pack(
     rows: int,
     columns: int,
     threads: int = 0,
+    *,
+    row_factors: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
+    column_factors: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
 ) -> list[numpy.typing.NDArray[numpy.uint8]]:
     """
     Packs a row-major matrix of 'F32', 'F16' or 'BF16' values: the bytes of each part.
+
+    Each value is multiplied by the factor of its column and then of its row, where there are
+    any, float32 [columns] and [rows].
 
     Rows may be packed in chunks whose sizes are multiples of 16, and each part's bytes
     joined. Raises ValueError that names the place of a value that is not finite or too
@@ -1033,3 +1062,4 @@ def write(
     """
 
 PAGE_POSITIONS: int = 128
+SUM_ROWS: int = 64

@@ -13,7 +13,7 @@ from oracle import decoder, kernels
 from pythia_rt import _core
 from pythia_rt.convert.flatfile.layout import Linear, linears, norms
 from pythia_rt.convert.flatfile.spec import CHOICES, Spec
-from pythia_rt.convert.quantise.balancing import inside, rewrites, solve
+from pythia_rt.convert.quantise.balancing import Rows, inside, rewrites, solve
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -37,10 +37,10 @@ class Given:
     def vector(self, name: str) -> Floats:
         return self.weights[name]
 
-    def rows(self, matrix: Linear, step: int) -> Iterator[Floats]:
-        values = self.weights[matrix.name].copy()
+    def rows(self, matrix: Linear, step: int) -> Iterator[Rows]:
+        values = self.weights[matrix.name]
         for first in range(0, len(values), step):
-            yield values[first : first + step]
+            yield Rows("F32", values[first : first + step].reshape(-1).view(np.uint8))
 
     def not_finite(self, matrix: Linear, row: int) -> ValueError:
         return ValueError(f"{matrix.name} {row}")

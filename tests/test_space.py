@@ -21,7 +21,7 @@ from probing import places_of, replacing, width_of
 from pythia_rt import _core
 from pythia_rt.convert.flatfile.layout import VECTOR_MULTIPLE, Linear, Norm, linears, norms
 from pythia_rt.convert.flatfile.spec import CHOICES, FIELDS, Spec
-from pythia_rt.convert.quantise.balancing import rewrites, solve
+from pythia_rt.convert.quantise.balancing import Rows, rewrites, solve
 from pythia_rt.convert.quantise.calibrator import Calibrator
 from pythia_rt.convert.quantise.kv_range import bound_keys_and_values
 from pythia_rt.convert.quantise.weights import Chunk
@@ -205,14 +205,14 @@ class Weights:
     def vector(self, name: str) -> Floats:
         return self._weights[name]
 
-    def rows(self, matrix: Linear, step: int) -> Iterator[Floats]:
+    def rows(self, matrix: Linear, step: int) -> Iterator[Rows]:
         values = self._weights[matrix.name]
         for first in range(0, len(values), step):
-            yield values[first : first + step].copy()
+            yield Rows("F32", values[first : first + step].reshape(-1).view(np.uint8))
 
     def chunks(self, matrix: Linear) -> Iterator[Chunk]:
-        for first, values in zip(itertools.count(0, 32), self.rows(matrix, 32), strict=False):
-            yield Chunk(first, len(values), "F32", values.reshape(-1).view(np.uint8))
+        for first, rows in zip(itertools.count(0, 32), self.rows(matrix, 32), strict=False):
+            yield Chunk(first, rows.data.size // matrix.columns // 4, *rows)
 
     def decode(self, matrix: Linear, chunk: Chunk) -> Floats:
         values: Floats = chunk.data.view(np.float32).reshape(chunk.rows, matrix.columns)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..flatfile.layout import VECTOR_MULTIPLE, Linear, Norm
-from ..plan import Plan, slice_pieces
+from ..plan import Piece, Plan, count_rows, slice_pieces
 from ..source.tensor import TensorSource
 from . import weights
-from .balancing import Balance, rewrites, solve
+from .balancing import Balance, Rows, rewrites, solve
 from .pieces import to_float32
 from .weights import Chunk, WeightReader, not_finite
-
-_ROWS = 64  # scaled at a time: what was just decoded is still in the cache
 
 
 @final
@@ -31,10 +29,11 @@ class CheckpointSource:
         """See `balancing.Source`; raises CheckpointError when an entry is NaN or infinite."""
         return self._reader.vector(self._plan.vectors[name], 1)
 
-    def rows(self, matrix: Linear, step: int) -> Iterator[NDArray[np.float32]]:
+    def rows(self, matrix: Linear, step: int) -> Iterator[Rows]:
         """See `balancing.Source`."""
-        for chunk in self._reader.matrix(self._plan.linears[matrix.name], step):
-            yield to_float32(chunk.data, chunk.dtype).reshape(chunk.rows, matrix.columns)
+        pieces = self._plan.linears[matrix.name]
+        for chunk in self._reader.matrix(pieces, _some_rows(self._reader, pieces, step)):
+            yield Rows(chunk.dtype, chunk.data)
 
     def not_finite(self, matrix: Linear, row: int) -> ValueError:
         """See `balancing.Source`."""
@@ -49,28 +48,6 @@ def balance_checkpoint(checkpoint: TensorSource, plan: Plan, formats: Mapping[st
     """
     source = CheckpointSource(checkpoint, plan)
     return solve(plan.spec, rewrites(plan.spec, formats), source)
-
-
-def scale_chunks(chunks: Iterator[Chunk], matrix: Linear, balance: Balance) -> Iterator[Chunk]:
-    """Yield the chunks of `matrix` with its factors applied, as F32, or as they are without any.
-
-    The data of a chunk is valid until the next one.
-    """
-    if not balance.changes(matrix.name):
-        yield from chunks
-        return
-    buffer = np.empty((0, matrix.columns), np.float32)
-    for chunk in chunks:
-        if len(buffer) < chunk.rows:
-            buffer = np.empty((chunk.rows, matrix.columns), np.float32)
-        values = buffer[: chunk.rows]
-        row_bytes = chunk.data.size // chunk.rows
-        for start in range(0, chunk.rows, _ROWS):
-            piece = values[start : start + _ROWS]
-            raw = chunk.data[start * row_bytes : (start + len(piece)) * row_bytes]
-            source = to_float32(raw, chunk.dtype).reshape(piece.shape)
-            balance.scale(matrix.name, chunk.first + start, source, out=piece)
-        yield Chunk(chunk.first, chunk.rows, "F32", values.reshape(-1).view(np.uint8))
 
 
 @final
@@ -117,12 +94,12 @@ class BalancedWeights:
     def chunks(self, matrix: Linear) -> Iterator[Chunk]:
         """Yield the rows of a matrix in chunks; the data of one is valid until the next one."""
         pieces = self._plan.linears[matrix.name]
-        step = None
-        if self._balance.changes(matrix.name):
-            # Such a chunk also stands in memory as floats, best in a cache: a quarter of the usual.
-            rows = weights.CHUNK_BYTES // 4 // (self._reader.size(pieces) // matrix.rows)
-            step = max(1, rows // weights.ROW_BLOCK) * weights.ROW_BLOCK
-        return scale_chunks(self._reader.matrix(pieces, step), matrix, self._balance)
+        rows, columns = self._balance.factors(matrix.name)
+        is_plain = rows is None and columns is None
+        step = None if is_plain else _some_rows(self._reader, pieces, weights.ROW_BLOCK)
+        for chunk in self._reader.matrix(pieces, step):
+            own = None if rows is None else rows[chunk.first : chunk.first + chunk.rows]
+            yield chunk._replace(row_factors=own, column_factors=columns)
 
     def values(self, matrix: Linear) -> NDArray[np.float32]:
         """Return a whole matrix [rows, columns].
@@ -136,7 +113,7 @@ class BalancedWeights:
 
     def decode(self, matrix: Linear, chunk: Chunk) -> NDArray[np.float32]:
         """Return the values of a chunk [rows, columns]; raises as `values` does."""
-        values = to_float32(chunk.data, chunk.dtype).reshape(chunk.rows, matrix.columns)
+        values = chunk.values()
         if not np.isfinite(values).all():
             bad = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
             raise not_finite(self._plan.linears[matrix.name], chunk.first + bad)
@@ -158,3 +135,9 @@ class BalancedWeights:
         """Return the bytes of the checkpoint that a vector, table or matrix is made of."""
         plan = self._plan
         return self._reader.size((plan.vectors | plan.tables | plan.linears)[name])
+
+
+def _some_rows(reader: WeightReader, pieces: Sequence[Piece], multiple: int) -> int:
+    """How many rows are read at a time: few enough to be in a cache still when they are used."""
+    rows = weights.CHUNK_BYTES // 4 // (reader.size(pieces) // count_rows(pieces))
+    return max(1, rows // multiple) * multiple

@@ -47,7 +47,9 @@ def bound_keys_and_values(spec: Spec, weights: BalancedWeights) -> float:
             rows = weights.decode(matrix, chunk)[skipped:]
             first = chunk.first + skipped
             with np.errstate(over="ignore", invalid="ignore"):
-                fixed = np.abs(rows @ shift + bias[first : first + len(rows)])
+                fixed = np.abs(bias[first : first + len(rows)])
+                if shift.any():
+                    fixed = np.abs(rows @ shift + bias[first : first + len(rows)])
                 scaled = rows * gain
                 bounds = np.sqrt(np.einsum("ij,ij->i", scaled, scaled) * width) + fixed
             bounds[: max(0, first_value - first)] *= turned  # what does not rotate stays

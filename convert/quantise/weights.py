@@ -23,12 +23,28 @@ ROW_BLOCK = 16  # rows of a packed block; chunks of whole blocks can be joined
 
 
 class Chunk(NamedTuple):
-    """`rows` rows of a matrix from `first` on, as raw bytes of `dtype`."""
+    """`rows` rows of a matrix from `first` on, as raw bytes of `dtype`.
+
+    The values are those bytes times the factors of their column and then of their row, float32
+    [columns] and [rows], where there are any.
+    """
 
     first: int
     rows: int
     dtype: str
     data: NDArray[np.uint8]
+    row_factors: NDArray[np.float32] | None = None
+    column_factors: NDArray[np.float32] | None = None
+
+    def values(self) -> NDArray[np.float32]:
+        """Return the values, [rows, columns]; those that are not finite as well."""
+        values = to_float32(self.data, self.dtype).reshape(self.rows, -1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.column_factors is not None:
+                values *= self.column_factors
+            if self.row_factors is not None:
+                values *= self.row_factors[:, None]
+        return values
 
 
 class WeightReader:
@@ -98,11 +114,19 @@ def pack_chunk(
     fit the format.
     """
     try:
-        return _core.pack(form, chunk.data, chunk.dtype, chunk.rows, matrix.columns, threads)
+        return _core.pack(
+            form,
+            chunk.data,
+            chunk.dtype,
+            chunk.rows,
+            matrix.columns,
+            threads,
+            row_factors=chunk.row_factors,
+            column_factors=chunk.column_factors,
+        )
     except ValueError as reason:
         # Only now is it worth looking where; the core counts rows from the chunk's first.
-        values = to_float32(chunk.data, chunk.dtype)
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~np.isfinite(chunk.values()))
         if bad.size:
             raise not_finite(pieces, chunk.first + int(bad[0]) // matrix.columns) from None
         raise CheckpointError(

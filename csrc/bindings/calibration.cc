@@ -15,10 +15,12 @@
 #include "bindings/gil.h"
 #include "bindings/held_buffers.h"
 #include "bindings/module.h"
+#include "bindings/source.h"
 #include "bindings/spec.h"
 #include "bindings/tensors.h"
 #include "cache/kv_cache.h"
 #include "calibration/error_feedback.h"
+#include "calibration/matrix_sums.h"
 #include "formats/formats.h"
 #include "forward/activations.h"
 #include "forward/decoder.h"
@@ -30,6 +32,7 @@ namespace pythia_rt {
 
 namespace {
 
+using DoubleArray = py::array_t<double, py::array::c_style>;
 using CodeArray = py::array_t<uint8_t, py::array::c_style>;
 
 std::tuple<CodeArray, FloatArray, FloatArray> feed_back_block(
@@ -67,6 +70,35 @@ std::tuple<CodeArray, FloatArray, FloatArray> feed_back_block(
     feed_back(block, pool);
   }
   return {codes, scales, errors};
+}
+
+std::tuple<DoubleArray, std::optional<DoubleArray>, FloatArray> add_up_matrix(
+    const py::buffer& source, const std::string& dtype, const FloatArray& gain,
+    const std::optional<FloatArray>& shift, bool relative) {
+  const int64_t columns = gain.size();
+  if (gain.ndim() != 1 || columns < 1) throw_invalid("gain must be an array [columns]");
+  if (shift && (shift->ndim() != 1 || shift->size() != columns)) {
+    throw_invalid("shift must be an array [", columns, "], as gain is");
+  }
+  const py::buffer_info view = source.request();
+  const int64_t row_bytes = columns * source_type_bytes(source_type_from_name(dtype));
+  const int64_t rows = view.size * view.itemsize / row_bytes;
+  const SourceMatrix matrix = source_of(view, dtype, rows, columns);
+  DoubleArray row_sums(rows);
+  std::optional<DoubleArray> shifted;
+  if (shift) shifted.emplace(rows);
+  FloatArray column_sums({divide_up(rows, kSumRows), columns});
+  const MatrixSums sums{gain.data(),
+                        shift ? shift->data() : nullptr,
+                        relative,
+                        row_sums.mutable_data(),
+                        shift ? shifted->mutable_data() : nullptr,
+                        column_sums.mutable_data()};
+  {
+    const GilRelease release;
+    add_up(matrix, sums);
+  }
+  return {row_sums, shifted, column_sums};
 }
 
 Spec one_layer(Spec spec) {
@@ -173,6 +205,15 @@ void bind_calibration(py::module_& module) {
       .def("run", &BoundLayer::run, py::arg("hidden"), py::kw_only(), py::arg("capture") = false,
            "What the layer makes of the residual stream [n, hidden_size] of a whole sequence.\n\n"
            "Second, when `capture`: the input [n, columns] of each matrix, by its name.");
+
+  module.attr("SUM_ROWS") = kSumRows;
+  module.def("add_up", &add_up_matrix, py::arg("source"), py::arg("dtype"), py::arg("gain"),
+             py::arg("shift") = py::none(), py::kw_only(), py::arg("relative") = false,
+             "Sums over the rows and columns of a row-major matrix W of 'F32', 'F16' or 'BF16'.\n\n"
+             "`gain` and `shift` are float32 [columns]. Returns W^2 @ gain, float64 [rows];\n"
+             "W @ shift likewise, or None; and for each SUM_ROWS rows the sums of W^2 over them,\n"
+             "float32 [rows / SUM_ROWS, columns]. `relative`: of rows that were divided by the\n"
+             "first; zeros where that is next to nothing. The order of additions is fixed.");
 
   module.def("feed_back", &feed_back_block, py::arg("format"), py::arg("values"), py::arg("factor"),
              py::arg("first_scales"), py::arg("units"), py::arg("threads") = 0,

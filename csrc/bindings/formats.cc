@@ -13,6 +13,7 @@
 #include "bindings/arrays.h"
 #include "bindings/gil.h"
 #include "bindings/module.h"
+#include "bindings/source.h"
 #include "formats/kv_formats.h"
 #include "kernels/dispatch.h"
 
@@ -31,19 +32,24 @@ std::vector<Part> layout(const std::string& format, int64_t rows, int64_t column
   return parts;
 }
 
+const float* factors_of(const std::optional<FloatArray>& factors, int64_t count, const char* of) {
+  if (!factors) return nullptr;
+  if (factors->ndim() != 1 || factors->size() != count) {
+    throw_invalid("there is one factor for each ", of, ", ", count, " of them");
+  }
+  return factors->data();
+}
+
 std::vector<ByteArray> pack_buffer(const std::string& format_name, const py::buffer& source,
                                    const std::string& dtype, int64_t rows, int64_t columns,
-                                   int threads) {
+                                   int threads, const std::optional<FloatArray>& row_factors,
+                                   const std::optional<FloatArray>& column_factors) {
   const Format format = format_from_name(format_name);
-  const SourceType type = source_type_from_name(dtype);
   const py::buffer_info view = source.request();
-  const Blob blob = blob_of(view);
   const std::vector<PackedPart> layout = packed_layout(format, rows, columns);
-  const auto expected = static_cast<size_t>(rows * columns * source_type_bytes(type));
-  if (blob.size != expected) {
-    throw_invalid("a matrix of ", rows, " x ", columns, " ", dtype, " values has ", expected,
-                  " bytes, not ", blob.size);
-  }
+  SourceMatrix matrix = source_of(view, dtype, rows, columns);
+  matrix.row_factors = factors_of(row_factors, rows, "row");
+  matrix.column_factors = factors_of(column_factors, columns, "column");
   std::vector<ByteArray> arrays;
   std::vector<void*> parts;
   for (const PackedPart& part : layout) {
@@ -53,7 +59,7 @@ std::vector<ByteArray> pack_buffer(const std::string& format_name, const py::buf
   {
     const GilRelease release;
     ThreadPool pool(threads == 0 ? default_thread_count() : threads);
-    pack(format, type, blob.data, rows, columns, parts, selected_kernels().fit_scales, pool);
+    pack(format, matrix, parts, selected_kernels().fit_scales, pool);
   }
   return arrays;
 }
@@ -180,8 +186,11 @@ void bind_formats(py::module_& module) {
              "Raises ValueError for an unknown format or a shape that cannot be packed.");
   module.def(
       "pack", &pack_buffer, py::arg("format"), py::arg("source"), py::arg("dtype"), py::arg("rows"),
-      py::arg("columns"), py::arg("threads") = 0,
+      py::arg("columns"), py::arg("threads") = 0, py::kw_only(),
+      py::arg("row_factors") = py::none(), py::arg("column_factors") = py::none(),
       "Packs a row-major matrix of 'F32', 'F16' or 'BF16' values: the bytes of each part.\n\n"
+      "Each value is multiplied by the factor of its column and then of its row, where there are\n"
+      "any, float32 [columns] and [rows].\n\n"
       "Rows may be packed in chunks whose sizes are multiples of 16, and each part's bytes\n"
       "joined. Raises ValueError that names the place of a value that is not finite or too\n"
       "large for the format.");

@@ -25,36 +25,10 @@ auto with_format(Format format, Function function) {
   throw_invalid("there is no weight format number ", static_cast<int>(format));
 }
 
-// Copies values of a source as f32; whether all are finite.
-template <typename Stored, typename Decode>
-bool read_values(const void* source, int64_t begin, int64_t count, Decode decode, float* out) {
-  const auto* in = static_cast<const Stored*>(source) + begin;
-  bool finite = true;
-  for (int64_t i = 0; i < count; ++i) {
-    out[i] = decode(in[i]);
-    finite &= std::fabs(out[i]) <= 3.402823466e38f;
-  }
-  return finite;
-}
-
-bool read_values(SourceType type, const void* source, int64_t begin, int64_t count, float* out) {
-  switch (type) {
-    case SourceType::f32:
-      return read_values<float>(source, begin, count, [](float x) { return x; }, out);
-    case SourceType::f16:
-      return read_values<uint16_t>(
-          source, begin, count, [](uint16_t x) { return float_from_half(x); }, out);
-    case SourceType::bf16:
-      return read_values<uint16_t>(
-          source, begin, count, [](uint16_t x) { return float_from_bfloat(x); }, out);
-  }
-  throw_invalid("there is no source type number ", static_cast<int>(type));
-}
-
 // Copies one row of the source as f32; throws for NaN and infinity.
-void read_row(SourceType type, const void* source, int64_t row, int64_t columns, float* out) {
-  if (read_values(type, source, row * columns, columns, out)) return;
-  for (int64_t column = 0; column < columns; ++column) {
+void read_finite_row(const SourceMatrix& source, int64_t row, float* out) {
+  if (read_row(source, row, out)) return;
+  for (int64_t column = 0; column < source.columns; ++column) {
     if (!std::isfinite(out[column])) {
       throw_invalid("the weights hold a value that is not finite at row ", row, ", column ",
                     column);
@@ -104,15 +78,6 @@ double bits_per_weight(Format format) {
 const uint8_t* format_table(Format format) {
   return with_format(format, [](auto type) -> const uint8_t* { return decltype(type)::kTable; });
 }
-
-SourceType source_type_from_name(const std::string& name) {
-  if (name == "F32") return SourceType::f32;
-  if (name == "F16") return SourceType::f16;
-  if (name == "BF16") return SourceType::bf16;
-  throw_invalid("weights of type '", name, "' cannot be packed; there are F32, F16, BF16");
-}
-
-int64_t source_type_bytes(SourceType type) { return type == SourceType::f32 ? 4 : 2; }
 
 std::vector<PackedPart> packed_layout(Format format, int64_t rows, int64_t columns) {
   constexpr int64_t kMost = int64_t{1} << 28;  // keeps every product below in 64 bits
@@ -172,11 +137,10 @@ namespace {
 // One block of 16 rows of a matrix, as f32 [16][stride], zero-padded.
 class RowBlock {
  public:
-  RowBlock(SourceType type, const void* source, const Matrix& shape, int64_t block)
-      : stride_(shape.padded_columns()), values_(static_cast<size_t>(kRowBlock * stride_), 0.0f) {
-    for (int64_t row = 0; row < kRowBlock && block * kRowBlock + row < shape.rows; ++row) {
-      read_row(type, source, block * kRowBlock + row, shape.columns,
-               values_.data() + row * stride_);
+  RowBlock(const SourceMatrix& source, int64_t stride, int64_t block)
+      : stride_(stride), values_(static_cast<size_t>(kRowBlock * stride_), 0.0f) {
+    for (int64_t row = 0; row < kRowBlock && block * kRowBlock + row < source.rows; ++row) {
+      read_finite_row(source, block * kRowBlock + row, values_.data() + row * stride_);
     }
   }
   const float* data() const { return values_.data(); }
@@ -242,14 +206,14 @@ Matrix shape_of(int64_t rows, int64_t columns) {
 
 }  // namespace
 
-void pack(Format format, SourceType source_type, const void* source, int64_t rows, int64_t columns,
-          const std::vector<void*>& parts, FitScales fit_scales, ThreadPool& pool) {
-  const Matrix shape = shape_of(rows, columns);
+void pack(Format format, const SourceMatrix& source, const std::vector<void*>& parts,
+          FitScales fit_scales, ThreadPool& pool) {
+  const Matrix shape = shape_of(source.rows, source.columns);
   const int64_t groups = shape.groups();
   with_format(format, [&](auto type) {
     using Type = decltype(type);
     pool.run(shape.row_blocks(), [&](int64_t block, int) {
-      const RowBlock values(source_type, source, shape, block);
+      const RowBlock values(source, shape.padded_columns(), block);
       const int64_t stride = values.stride();
       const int64_t first_row = block * kRowBlock;
       const PackedBlock out = packed_block<Type>(parts, groups, block);
@@ -292,7 +256,8 @@ void fit_scales(Format format, const float* values, int64_t rows, int64_t column
   with_quantised(format, [&](auto type) {
     using Type = decltype(type);
     pool.run(shape.row_blocks(), [&](int64_t block, int) {
-      const RowBlock block_values(SourceType::f32, values, shape, block);
+      const RowBlock block_values({SourceType::f32, values, rows, columns}, shape.padded_columns(),
+                                  block);
       std::vector<float> fitted(static_cast<size_t>(groups * kRowBlock));
       const int64_t first_row = block * kRowBlock;
       units[block] =

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "formats/matrix.h"
+#include "formats/source.h"
 
 namespace pythia_rt {
 
@@ -20,15 +21,11 @@ struct PackedPart {
   size_t bytes;
 };
 
-enum class SourceType { f32, f16, bf16 };
-
 const char* format_name(Format format);
 Format format_from_name(const std::string& name);  // throws, listing the names there are
 bool is_quantised(Format format);
 double bits_per_weight(Format format);       // scales included, padding not
 const uint8_t* format_table(Format format);  // the grid of a table format, else null
-SourceType source_type_from_name(const std::string& name);
-int64_t source_type_bytes(SourceType type);
 
 // The tensors of a matrix of this shape, in file order. Throws for shapes of no sense.
 std::vector<PackedPart> packed_layout(Format format, int64_t rows, int64_t columns);
@@ -39,10 +36,10 @@ void bind_parts(const std::vector<PackedPart>& layout, const std::vector<const v
 // The reverse: the parts of a matrix, in file order.
 std::vector<const void*> parts_of(const Matrix& matrix);
 
-// Packs source [rows][columns] into the parts of packed_layout. Throws std::invalid_argument that
-// names row and column of a value that is not finite, or too large for the format.
-void pack(Format format, SourceType type, const void* source, int64_t rows, int64_t columns,
-          const std::vector<void*>& parts, FitScales fit_scales, ThreadPool& pool);
+// Packs a source into the parts of packed_layout. Throws std::invalid_argument that names row and
+// column of a value that is not finite, or too large for the format.
+void pack(Format format, const SourceMatrix& source, const std::vector<void*>& parts,
+          FitScales fit_scales, ThreadPool& pool);
 
 // The steps of pack, for whoever chooses codes with more care; quantised formats only, else they
 // throw. Scales of f32 values [rows][columns]: `scales` [rows][groups], rounded to what the format

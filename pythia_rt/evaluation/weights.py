@@ -12,7 +12,7 @@ from pythia_rt import _core
 from pythia_rt.convert.files.safetensors_header import DTYPE_BYTES
 from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.convert.flatfile.layout import Linear, linears, norms, vectors
-from pythia_rt.convert.quantise.balancing import rewrites, solve
+from pythia_rt.convert.quantise.balancing import Rows, rewrites, solve
 
 _ROW_BLOCK = 16  # rows of a packed block; whole blocks can be unpacked alone
 _CHUNK_VALUES = 1 << 17  # of one chunk of rows: bounds the memory whatever the matrix
@@ -99,8 +99,9 @@ class _FlatFileSource:
     def vector(self, name: str) -> NDArray[np.float32]:
         return self._file.tensors[name].view(np.float32)[: self._sizes[name]]
 
-    def rows(self, matrix: Linear, step: int) -> Iterator[NDArray[np.float32]]:
-        return _rows(self._file, matrix, step)
+    def rows(self, matrix: Linear, step: int) -> Iterator[Rows]:
+        for values in _rows(self._file, matrix, step):
+            yield Rows("F32", values.reshape(-1).view(np.uint8))
 
     def not_finite(self, matrix: Linear, row: int) -> ValueError:
         return ValueError(

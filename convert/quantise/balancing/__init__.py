@@ -7,6 +7,6 @@ rounding: outlier channels that are undone in the next matrix cost nothing.
 from .balance import Balance
 from .rewrites import rewrites
 from .solver import solve
-from .source import Source
+from .source import Rows, Source
 
-__all__ = ["Balance", "Source", "rewrites", "solve"]
+__all__ = ["Balance", "Rows", "Source", "rewrites", "solve"]

@@ -42,10 +42,6 @@ class Balance:
         """The factors of the rows and of the columns of `matrix`; None where all are 1."""
         return self._rows.get(matrix), self._columns.get(matrix)
 
-    def changes(self, matrix: str) -> bool:
-        """Whether any factor of `matrix` is recorded."""
-        return matrix in self._rows or matrix in self._columns
-
     def scale(self, matrix: str, first: int, values: Floats, out: Floats | None = None) -> None:
         """Multiply `values`, the rows of `matrix` from `first` on, by their factors.
 

@@ -1,14 +1,21 @@
-"""Where balancing reads a model: its vectors whole, its matrices a few rows at a time."""
+"""Where balancing reads a model: its vectors whole, its matrices some rows at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...flatfile.layout import Linear
+
+
+class Rows(NamedTuple):
+    """Rows of a matrix as raw bytes of a dtype by its safetensors name: F32, F16 or BF16."""
+
+    dtype: str
+    data: NDArray[np.uint8]
 
 
 class Source(Protocol):
@@ -18,11 +25,10 @@ class Source(Protocol):
         """Return the entries of a norm or bias by its neutral name, without padding."""
         ...
 
-    def rows(self, matrix: Linear, step: int) -> Iterator[NDArray[np.float32]]:
-        """Yield the values [n, columns] of `step` rows after the other; the last may be fewer.
+    def rows(self, matrix: Linear, step: int) -> Iterator[Rows]:
+        """Yield the rows one after the other, a multiple of `step` at a time but for the last.
 
-        `step` is a multiple of 16. An array may be overwritten, by its reader as well as by the
-        source, once the next is asked for.
+        `step` is a multiple of 16. The data may be overwritten once the next is asked for.
         """
         ...
 

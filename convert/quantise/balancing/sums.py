@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pythia_rt import _core
+
 from ...flatfile.layout import Linear
-from .source import Source
+from ..pieces import to_float32
+from .source import Rows, Source
 
 Doubles = NDArray[np.float64]
-
-# Rows at a time: small enough for the second-level cache. Not a matter of speed alone, the sums
-# depend on it in their last bits, so it is the same for every source.
-_STEP = 64
-_SEGMENT = 128  # values whose sum is taken in f32
-_LEAST = 1e-30  # of a row's sum of squares: one below it counts as zeros
 
 
 class Sums(NamedTuple):
@@ -46,28 +42,26 @@ def add_up(
     `source.not_finite` returns for the first row with a NaN or Inf.
     """
     rows, shifted, columns = np.zeros(matrix.rows), np.zeros(matrix.rows), np.zeros(matrix.columns)
-    ones = np.ones(_STEP, np.float32)
-    scratch = np.empty((min(_STEP, matrix.rows), matrix.columns), np.float32)
     first = 0
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         squared_gain = np.ones(matrix.columns, np.float32) if gain is None else _float(gain * gain)
         addend = None if shift is None or not shift.any() else _float(shift)
-        for values in source.rows(matrix, _STEP):
-            here = slice(first, first + len(values))
-            squares = np.multiply(values, values, out=scratch[: len(values)])
-            rows[here] = _dot_rows(squares, squared_gain)
-            if not np.isfinite(rows[here]).all():
-                bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-                if bad.size:
-                    raise source.not_finite(matrix, first + int(bad[0]))
+        for found in source.rows(matrix, _core.SUM_ROWS):
+            squares, moved, parts = _core.add_up(
+                found.data, found.dtype, squared_gain, addend, relative=relative
+            )
+            if not np.isfinite(squares).all():
+                bad = _first_not_finite(found, squares, matrix.columns)
+                if bad is not None:
+                    raise source.not_finite(matrix, first + bad)
                 return None
-            if addend is not None:
-                shifted[here] = _dot_rows(values, addend)
-            weights = ones[: len(values)]
-            if relative:
-                weights = _float(reciprocal(np.where(rows[here] > _LEAST, rows[here], 0)))
-            columns += np.einsum("ij,i->j", squares, weights)
-            first += len(values)
+            here = slice(first, first + len(squares))
+            rows[here] = squares
+            if moved is not None:
+                shifted[here] = moved
+            for part in parts:
+                columns += part
+            first += len(squares)
         columns *= squared_gain
     good = all(np.isfinite(sums).all() for sums in (columns, shifted))
     return Sums(rows, columns, shifted) if good else None
@@ -78,16 +72,15 @@ def reciprocal(values: Doubles) -> Doubles:
     return np.divide(1.0, values, out=np.zeros_like(values), where=values != 0)
 
 
-def _dot_rows(values: NDArray[np.float32], vector: NDArray[np.float32]) -> Doubles:
-    """values @ vector: f32 within segments, their sums in f64."""
-    segment = math.gcd(len(vector), _SEGMENT)
-    pieces = np.einsum(
-        "rsi,si->rs",
-        values.reshape(len(values), -1, segment),
-        vector.reshape(-1, segment),
-    )
-    sums: Doubles = np.add.reduce(pieces, axis=1, dtype=np.float64)
-    return sums
+def _first_not_finite(rows: Rows, squares: Doubles, columns: int) -> int | None:
+    """The first row with a NaN or Inf, of as many as have their columns added up together.
+
+    None where the first of these with a sum that is neither finite has values that all are.
+    """
+    start = int(np.flatnonzero(~np.isfinite(squares))[0]) // _core.SUM_ROWS * _core.SUM_ROWS
+    values = to_float32(rows.data, rows.dtype).reshape(-1, columns)[start : start + _core.SUM_ROWS]
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    return start + int(bad[0]) if bad.size else None
 
 
 def _float(values: Doubles) -> NDArray[np.float32]:

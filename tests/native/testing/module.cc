@@ -118,7 +118,7 @@ std::vector<Bytes> pack_matrix(const std::string& isa, const std::string& format
     parts.push_back(arrays.back().mutable_data());
   }
   ThreadPool pool(1);
-  pack(tag, SourceType::f32, matrix.data(), rows, columns, parts, kernels_for(isa).fit_scales,
+  pack(tag, {SourceType::f32, matrix.data(), rows, columns}, parts, kernels_for(isa).fit_scales,
        pool);
   return arrays;
 }
