@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from local_hub import LocalHub
 
 from pythia_rt.convert import CheckpointError, FlatFile, convert
 from pythia_rt.convert.flatfile import layout
-from pythia_rt.convert.source import hub
+from pythia_rt.convert.source import digests, hub, verified
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/tiny-neox"
@@ -255,3 +257,57 @@ def test_a_blob_that_is_damaged_is_not_converted(
     blob.unlink()
     folder, _ = hub.resolve(NAME, "step3", tmp_path)
     assert convert(folder, tmp_path / "flat").exists()
+
+
+@pytest.fixture
+def read_for_digests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read to be hashed."""
+    names: list[str] = []
+    real = digests.sha256_of
+
+    def noted(path: Path, stopped: Callable[[], bool]) -> str:
+        names.append(path.name)
+        return real(path, stopped)
+
+    monkeypatch.setattr(digests, "sha256_of", noted)
+    return names
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "sharded bin"])
+def test_what_was_just_verified_is_not_hashed_again(
+    tmp_path: Path, fake: Repository, read_for_digests: list[str], kind: str
+) -> None:
+    write_checkpoint(fake.folder, kind=kind)
+    weights = {p.name for p in fake.folder.iterdir() if p.suffix in (".safetensors", ".bin")}
+    fake.serve()
+    made = convert(NAME, tmp_path / "flat", revision="step3", cache_dir=tmp_path / "cache")
+    assert "config.json" in read_for_digests
+    assert not weights & set(read_for_digests)
+    local = convert(fake.folder, tmp_path / "local")
+    assert weights < set(read_for_digests)
+    assert FlatFile(made).source_digests == FlatFile(local).source_digests
+
+
+@pytest.mark.parametrize("how", ["in place", "at once", "at the same time", "another file"])
+def test_what_was_written_since_is_hashed_again(tmp_path: Path, fake: Repository, how: str) -> None:
+    """Whatever its size and its times say."""
+    write_checkpoint(fake.folder)
+    fake.serve()
+    for turn in range(20 if how == "at once" else 1):  # within one tick of the clock
+        folder, _ = hub.resolve(NAME, "step3", tmp_path / str(turn))
+        blob = (folder / "model.safetensors").resolve()
+        before = blob.stat()
+        assert verified.known_sha256(blob) == blob.name
+        if how == "another file":
+            other = tmp_path / "other"
+            other.write_bytes(blob.read_bytes())
+            os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+            other.replace(blob)
+        else:
+            with blob.open("r+b") as stream:
+                stream.seek(-1, os.SEEK_END)
+                stream.write(b"?")
+        if how == "at the same time":
+            os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert blob.stat().st_size == before.st_size
+        assert verified.known_sha256(blob) is None

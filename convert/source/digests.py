@@ -15,6 +15,7 @@ from ..files.digest import sha256_of
 from ..stopping import check_stop
 from .tensor import SourceTensor
 from .value_digests import TensorDigest, ValueDigests, combine, digest_tensor, is_buffer, undigested
+from .verified import known_sha256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
@@ -24,6 +25,7 @@ _SHA1 = re.compile(r"[0-9a-f]{40}")
 class SourceDigests(Closing):
     """Hashes files of `folder` in a thread of its own, and tensors' values in another.
 
+    But for files that this process has just fetched and verified: see verified.py.
     hashlib and reading release the GIL. Use it as a context manager: leaving it stops the threads.
     """
 
@@ -117,7 +119,7 @@ class SourceDigests(Closing):
 
     def _hash_files(self) -> None:
         for name, path in self._paths.items():
-            self._digests[name] = sha256_of(path, self._stop.is_set)
+            self._digests[name] = known_sha256(path) or sha256_of(path, self._stop.is_set)
 
     def _hash_tensors(self) -> None:
         for name, tensor in self._tensors.items():

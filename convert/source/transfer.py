@@ -31,6 +31,7 @@ from .listing import RemoteFile, forget
 from .rates import Pace
 from .retry import AgainError, keep_asking, refusal
 from .store import Store
+from .verified import give_name
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -314,5 +315,5 @@ class _Part:
     def finish(self) -> None:
         """Give the file its name."""
         self._stream.close()
-        self._path.replace(self._blob)
+        give_name(self._path, self._blob, self._file.sha256)
         self._sidecar.unlink(missing_ok=True)
