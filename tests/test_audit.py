@@ -287,6 +287,12 @@ def test_what_is_no_suite(local_hub: LocalHub, tmp_path: Path) -> None:
         audit("someone/nothing")
     with pytest.raises(FileNotFoundError, match="has no folders step0, step1"):
         audit(tmp_path)
+    (tmp_path / "main").mkdir()
+    (tmp_path / "main" / "model.safetensors").touch()
+    read: list[int] = []  # none of its weights: that could take long
+    with pytest.raises(FileNotFoundError, match="has no folders step0, step1"):
+        audit(tmp_path, progress=lambda done, total: read.append(done))
+    assert not read
     with pytest.raises(ValueError, match="whole has no effect without deep"):
         audit(tmp_path, whole=True)
     with pytest.raises(FileNotFoundError, match=r"none\.json does not exist: give a table"):

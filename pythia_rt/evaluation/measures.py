@@ -2,6 +2,9 @@
 
 The vocabulary includes the padding rows beyond the tokenizer's ids: the model computes them, so
 their share of the probability is part of its prediction, and transformers counts them too.
+
+Divergences are numpy's, of the exponentials that losses need as well: `_core.divergence`, which
+gives the same to 1e-11, takes its own, and `evaluate` with it a third more of the processor's time.
 """
 
 from __future__ import annotations
