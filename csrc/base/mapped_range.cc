@@ -1,5 +1,8 @@
 #include "base/mapped_range.h"
 
+#include <atomic>
+#include <cstdint>
+
 #if defined(__unix__) || defined(__APPLE__)
 #define PYTHIA_RT_HAS_SIGBUS
 #include <sys/mman.h>

@@ -1,9 +1,7 @@
 // Memory mapped from a file that somebody may cut short meanwhile.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
-#include <cstdint>
 
 namespace pythia_rt {
 

@@ -44,9 +44,6 @@ class ThreadPool {
   // of its own (base/work_shares.h). `grain` units belong together.
   void share(std::initializer_list<Load> loads, int64_t grain, PieceTask task);
 
-  // What a worker is dealt of the next such region; all of them make 1.
-  double share_of(int worker) const { return shares_.share(worker); }
-
  private:
   using Body = FunctionRef<void(int worker)>;  // of a region, what each worker does
 

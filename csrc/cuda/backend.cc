@@ -1,6 +1,5 @@
 // The CUDA backend: which kernels an operation queues, and where their scratch lies.
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <set>
 #include <tuple>

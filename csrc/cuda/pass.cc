@@ -1,7 +1,6 @@
 #include "cuda/pass.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.h"
 #include "base/rounding.h"

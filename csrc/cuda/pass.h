@@ -1,7 +1,6 @@
 // What the kernels of a pass must know about its rows, brought to the device in one copy.
 #pragma once
 
-#include <cstdint>
 #include <vector>
 
 #include "backend/backend.h"

@@ -1,7 +1,6 @@
 #include "engine/passes.h"
 
 #include <algorithm>
-#include <utility>
 
 namespace pythia_rt {
 

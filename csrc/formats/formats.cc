@@ -1,7 +1,6 @@
 #include "formats/formats.h"
 
 #include <cmath>
-#include <cstring>
 #include <type_traits>
 
 #include "base/error.h"

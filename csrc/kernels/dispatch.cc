@@ -1,6 +1,5 @@
 #include "kernels/dispatch.h"
 
-#include <algorithm>
 #include <cstdlib>
 
 #include "base/cpu_features.h"

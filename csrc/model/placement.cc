@@ -1,6 +1,5 @@
 #include "model/placement.h"
 
-#include <algorithm>
 #include <string>
 
 #include "base/error.h"

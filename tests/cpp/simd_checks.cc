@@ -1,7 +1,6 @@
 #include "simd_checks.h"
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <vector>

@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <functional>
 #include <numeric>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>

@@ -5,7 +5,6 @@
 #include <pybind11/stl.h>
 
 #include <optional>
-#include <set>
 #include <string>
 #include <tuple>
 #include <utility>

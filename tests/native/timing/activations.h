@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "base/aligned_buffer.h"
 #include "kernels/table.h"
