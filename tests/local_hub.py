@@ -126,9 +126,9 @@ class LocalHub:
             self._branches.setdefault(repo, {})[revision] = commit
         return commit
 
-    def add_empty(self, repo: str, revision: str = "main") -> str:
-        """A branch as new repositories have it: no more than its .gitattributes."""
-        return self.add(repo, revision, {".gitattributes": b"*.bin filter=lfs\n"})
+    def add_empty(self, repo: str) -> str:
+        """A main branch as new repositories have it: no more than its .gitattributes."""
+        return self.add(repo, "main", {".gitattributes": b"*.bin filter=lfs\n"})
 
     def add_shards_of(self, repo: str, revision: str, other: str, shards: str) -> str:
         """Make the files of branch `revision` that match `shards` those of the branch `other`."""

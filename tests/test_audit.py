@@ -201,7 +201,7 @@ def test_some_steps_of_a_suite(suite: Path, table: Path) -> None:
 # From the hub.
 
 
-def serve(hub: LocalHub, deduped: bool = False) -> None:
+def serve(hub: LocalHub) -> None:
     """A suite of 154 steps in three files each, with the faults that Pythia's have."""
     for number, step in enumerate(ALL_STEPS):
         seeds = [3 * number, 3 * number + 1, 3 * number + 2]

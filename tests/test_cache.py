@@ -55,9 +55,9 @@ def flat_files(cache: Path) -> list[Path]:
     return sorted((cache / "flat").glob("*.safetensors"))
 
 
-def hub_cache(root: Path, name: str = "someone/tiny") -> Path:
-    """A filled cache of the hub's library, with one commit of `name`; returns its blobs."""
-    repository = root / f"models--{name.replace('/', '--')}"
+def hub_cache(root: Path) -> Path:
+    """A filled cache of the hub's library, with one commit of someone/tiny; returns its blobs."""
+    repository = root / "models--someone--tiny"
     snapshot, blobs = repository / "snapshots" / COMMIT, repository / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()

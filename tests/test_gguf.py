@@ -275,10 +275,10 @@ def tensor(name: bytes, dims: list[int], kind: int = 0, offset: int = 0) -> byte
     return text(name) + number(len(dims)) + sizes + number(kind) + number(offset, "<Q")
 
 
-def file_of(pairs: list[bytes], tensors: list[bytes], data: bytes = bytes(4096)) -> bytes:
+def file_of(pairs: list[bytes], tensors: list[bytes]) -> bytes:
     counts = number(len(tensors), "<Q") + number(len(pairs), "<Q")
     header = b"GGUF" + number(3) + counts + b"".join(pairs) + b"".join(tensors)
-    return header + bytes(-len(header) % 32) + data
+    return header + bytes(-len(header) % 32) + bytes(4096)
 
 
 HUGE = (1 << 64) - 1

@@ -20,8 +20,8 @@ def hub(local_hub: LocalHub) -> LocalHub:
     return local_hub
 
 
-def url(hub: LocalHub, file: str = "model.safetensors", revision: str = "step1") -> str:
-    return f"{hub.url}/{NAME}/resolve/{revision}/{file}"
+def url(hub: LocalHub, file: str = "model.safetensors") -> str:
+    return f"{hub.url}/{NAME}/resolve/step1/{file}"
 
 
 @pytest.mark.parametrize("redirects", [False, True])

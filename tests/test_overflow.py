@@ -57,10 +57,10 @@ CHANGES = {
 }
 
 
-def checkpoint(folder: Path, change: Callable[[Tensors, int], None], layer: int = 1) -> Path:
+def checkpoint(folder: Path, change: Callable[[Tensors, int], None]) -> Path:
     write_checkpoint(folder, make_config())
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")
-    change(tensors, layer)
+    change(tensors, 1)  # the layer
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     return folder
 

@@ -25,11 +25,11 @@ from shared_prefixes import (
 from pythia_rt import _core
 
 
-def kept(model: Any, index: Any, tokens: Tokens, space: bytes = b"") -> Any:
+def kept(model: Any, index: Any, tokens: Tokens) -> Any:
     session = session_of(model)
-    index.adopt(session, ids(tokens), space)
+    index.adopt(session, ids(tokens), b"")
     session.prefill(ids(tokens[session.position :]))
-    index.keep(session, ids(tokens), space)
+    index.keep(session, ids(tokens), b"")
     return session
 
 

@@ -34,9 +34,9 @@ from pythia_rt.convert.source.value_digests import (
 from pythia_rt.info import describe
 
 
-def digests(folder: Path, limit: int | None = None) -> ValueDigests:
+def digests(folder: Path) -> ValueDigests:
     with Checkpoint(folder) as checkpoint:
-        return digest_values(checkpoint.tensors, limit=limit)
+        return digest_values(checkpoint.tensors)
 
 
 def digest(folder: Path, values: NDArray[np.generic], limit: int | None = None) -> TensorDigest:

@@ -54,10 +54,10 @@ def test_each_unit_is_taken_once_in_pieces_of_whole_grains(
         assert sum(shares.share(worker) for worker in range(workers)) == pytest.approx(1)
 
 
-def learnt(speeds: list[float | None], regions: int = 60) -> list[float]:
-    """The shares after so many regions in which each worker was as fast as it is said to be."""
+def learnt(speeds: list[float | None]) -> list[float]:
+    """The shares after 60 regions in which each worker was as fast as it is said to be."""
     shares = _testing.WorkShares(len(speeds))
-    for _ in range(regions):
+    for _ in range(60):
         shares.deal([(1000, 1)], 1)
         for worker, speed in enumerate(speeds):
             if speed is not None:

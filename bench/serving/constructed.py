@@ -21,18 +21,18 @@ Map = NDArray[np.int64]  # [vocabulary], a permutation: what comes after each to
 REPEATING = 40  # tokens of the circle that repeats: those from 1 on
 
 
-def next_tokens(vocabulary: int, seed: int = 0) -> Map:
+def next_tokens(vocabulary: int) -> Map:
     """One circle of REPEATING tokens and one of all others; 0, which ends texts, is in neither."""
     after = np.arange(vocabulary)
-    others = REPEATING + 1 + np.random.default_rng(seed).permutation(vocabulary - REPEATING - 1)
+    others = REPEATING + 1 + np.random.default_rng(0).permutation(vocabulary - REPEATING - 1)
     for circle in (np.arange(1, REPEATING + 1), others):
         after[circle] = np.roll(circle, -1)
     return after
 
 
-def agreeing(after: Map, part: float, seed: int = 1) -> Map:
+def agreeing(after: Map, part: float) -> Map:
     """A map that is the same for this part of the tokens, 0 to 1, and another for all others."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(1)
     tokens = 1 + random.permutation(len(after) - 1)
     others = tokens[: round((1 - part) * len(tokens))]
     changed: Map = after.copy()

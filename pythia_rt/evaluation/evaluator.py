@@ -111,7 +111,7 @@ def evaluate(
         for part in windows:
             _run_window(tally, sessions, part, tokens, models)
             bar.update(part.new)
-    return _gather(tally, judged, truth, tokens, windows, stride, weights=weights)
+    return _gather(tally, judged, truth, tokens, stride, weights=weights)
 
 
 def _load(
@@ -222,7 +222,6 @@ def _gather(
     model: Model,
     reference: Model | None,
     tokens: NDArray[np.int32],
-    windows: list[Window],
     stride: int,
     *,
     weights: bool,

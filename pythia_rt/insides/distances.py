@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pythia_rt import _core
 from pythia_rt.insides.inputs import Ids, read_texts
@@ -18,10 +17,6 @@ from pythia_rt.scoring.windows import choose
 
 if TYPE_CHECKING:
     from pythia_rt.model import Model
-
-# Gets the ids of a text and positions int64 [n]; gives log-probabilities [n, vocabulary] of what
-# comes after these.
-Distribution = Callable[[Ids, NDArray[np.int64]], Any]
 
 
 class Divergence(NamedTuple):

@@ -88,7 +88,7 @@ class Pairs:
         if isinstance(context, str) and isinstance(continuation, str):
             return self._encode_texts(context, continuation)
         if isinstance(continuation, str):
-            continuation = self._known(continuation).encode(continuation, continues=True)
+            continuation = self._known_tokenizer().encode(continuation, continues=True)
         following = _or_none(self._ids, continuation)
         before = _or_none(self._ids, context)
         if len(before) == 0:
@@ -99,7 +99,7 @@ class Pairs:
         blanks = len(context) - len(context.rstrip())
         if blanks:  # a tokenizer reads a blank together with the word after it
             context, continuation = context[:-blanks], context[-blanks:] + continuation
-        tokenizer = self._known(continuation)
+        tokenizer = self._known_tokenizer()
         if not context:
             following = tokenizer.encode(continuation, add_special_tokens=False)
             return self._without_context(_or_none(self._ids, following))
@@ -121,7 +121,7 @@ class Pairs:
             return following[:1], following[1:]
         return np.array([prefix], np.int32), following
 
-    def _known(self, text: str) -> Tokenizer:
+    def _known_tokenizer(self) -> Tokenizer:
         tokenizer = self._tokenizer()
         if tokenizer is None:
             raise no_tokenizer("give the pair as token ids")

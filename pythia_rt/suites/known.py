@@ -146,7 +146,7 @@ def is_wrong(model: str, step: int) -> bool:
     return bool(wrong(model, revision_of(step)))
 
 
-def warn_if_wrong(model: str, revision: str, *, stacklevel: int = 2) -> None:
+def warn_if_wrong(model: str, revision: str) -> None:
     """Warn, once in a process, when the table has this branch of a hub model as wrong.
 
     Raises what `read_known` raises.
@@ -157,6 +157,6 @@ def warn_if_wrong(model: str, revision: str, *, stacklevel: int = 2) -> None:
         warnings.warn(
             f"{model} at {revision} is not what its name says: {entry.what} "
             f"({', '.join(entry.sources)})",
-            stacklevel=stacklevel + 1,
+            stacklevel=3,  # where the model was asked for
         )
     _warned.add((model, revision))

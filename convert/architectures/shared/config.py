@@ -108,23 +108,17 @@ class Config:
         both = self.flag("attention_bias")
         return {"qkv_bias": both, "attn_out_bias": both}
 
-    def heads(
-        self,
-        width: str = "hidden_size",
-        heads: str = "num_attention_heads",
-        kv_heads: str | None = None,
-        head_dim: str | None = None,
-    ) -> dict[str, Any]:
+    def heads(self, kv_heads: str | None = None, head_dim: str | None = None) -> dict[str, Any]:
         """Return the spec's sizes of attention from the keys of these names, and the usual scale.
 
         Heads of keys are as many as of queries, and a head is the width divided by their number,
         unless a key says otherwise.
         """
-        hidden, count = self.size(width), self.size(heads)
+        hidden, count = self.size("hidden_size"), self.size("num_attention_heads")
         if hidden % count and (head_dim is None or self.value(head_dim) is None):
             raise config_error(
-                f"divides {self.shown(width)} {hidden} into {count} heads, which leaves a rest: "
-                "fix it"
+                f"divides {self.shown('hidden_size')} {hidden} into {count} heads, which leaves a "
+                "rest: fix it"
             )
         keys = count if kv_heads is None else self.size(kv_heads, count)
         if count % keys:
