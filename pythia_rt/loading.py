@@ -57,7 +57,7 @@ class Loading(Options):
     kv_format: str | None = option(
         None,
         _read_kv_format,
-        "Of the KV cache: f16, f32, q8.",
+        "Format of the KV cache: f16, f32, q8.",
         kind=str,
         shown="f16, or f32 where needed",
     )
@@ -70,6 +70,7 @@ class Loading(Options):
         integer(lambda _: True, "a whole number of layers"),
         "Run so many layers there, the CPU the rest.",
         kind=int,
+        shown="all",
     )
 
     def __post_init__(self) -> None:

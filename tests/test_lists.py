@@ -21,6 +21,7 @@ from oracle import kernels as kernel_oracle
 from oracle import kv_formats as kv_oracle
 
 from pythia_rt import _core
+from pythia_rt.cli.source_options import FORMATS
 from pythia_rt.convert.flatfile.layout import is_quantised, linears, norms, tables
 from pythia_rt.convert.flatfile.spec import CHOICES, FIELDS, Spec, validate_spec
 from pythia_rt.loading import Loading
@@ -249,5 +250,9 @@ def test_the_documents_name_every_item() -> None:
     isas = re.findall(r'"(\w+)\|', (ROOT / "cmake" / "isas.cmake").read_text(encoding="utf-8"))
     names = [*_core.format_names(), *_core.kv_format_names(), *isas]
     assert [name for name in names if f"`{name}`" not in readme] == []
+    checkpoints = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    families = [path.stem for path in (ROOT / "convert" / "architectures").glob("[a-z]*.py")]
+    assert [name for name in families if f"| `{name}` |" not in checkpoints] == []
     (doc,) = (each.metadata["doc"] for each in fields(Loading) if each.name == "kv_format")
-    assert doc == f"Of the KV cache: {', '.join(_core.kv_format_names())}."
+    assert doc == f"Format of the KV cache: {', '.join(_core.kv_format_names())}."
+    assert ", ".join(_core.format_names()) == FORMATS

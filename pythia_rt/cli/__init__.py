@@ -21,7 +21,7 @@ from pythia_rt.cli.sweep import sweep_models
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(pythia_rt.__version__, prog_name="pythia-rt")
 def main() -> None:
-    """Run GPT-NeoX language models on the CPU or a CUDA device."""
+    """Run language models, Pythia above all, on the CPU or a CUDA device."""
 
 
 for command in (

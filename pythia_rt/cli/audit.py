@@ -16,7 +16,7 @@ from pythia_rt.cli.command import Command
 @click.option("--steps", help="Only these, as 0,1,1000.  [default: all]")
 @click.option("--deep", is_flag=True, help="Compare the values of tensors, not files.")
 @click.option("--whole", is_flag=True, help="With --deep: read all of the hub's tensors.")
-@click.option("--known", type=click.Path(), help="Another table of known cases.")
+@click.option("--known", type=click.Path(), help="Table of known cases.  [default: the package's]")
 @click.option("--plot", type=click.Path(), help="Draw a PNG too (needs matplotlib).")
 @click.option("--json", "json_file", type=click.Path(), help="Write the findings to this file.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -30,7 +30,7 @@ def audit_suite(
     json_file: str | None,
     quiet: bool,
 ) -> None:
-    """Find what is identical, mixed or missing among the checkpoints of MODEL.
+    """Find identical, mixed and missing checkpoints of MODEL.
 
     MODEL is a hub id whose branches are steps, or a folder with folders step0, step1 and so on. Of
     the hub only the digests of files are asked for: no weights are fetched.

@@ -9,18 +9,24 @@ from pathlib import Path
 import click
 
 from pythia_rt.cli.command import Command
+from pythia_rt.cli.source_options import DOWNLOADS
 
 
 @click.command("checkpoints", cls=Command)
 @click.argument("model")
-@click.option("--files/--no-files", default=True, help="Ask for files and sizes too, or not.")
+@click.option(
+    "--files/--no-files", default=True, show_default=True, help="Ask for files and sizes too."
+)
 @click.option("--offline", is_flag=True, help="List what is known without asking the hub.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where downloads are kept.")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help=DOWNLOADS)
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON array.")
 def list_checkpoints(
     model: str, files: bool, offline: bool, cache_dir: Path | None, as_json: bool
 ) -> None:
-    """List the steps of MODEL, a hub id or a folder of step{N}, with commits, sizes and weights."""
+    """List the steps of MODEL with commits, sizes and weights.
+
+    MODEL is a hub id whose branches are steps, or a folder with folders step0, step1 and so on.
+    """
     from pythia_rt.suites.checkpoints import checkpoints
 
     found = checkpoints(model, offline=offline, files=files, cache_dir=cache_dir)

@@ -8,36 +8,39 @@ from typing import Any
 import click
 
 from pythia_rt.cli.command import Command
+from pythia_rt.cli.source_options import DOWNLOADS, FORMATS, REVISION, STEP
 
 
 @click.command("convert", cls=Command)
 @click.argument("source")
 @click.argument("destination", type=click.Path())
-@click.option("--format", "format", default="q4", show_default=True, help="Weight format.")
+@click.option(
+    "--format", "format", default="q4", show_default=True, help=f"Weight format: {FORMATS}."
+)
 @click.option("--base", help="Folder or hub id of the model that SOURCE, a delta, is added to.")
 @click.option(
     "--adapter",
     "adapters",
     multiple=True,
     metavar="FOLDER[=WEIGHT]",
-    help="LoRA adapter of peft to merge into the weights; may be given several times.",
+    help="LoRA adapter of peft to merge into the weights; may be repeated.",
 )
 @click.option(
     "--task-vector",
     "task_vectors",
     multiple=True,
     metavar="FOLDER[=WEIGHT]",
-    help="Fine-tuned model whose difference from SOURCE is added; likewise.",
+    help="Fine-tuned model whose difference from SOURCE is added; may be repeated.",
 )
 @click.option("--embed", help="Format of the embeddings.  [default: the recipe's]")
 @click.option("--head", help="Format of the output head.  [default: the recipe's]")
 @click.option("--attention", help="Format of the attention layers.  [default: the recipe's]")
 @click.option("--mlp", help="Format of the MLP layers.  [default: the recipe's]")
 @click.option("--activation", help="Use this activation in place of the config's, as gelu_tanh.")
-@click.option("--revision", help="Branch, tag or commit of a hub model.")
-@click.option("--step", type=int, help="Step of a training: the revision or folder step{N}.")
+@click.option("--revision", help=REVISION)
+@click.option("--step", type=int, help=STEP)
 @click.option("--drop-source", is_flag=True, help="Delete the downloaded weights afterwards.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help=DOWNLOADS)
 @click.option("--threads", type=int, help="Threads to pack with.  [default: performance cores]")
 @click.option("--force", is_flag=True, help="Replace DESTINATION, a regular file or a link to one.")
 @click.option(
@@ -65,7 +68,10 @@ def convert_checkpoint(
     drop_source: bool,
     **options: Any,
 ) -> None:
-    """Convert SOURCE, a hub id, a local folder or a GGUF file, to the flat file DESTINATION."""
+    """Convert SOURCE to the flat file DESTINATION.
+
+    SOURCE is a hub id, a folder in Hugging Face or Meta layout, or a GGUF file.
+    """
     from pythia_rt.convert import FlatFile, convert
     from pythia_rt.convert.source.steps import chosen
 

@@ -11,6 +11,7 @@ import click
 from pythia_rt.cli.command import Command
 from pythia_rt.cli.loading_options import loading_options
 from pythia_rt.cli.prompt import parse_ids
+from pythia_rt.cli.source_options import DOWNLOADS
 
 _OF_LOCAL = ("step", "reference_kv_format")  # what a local reference may have, too
 
@@ -22,15 +23,19 @@ _OF_LOCAL = ("step", "reference_kv_format")  # what a local reference may have, 
 )
 @click.option("--token-ids", is_flag=True, help="The file holds token ids instead of text.")
 @click.option("--reference", help="Flat file, folder or hub id to compare with.")
-@click.option("--revision", help="Branch, tag or commit of a hub reference.")
-@click.option("--step", type=int, help="Step of a reference's training: the revision step{N}.")
+@click.option("--revision", help="Branch, tag or commit of a hub reference.  [default: main]")
+@click.option(
+    "--step", type=int, help="Step of a reference's training: the revision or folder step{N}."
+)
 @click.option("--window", type=int, help="Tokens of a window.  [default: 512, or the context]")
 @click.option("--stride", type=int, help="Tokens from window to window.  [default: the window]")
-@click.option("--max-tokens", type=int, help="Read no more than this of the text.")
-@click.option("--weights/--no-weights", default=True, help="Compare the weights too, or not.")
+@click.option("--max-tokens", type=int, help="Read no more than this of the text.  [default: all]")
+@click.option(
+    "--weights/--no-weights", default=True, show_default=True, help="Compare them too, or not."
+)
 @loading_options("threads", "kv_format")
 @click.option("--reference-kv-format", help="The same for the reference.  [default: f32]")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Where to keep downloads.")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help=DOWNLOADS)
 @click.option("--plot", type=click.Path(), help="Draw a PNG too (needs matplotlib).")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")

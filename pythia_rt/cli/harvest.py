@@ -21,19 +21,19 @@ from pythia_rt.cli.model import ModelOptions, model_options
     multiple=True,
     required=True,
     metavar="FILE",
-    help='UTF-8 file to read; of .jsonl each line\'s "text". May be given again.',
+    help='UTF-8 file to read; of .jsonl each line\'s "text"; may be repeated.',
 )
 @click.option(
     "--points",
     multiple=True,
     required=True,
     metavar="NAME",
-    help="Point to write, as layers.3.resid_post or layers.*.z. May be given again.",
+    help="Point to write, as layers.3.resid_post or layers.*.z; may be repeated.",
 )
 @click.option(
     "--context", type=int, help="Tokens of a window.  [default: 512, or the model's context]"
 )
-@click.option("--dtype", default="f16", show_default=True, help="Of the values: f16, f32.")
+@click.option("--dtype", default="f16", show_default=True, help="Type of the values: f16, f32.")
 @click.option(
     "--shard-tokens", type=int, default=1 << 18, show_default=True, help="Tokens of a file at most."
 )
@@ -41,7 +41,7 @@ from pythia_rt.cli.model import ModelOptions, model_options
 @click.option(
     "--joined", is_flag=True, help="Cut windows of all texts together, end tokens between them."
 )
-@click.option("--max-tokens", type=int, help="Read no more than this of the texts.")
+@click.option("--max-tokens", type=int, help="Read no more than this of the texts.  [default: all]")
 @model_options(quiet="no progress")
 def harvest_activations(
     model: str,
@@ -51,10 +51,11 @@ def harvest_activations(
     options: ModelOptions,
     **given: Any,
 ) -> None:
-    """Write what is at points of MODEL, a hub id, a folder or a flat file, to the folder OUT.
+    """Write values at points inside MODEL to the folder OUT.
 
-    For each token of the texts: NumPy's files in shards, the tokens, where documents begin, and
-    meta.json. The same command goes on after an interruption.
+    MODEL is a hub id, a folder or a flat file. For each token of the texts: NumPy's files in
+    shards, the tokens, where documents begin, and meta.json. The same command goes on after an
+    interruption.
     """
     from pythia_rt.harvest import harvest
     from pythia_rt.harvest.harvester import check_harvest

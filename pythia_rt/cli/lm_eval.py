@@ -12,9 +12,9 @@ import click
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run_harness(arguments: tuple[str, ...]) -> None:
-    """Run lm-evaluation-harness (needs the extra lm-eval); ARGUMENTS are its own.
+    """Run lm-evaluation-harness; needs the extra lm-eval.
 
-    The model is pythia_rt, unless --model names another.
+    ARGUMENTS are its own. The model is pythia_rt, unless --model names another.
     """
     try:
         from pythia_rt.lm_eval.__main__ import hand_over

@@ -13,6 +13,7 @@ import click
 from pythia_rt.cli.loading_options import NAMES as LOADING
 from pythia_rt.cli.loading_options import loading_options
 from pythia_rt.cli.sampling_options import given_options, sampling_options
+from pythia_rt.cli.source_options import DOWNLOADS_AND_FLAT_FILES, FORMATS, REVISION, STEP
 from pythia_rt.loading import Loading
 from pythia_rt.sampling import Sampling, merged
 
@@ -21,27 +22,26 @@ if TYPE_CHECKING:
     from pythia_rt.model import Model
 
 Command = Callable[..., None]
+_FORMAT = "--format"  # of the weights, unless a command has another format to choose
 _SOURCE = ("revision", "step", "format", "cache_dir", "local_files_only")
 _SAMPLING = tuple(option.name for option in dataclasses.fields(Sampling))
 _OF_MODEL = (*_SOURCE, *LOADING, "quiet")
 _NAMES = (*_OF_MODEL, "verbose", "suggested_sampling", *_SAMPLING)
 
 
-def model_options(
-    *, weights: str = "--format", quiet: str
-) -> Callable[[Command], Callable[..., None]]:
+def model_options(*, quiet: str) -> Callable[[Command], Callable[..., None]]:
     """Options of a command that loads a model; it gets them as `options`, ModelOptions.
 
-    `weights` is the one for the weights' format; `quiet` says what --quiet leaves out.
+    `quiet` says what --quiet leaves out.
     """
 
     def add(command: Command) -> Command:
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            options = ModelOptions(weights, {name: values.pop(name) for name in _OF_MODEL})
+            options = ModelOptions(_FORMAT, {name: values.pop(name) for name in _OF_MODEL})
             command(options=options, **values)
 
-        for option in reversed(_of_model(weights, quiet)):
+        for option in reversed(_of_model(_FORMAT, quiet)):
             run = option(run)
         return run
 
@@ -50,12 +50,10 @@ def model_options(
 
 def _of_model(weights: str, quiet: str) -> tuple[Callable[[Any], Any], ...]:
     return (
-        click.option("--revision", help="Branch, tag or commit of a hub model."),
-        click.option("--step", type=int, help="Step of a training: the revision step{N}."),
-        click.option(weights, "format", help="Weight format to convert to.  [default: q4]"),
-        click.option(
-            "--cache-dir", type=click.Path(path_type=Path), help="Where to keep flat files."
-        ),
+        click.option("--revision", help=REVISION),
+        click.option("--step", type=int, help=STEP),
+        click.option(weights, "format", help=f"Weight format: {FORMATS}.  [default: q4]"),
+        click.option("--cache-dir", type=click.Path(path_type=Path), help=DOWNLOADS_AND_FLAT_FILES),
         click.option("--local-files-only", is_flag=True, help="Download nothing."),
         loading_options(*LOADING),
         click.option("--quiet", is_flag=True, help=f"Show {quiet}."),
@@ -63,7 +61,7 @@ def _of_model(weights: str, quiet: str) -> tuple[Callable[[Any], Any], ...]:
 
 
 def writing_options(
-    *, weights: str = "--format", quiet: str, verbose: str
+    *, weights: str = _FORMAT, quiet: str, verbose: str
 ) -> Callable[[Command], Command]:
     """Options of a command that writes with a model; it gets them as `options`, WritingOptions.
 

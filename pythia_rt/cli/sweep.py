@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pythia_rt.cli.command import Command
+from pythia_rt.cli.source_options import FORMATS
 
 
 @click.command("sweep", cls=Command)
@@ -27,7 +28,9 @@ from pythia_rt.cli.command import Command
 @click.option(
     "--steps", default="all", show_default=True, help="all, log, evals, or a list as 0,1,512."
 )
-@click.option("--format", "format", default="q8", show_default=True, help="Weight format.")
+@click.option(
+    "--format", "format", default="q8", show_default=True, help=f"Weight format: {FORMATS}."
+)
 @click.option("--plot", type=click.Path(), help="Draw a PNG too (needs matplotlib).")
 @click.option(
     "--ray", metavar="ADDRESS", help="Ray cluster to measure on, as auto; local starts one here."
@@ -47,8 +50,9 @@ def sweep_models(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Measure checkpoints of MODEL..., hub ids or folders with step folders.
+    """Measure checkpoints of one MODEL or several.
 
+    MODEL is a hub id whose branches are steps, or a folder with folders step0, step1 and so on.
     Results are files in the folder --out, where the same command goes on after it was interrupted,
     and one table of them, results.jsonl and results.csv. The exit status is 1 where something
     could not be measured.
