@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from commands import good, refused, run
 
 import pythia_rt
 from pythia_rt import Model
@@ -35,28 +35,6 @@ def use_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def flat(model: Model, cache: Path) -> Path:
     return next((cache / "flat").glob("demo-q4-*.safetensors"))
-
-
-def run(*arguments: str | Path, input: str | bytes | None = None) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=input)
-
-
-def good(*arguments: str | Path, input: str | bytes | None = None) -> Result:
-    result = run(*arguments, input=input)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refused(*arguments: str | Path, status: int = 1, input: str | bytes | None = None) -> str:
-    """Expect one sentence on standard error, nothing on standard output; return the sentence."""
-    result = run(*arguments, input=input)
-    assert result.exit_code == status, result.output
-    assert result.stdout == ""
-    last = result.stderr.rstrip("\n").splitlines()[-1]
-    assert last.startswith("Error: ")
-    if status == 1:
-        assert result.stderr == last + "\n"
-    return last
 
 
 # generate

@@ -3,49 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import sys
 from pathlib import Path
 
+import commands
 import jsonschema
 import pytest
 from checkpoints import make_config, write_checkpoint
-from click.testing import CliRunner, Result
 from test_grammar import SCHEMA
 from test_hooks import EMAIL, PROMPT
 
 from pythia_rt import Model
-from pythia_rt.cli import main
 from pythia_rt.cli.model import speed
 from pythia_rt.convert import convert
 from pythia_rt.generation import Drafted
 
+good = functools.partial(commands.good, "generate")
+refused = functools.partial(commands.refused, "generate")
 GREEDY = ("--temperature", "0", "--max-new-tokens", "30")
 
 
 @pytest.fixture(autouse=True)
 def use_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHIA_RT_CACHE", str(cache))
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, ["generate", *map(str, arguments)])
-
-
-def good(*arguments: str | Path) -> Result:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refused(*arguments: str | Path, status: int = 1) -> str:
-    """Expect one sentence and nothing on standard output; return the sentence."""
-    result = run(*arguments)
-    assert (result.exit_code, result.stdout) == (status, ""), result.output
-    *before, last = result.stderr.rstrip("\n").splitlines()
-    assert last.startswith("Error: ") and (status == 2 or not before)
-    return last
 
 
 def test_each_constraint_is_the_one_of_python(model: Model, tmp_path: Path) -> None:

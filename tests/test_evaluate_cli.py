@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import struct
 import sys
@@ -11,16 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from pythia_rt import Evaluation, Model, evaluate
-from pythia_rt.cli import main
 from pythia_rt.evaluation.plot import write_plot
 from pythia_rt.evaluation.table import lines
 from pythia_rt.model import DEMO_FOLDER
 
+good = functools.partial(commands.good, "evaluate")
+refused = functools.partial(commands.refused, "evaluate")
 TEXT = "The kernel reads the configuration of the driver, and a process waits for it. " * 8
 
 
@@ -34,24 +36,6 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text(TEXT)
     return path
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
-
-
-def good(*arguments: str | Path) -> Result:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refused(*arguments: str | Path, status: int = 1) -> str:
-    result = run(*arguments)
-    assert (result.exit_code, result.stdout) == (status, ""), result.output
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("Error: ")
-    return last
 
 
 def test_json(file: Path, text: Path) -> None:
@@ -228,5 +212,6 @@ def test_a_plot_that_fails_leaves_nothing(
         raise OSError("no space left")
 
     monkeypatch.setattr("os.fsync", fail)
-    assert "no space left" in refused(file, "--text", text, "--plot", tmp_path / "plot.png")
+    plot = tmp_path / "plot.png"
+    assert "no space left" in refused(file, "--text", text, "--quiet", "--plot", plot)
     assert not list(tmp_path.iterdir())
