@@ -55,10 +55,7 @@ def open_exactly(
 
 
 def own_format(
-    path: Path,
-    activation: str | None = None,
-    base: Path | None = None,
-    merges: Sequence[Merge] = (),
+    path: Path, activation: str | None, base: Path | None, merges: Sequence[Merge]
 ) -> str:
     """The format that holds every matrix of the source at `path`, with all else, exactly."""
     with open_source(path, base, merges) as opened:

@@ -64,9 +64,9 @@ def open_checkpoint(
     local_files_only: bool,
     progress: bool,
     copy: bool,
-    adapters: Sequence[Weighted] = (),
-    step: int | None = None,
-    keep_source: bool = True,
+    adapters: Sequence[Weighted],
+    step: int | None,
+    keep_source: bool,
 ) -> FlatFile:
     """The flat file of the checkpoint `source`, from the cache or converted into it now.
 

@@ -29,7 +29,6 @@ from pythia_rt.overflow import all_finite
 
 POINTS = ("layers.1.resid_post", "layers.0.mlp_out")
 TEXTS = ("The kernel is a program.", "", "Files are read by it, and written.", "x", "")
-Texts = list[Any]
 
 
 @pytest.fixture(scope="module")

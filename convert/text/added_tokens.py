@@ -41,9 +41,9 @@ def tokens_to_add(
     file_tokens: Iterable[Mapping[str, Any]],
     defaults: Mapping[str, str],
     present: Iterable[str],
-    flags_anew: bool = False,
-    pieces: Sequence[AddedToken] | None = None,
-    raw: bool = False,
+    flags_anew: bool,
+    pieces: Sequence[AddedToken] | None,
+    raw: bool,
 ) -> Declared:
     """Return the tokens to add, in their order; those that are there already change their flags.
 

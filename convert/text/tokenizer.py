@@ -78,7 +78,7 @@ def resolve_tokenizer(
     special_tokens: Mapping[str, Any],
     added_tokens: Mapping[str, Any],
     config: Mapping[str, Any],
-    built: Built | None = None,
+    built: Built | None,
 ) -> tuple[TextFacts, Vocabulary]:
     """Return what transformers' AutoTokenizer makes of the files: the facts and the ids.
 
