@@ -48,6 +48,12 @@ def quote(text: str) -> str:
     return repr(text if len(text) <= 120 else text[:117] + "...")
 
 
+def shown(value: object) -> str:
+    """Return what a caller gave as a message shows it: on one line, at most 120 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
 def with_sentence(reason: OSError, sentence: str) -> OSError:
     """Return an error of the same type and number as `reason` that says `sentence` alone.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from numbers import Integral
 
-from .errors import Sentence
+from .errors import Sentence, shown
 
 
 def usable_processors() -> int:
@@ -26,8 +26,8 @@ def checked_threads(threads: int | None) -> int:
         wanted = "threads must be a whole number of at least 1"
         raise ValueError(
             Sentence(
-                f"{wanted}, or None for one per core, not {threads!r}",
-                f"{wanted}, not {threads!r}: leave it out for one per core",
+                f"{wanted}, or None for one per core, not {shown(threads)}",
+                f"{wanted}, not {shown(threads)}: leave it out for one per core",
             )
         )
     if threads > (most := usable_processors()):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from pythia_rt.convert.errors import shown
 from pythia_rt.option_names import near_option
 
 Read = Callable[[str, Any], Any]  # checks a value, given its option's name, and may convert it
@@ -82,7 +83,7 @@ def integer(accepts: Callable[[int], bool], what: str) -> Callable[[str, Any], i
     def read(name: str, value: Any) -> int:
         # bool is an int to Python; True as a count is a slip, not a wish.
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise ValueError(f"{name} must be {what}, not {value!r}")
+            raise ValueError(f"{name} must be {what}, not {shown(value)}")
         if not accepts(int(value)):
             raise ValueError(f"{name} must be {what}, not {value}")
         return int(value)
@@ -98,7 +99,7 @@ def whole_number_from(least: int, most: int, unit: str) -> Callable[[str, Any], 
 def flag(name: str, value: Any) -> bool:
     """Check for True or False."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, not {value!r}")
+        raise ValueError(f"{name} must be True or False, not {shown(value)}")
     return value
 
 
@@ -107,7 +108,7 @@ def real(accepts: Callable[[float], bool], what: str) -> Callable[[str, Any], fl
 
     def read(name: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise ValueError(f"{name} must be {what}, not {value!r}")
+            raise ValueError(f"{name} must be {what}, not {shown(value)}")
         if not accepts(float(value)):  # every comparison with NaN is false, so NaN ends here
             raise ValueError(f"{name} must be {what}, not {value}")
         return float(value)
@@ -119,8 +120,12 @@ def one_of(choices: Sequence[str]) -> Callable[[str, Any], str]:
     """A check for one of some names."""
 
     def read(name: str, value: Any) -> str:
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        try:
+            is_one = value in choices
+        except ValueError:  # arrays compare entry by entry
+            is_one = False
+        if not is_one:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {shown(value)}")
         return str(value)
 
     return read

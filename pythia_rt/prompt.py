@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pythia_rt.convert.errors import Sentence, quote
+from pythia_rt.convert.errors import Sentence, quote, shown
 
 if TYPE_CHECKING:
     from pythia_rt.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ def whole_number(token: object) -> int:
     """The token id as an int. Raises ValueError for what is no whole number."""
     # bool is an int to Python; True as an id is a slip.
     if isinstance(token, bool) or not isinstance(token, numbers.Integral):
-        raise ValueError(f"token ids must be whole numbers, not {token!r}")
+        raise ValueError(f"token ids must be whole numbers, not {shown(token)}")
     return int(token)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from pythia_rt.convert.errors import Sentence
+from pythia_rt.convert.errors import Sentence, shown
 from pythia_rt.options import Options, integer, option, real, replaced
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class SamplingOptions(TypedDict, total=False):
 
 def _read_bias(name: str, value: Any) -> dict[int, float]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{name} must map token ids to numbers, not {value!r}")
+        raise ValueError(f"{name} must map token ids to numbers, not {shown(value)}")
     read_bias = real(lambda x: x < math.inf, "a number (minus infinity forbids the token)")
     return {
         _TOKEN_ID(f"each key of {name}", token): read_bias(f"{name}[{token}]", bias)
@@ -55,11 +55,11 @@ def _read_bias(name: str, value: Any) -> dict[int, float]:
 
 def _read_stop(name: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, (str, Iterable)):
-        raise ValueError(f"{name} must be a string or several strings, not {value!r}")
+        raise ValueError(f"{name} must be a string or several strings, not {shown(value)}")
     stops = (value,) if isinstance(value, str) else tuple(value)
     for stop in stops:
         if not isinstance(stop, str):
-            raise ValueError(f"{name} must hold strings only, not {stop!r}")
+            raise ValueError(f"{name} must hold strings only, not {shown(stop)}")
         if not stop:
             raise ValueError(f"{name} must not hold an empty string: it would end every text")
     return stops
@@ -69,7 +69,7 @@ def _read_stop_ids(name: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, Integral):
         value = (value,)
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise ValueError(f"{name} must be a token id or several of them, not {value!r}")
+        raise ValueError(f"{name} must be a token id or several of them, not {shown(value)}")
     return tuple(_TOKEN_ID(f"each of {name}", token) for token in value)
 
 

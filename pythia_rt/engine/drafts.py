@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt import _core
+from pythia_rt.convert.errors import shown
 from pythia_rt.prompt import no_tokenizer
 
 if TYPE_CHECKING:
@@ -22,26 +23,30 @@ class Draft:
     """What guesses the next tokens of a text: made by `model`, `predicted` or `lookup`.
 
     A guess is taken only where the text would have that token anyway, so tokens, log-probabilities
-    and text are those without a draft, sampled ones too.
+    and text are those without a draft, sampled ones too. ValueError for what cannot guess.
     """
 
     other: Model | None = None
     text: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.other is not None:
+            _check_model(self.other)
+        if self.text is not None:
+            _check_text(self.text)
+        if self.other is not None and self.text is not None:
+            raise ValueError("a draft guesses by a model or by a text, not by both: give one")
+
     @classmethod
     def model(cls, other: Model) -> Draft:
         """What another, smaller model with the same tokenizer finds likeliest."""
-        from pythia_rt.model import Model
-
-        if not isinstance(other, Model):
-            raise ValueError(f"a draft's model must be a pythia_rt.Model, not {other!r}")
+        _check_model(other)
         return cls(other=other)
 
     @classmethod
     def predicted(cls, text: str) -> Draft:
         """A text that the new one will resemble, such as the file that is to be edited."""
-        if not isinstance(text, str):
-            raise ValueError(f"a predicted text must be a str, not {text!r}")
+        _check_text(text)
         return cls(text=text)
 
     @classmethod
@@ -50,14 +55,27 @@ class Draft:
         return cls()
 
 
+def _check_model(other: object) -> None:
+    from pythia_rt.model import Model
+
+    if not isinstance(other, Model):
+        raise ValueError(f"a draft's model must be a pythia_rt.Model, not {shown(other)}")
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"a predicted text must be a str, not {shown(text)}")
+
+
 def read_draft(draft: object) -> Draft | None:
     """The draft that an option names. Raises ValueError for what names none."""
     if draft is None or isinstance(draft, Draft):
         return draft
-    if draft == "lookup":
+    if isinstance(draft, str) and draft == "lookup":  # an array compares entry by entry
         return Draft.lookup()
     raise ValueError(
-        f"draft must be None, 'lookup', Draft.model(...) or Draft.predicted(...), not {draft!r}"
+        "draft must be None, 'lookup', Draft.model(...) or Draft.predicted(...), not "
+        f"{shown(draft)}"
     )
 
 

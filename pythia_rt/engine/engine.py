@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pythia_rt import _core
+from pythia_rt.convert.errors import shown
 from pythia_rt.engine.handle import Handle
 from pythia_rt.engine.job import Job
 from pythia_rt.engine.loop import Loop
@@ -90,7 +91,7 @@ class Engine:
         from pythia_rt.model import Model
 
         if not isinstance(model, Model):
-            raise ValueError(f"an engine needs a pythia_rt.Model, not {model!r}")
+            raise ValueError(f"an engine needs a pythia_rt.Model, not {shown(model)}")
         max_texts = MAX_TEXTS
         if max_rows is not None:
             max_texts = whole_number_from(1, 256, "texts")("max_rows", max_rows)

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
+from pythia_rt.convert.errors import shown
 from pythia_rt.engine.errors import EngineClosed
 from pythia_rt.engine.job import Job
 from pythia_rt.generation import Generation
@@ -157,7 +158,7 @@ class Handle:
         if self._job.request.n < count:
             raise ValueError("with best_of there is no text before all have ended: use results()")
         if not isinstance(number, int) or not 0 <= number < count:
-            raise ValueError(f"there is no text {number!r}: they are 0 to {count - 1}")
+            raise ValueError(f"there is no text {shown(number)}: they are 0 to {count - 1}")
         return Pieces(self, number)
 
     async def _first(self) -> Generation:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from pythia_rt.convert.errors import shown
 from pythia_rt.engine.drafts import Draft, read_draft
 from pythia_rt.options import flag, real, replaced, whole_number_from
 from pythia_rt.processors import Processor
@@ -68,7 +69,7 @@ class Request:
         given = tuple(given) if isinstance(given, Iterable) and not callable(given) else (given,)
         for processor in given:
             if not callable(processor):
-                raise ValueError(f"processors must be callables, not {processor!r}")
+                raise ValueError(f"processors must be callables, not {shown(processor)}")
         object.__setattr__(self, "processors", given)
         if not isinstance(self.edits, tuple) or self.edits:
             from pythia_rt.insides.edits import listed
@@ -76,7 +77,7 @@ class Request:
             object.__setattr__(self, "edits", tuple(listed(self.edits)))
         for name in ("namespace", "key"):
             if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} must be a str, not {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be a str, not {shown(getattr(self, name))}")
         if self.deadline is not None:
             _SECONDS("deadline", self.deadline)
 
@@ -86,7 +87,9 @@ class Request:
         from pythia_rt.grammar import Constraint
 
         if not isinstance(self.constraint, Constraint):
-            raise ValueError(f"constraint must be a pythia_rt.Constraint, not {self.constraint!r}")
+            raise ValueError(
+                f"constraint must be a pythia_rt.Constraint, not {shown(self.constraint)}"
+            )
 
     @property
     def n_texts(self) -> int:

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pythia_rt.convert.errors import shown
 from pythia_rt.grammar.compiled import Compiled
 from pythia_rt.grammar.vocabulary import Vocabulary, vocabulary_of
 
@@ -99,7 +100,7 @@ class Constraint:
 
 def _read_text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name} must be a str, not {value!r}")
+        raise ValueError(f"{name} must be a str, not {shown(value)}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -110,7 +111,7 @@ def _read_text(name: str, value: Any) -> str:
 def _read_schema(value: Any) -> str:
     """The schema as JSON text with everything escaped that is not ASCII."""
     if not isinstance(value, (str, Mapping)):
-        raise ValueError(f"json_schema must be a mapping or JSON text, not {value!r}")
+        raise ValueError(f"json_schema must be a mapping or JSON text, not {shown(value)}")
     try:
         data = json.loads(value) if isinstance(value, str) else value
         if not isinstance(data, (Mapping, bool)):

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pythia_rt.insides.inputs import floats, of_slice, shown, whole_numbers
+from pythia_rt.convert.errors import shown
+from pythia_rt.insides.inputs import floats, of_slice, whole_numbers
 from pythia_rt.insides.lookup import Name, Names
 from pythia_rt.insides.names import BY_NAME, Place, canonical
 from pythia_rt.insides.values import Floats, Reading
@@ -91,7 +92,9 @@ class PerText:
     def __init__(self, edits: Iterable[Edits]) -> None:
         """A list of edits, or one edit, for each text."""
         if isinstance(edits, str) or not isinstance(edits, Iterable):
-            raise ValueError(f"PerText needs a list with the edits of each text, not {edits!r}")
+            raise ValueError(
+                f"PerText needs a list with the edits of each text, not {shown(edits)}"
+            )
         self.edits = tuple(edits)
 
 
@@ -293,15 +296,19 @@ def _is_function(edit: object) -> bool:
     return isinstance(edit, tuple) and len(edit) == 2 and callable(edit[1])
 
 
+def _numbers(given: Any, what: str) -> list[int]:
+    try:
+        return whole_numbers(given)
+    except TypeError:
+        raise ValueError(f"{what} must be whole numbers, not {shown(given)}") from None
+
+
 def _indices(given: Chosen, size: int, what: str, name: str) -> NDArray[np.int64]:
     if given is None:
         return np.arange(size)
     if isinstance(given, slice):
         return of_slice(given, size)
-    try:
-        found = whole_numbers(given)
-    except TypeError:
-        raise ValueError(f"{what} must be whole numbers, not {shown(given)}") from None
+    found = _numbers(given, what)
     for each in found:
         if not -size <= each < size:
             raise ValueError(f"{name} has {size} {what}, and none of number {each}")
@@ -394,15 +401,10 @@ def _positions(given: Chosen, length: int | None, most: int, name: str) -> NDArr
         return found
     if length is not None:
         return _indices(given, length, "positions", name)
-    try:
-        found = np.array(whole_numbers(given), np.int64)
-    except TypeError:
-        raise ValueError(f"positions must be whole numbers, not {shown(given)}") from None
-    if len(found) and found.min() < 0:
+    chosen = _numbers(given, "positions")
+    if chosen and min(chosen) < 0:
         raise _from_end(name)
-    if len(np.unique(found)) != len(found):
-        raise ValueError(f"the edit of {name} names one of its positions twice")
-    return found
+    return _indices(chosen, most, "positions", name)
 
 
 def _from_end(name: str) -> ValueError:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pythia_rt.convert.errors import shown
 from pythia_rt.insides.edits import Lowered
-from pythia_rt.insides.inputs import Ids, groups, shown
+from pythia_rt.insides.inputs import Ids, groups
 from pythia_rt.insides.names import Place
 from pythia_rt.insides.run import Runner
 from pythia_rt.insides.values import Floats

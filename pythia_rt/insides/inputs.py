@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pythia_rt.convert.errors import shown
 from pythia_rt.prompt import Prompt, Prompts, list_of_prompts
 
 if TYPE_CHECKING:
@@ -105,12 +106,6 @@ def floats(given: ArrayLike, what: str) -> NDArray[np.float32]:
     if found.dtype.kind not in "fiub":
         raise ValueError(f"{what} needs numbers, not {shown(given)}")
     return found.astype(np.float32)
-
-
-def shown(value: object) -> str:
-    """What a caller gave, on one line of a message."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def is_number(value: object) -> bool:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from pythia_rt.convert.errors import quote
+from pythia_rt.convert.errors import quote, shown
 from pythia_rt.insides.names import (
     BY_NAME,
     NO_POINTS,
@@ -60,7 +60,7 @@ class Names:
         if isinstance(capture, str) or callable(capture) or _is_place(capture):
             capture = (capture,)  # type: ignore[assignment]
         if not isinstance(capture, Iterable):
-            raise ValueError(f"capture must list names of points, not {capture!r}")
+            raise ValueError(f"capture must list names of points, not {shown(capture)}")
         chosen: dict[Place, None] = {}
         for item in capture:
             chosen.update(dict.fromkeys(self._of_item(item, runs)))
@@ -114,7 +114,9 @@ class Names:
             point, layer, *part = name
             return self._short(point, str(part[0]) if part else "", name), operator.index(layer)
         if not isinstance(name, str):
-            raise ValueError(f"a point is named by a str or a tuple (name, layer), not by {name!r}")
+            raise ValueError(
+                f"a point is named by a str or a tuple (name, layer), not by {shown(name)}"
+            )
         if named := _IN_LAYER.fullmatch(name):
             begin, layer, rest = named.groups()
             if begin == "layers" and rest in BY_NAME:
@@ -147,10 +149,9 @@ class Names:
 
     def _checked(self, point: str, layer: int | None, name: Any) -> Place:
         line = BY_NAME[point]
-        shown = quote(name) if isinstance(name, str) else repr(name)
         if line.in_layers and layer is None:
             raise ValueError(
-                f"the point {shown} is in every layer: name one, as in 'layers.0.{point}'"
+                f"the point {_called(name)} is in every layer: name one, as in 'layers.0.{point}'"
             )
         reason = self._why_not(line)
         if reason is not None:
@@ -159,15 +160,14 @@ class Names:
             return Place(point, -1)
         if not -self._n_layers <= layer < self._n_layers:
             raise ValueError(
-                f"there is no layer {layer} for {shown}: this model has the layers 0 to "
+                f"there is no layer {layer} for {_called(name)}: this model has the layers 0 to "
                 f"{self._n_layers - 1}"
             )
         return Place(point, layer % self._n_layers)
 
     def _unknown(self, name: Any) -> ValueError:
-        shown = quote(name) if isinstance(name, str) else repr(name)
         text = name if isinstance(name, str) else f"layers.{name[1]}.{name[0]}"
-        return ValueError(f"there is no point {shown}: {self._near(text)}")
+        return ValueError(f"there is no point {_called(name)}: {self._near(text)}")
 
     def _near(self, name: str) -> str:
         import difflib  # rarely needed
@@ -207,6 +207,10 @@ def is_name(capture: object) -> bool:
     return _is_place(capture)
 
 
+def _called(name: Any) -> str:
+    return quote(name) if isinstance(name, str) else shown(name)
+
+
 def _is_glob(name: str) -> bool:
     return any(sign in name for sign in "*?[")
 
@@ -215,4 +219,8 @@ def _is_place(name: object) -> bool:
     """Whether it is a tuple of a point's name and a layer, and maybe a part of that."""
     if not isinstance(name, tuple) or len(name) not in (2, 3) or not isinstance(name[0], str):
         return False
-    return hasattr(name[1], "__index__") and not isinstance(name[1], bool)
+    try:
+        operator.index(name[1])
+    except TypeError:  # arrays have the method too
+        return False
+    return not isinstance(name[1], bool)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt import _core
+from pythia_rt.convert.errors import shown
 from pythia_rt.insides.edits import Edits, Lowered, Lowering, PerText, listed, of_texts
 from pythia_rt.insides.inputs import (
     Ids,
@@ -17,7 +18,6 @@ from pythia_rt.insides.inputs import (
     groups,
     read_positions,
     read_texts,
-    shown,
 )
 from pythia_rt.insides.lookup import Capture, Names
 from pythia_rt.insides.names import BY_NAME, Place, canonical

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pythia_rt.insides.inputs import floats, shown, whole_numbers
+from pythia_rt.convert.errors import shown
+from pythia_rt.insides.inputs import floats, whole_numbers
 from pythia_rt.insides.names import Place, canonical
 from pythia_rt.insides.result import Run
 from pythia_rt.insides.values import Floats

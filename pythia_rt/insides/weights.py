@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pythia_rt import _core
-from pythia_rt.convert.errors import quote
+from pythia_rt.convert.errors import quote, shown
 from pythia_rt.convert.flatfile import FlatFile
 from pythia_rt.convert.flatfile.basis import UNREAD
 from pythia_rt.convert.flatfile.layout import Linear, linears, norms, tables
@@ -156,7 +156,7 @@ class Weights:
     def _find(self, name: str) -> tuple[Line, int, bool]:
         """The line of a name, its layer, and whether the name is ours."""
         if not isinstance(name, str):
-            raise ValueError(f"a weight is named by a str, not by {name!r}")
+            raise ValueError(f"a weight is named by a str, not by {shown(name)}")
         general, layer = name, -1
         if match := re.fullmatch(r"(layers|blocks)\.(-?\d{1,9})\.(.+)", name):
             begin, number, rest = match.groups()

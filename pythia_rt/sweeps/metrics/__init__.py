@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from pythia_rt.convert.errors import shown
 from pythia_rt.sweeps.metrics.base import Metric
 from pythia_rt.sweeps.metrics.continuations import Continuations
 from pythia_rt.sweeps.metrics.divergence import Divergence
@@ -52,7 +53,7 @@ def read_metrics(given: Iterable[Metric | str | Callable[..., Any]]) -> list[Met
     if isinstance(given, (str, Metric)) or callable(given):
         given = [given]
     if not isinstance(given, Iterable):
-        raise ValueError(f"{given!r:.80} is no metric: give a name, a Metric or a function")
+        raise ValueError(f"{shown(given)} is no metric: give a name, a Metric or a function")
     found = []
     for each in given:
         if isinstance(each, Metric):
@@ -64,7 +65,7 @@ def read_metrics(given: Iterable[Metric | str | Callable[..., Any]]) -> list[Met
         elif callable(each):
             found.append(Function(each))
         else:
-            raise ValueError(f"{each!r:.80} is no metric: give a name, a Metric or a function")
+            raise ValueError(f"{shown(each)} is no metric: give a name, a Metric or a function")
     if not found:
         raise ValueError("there is nothing to measure: name at least one metric")
     asked = [json.dumps([each.title, each.options()], sort_keys=True) for each in found]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pythia_rt.convert.errors import shown
 from pythia_rt.convert.files.text import check_text_file, decode_text
 from pythia_rt.model import Model
 
@@ -33,13 +34,16 @@ class Given:
         if isinstance(source, Given):
             return source
         if isinstance(source, str):
-            name, data = "text", source.encode()
+            try:
+                name, data = "text", source.encode()
+            except UnicodeEncodeError:
+                raise ValueError("a text holds a lone surrogate, which is no text") from None
         elif isinstance(source, os.PathLike):
             path = Path(source).expanduser()
             check_text_file(path)
             name, data = path.name, path.read_bytes()
         else:
-            raise ValueError(f"a text is a str, or a path object for a file, not {source!r:.60}")
+            raise ValueError(f"a text is a str, or a path object for a file, not {shown(source)}")
         if not data:
             raise ValueError(f"{name} is empty: there is nothing to measure on")
         return cls(name, data)

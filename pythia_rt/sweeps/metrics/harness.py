@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pythia_rt.convert.errors import shown
 from pythia_rt.model import Model
 from pythia_rt.sweeps.metrics.base import Measured, Metric, Value, metric
 from pythia_rt.sweeps.metrics.whole import whole
@@ -37,7 +38,7 @@ class Harness(Metric):
     include: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a missing harness before anything is fetched."""
+        """Refuse a missing harness, and what names no tasks, before anything is fetched."""
         try:
             import pythia_rt.lm_eval as registered
         except ImportError as error:
@@ -45,6 +46,10 @@ class Harness(Metric):
                 raise
             raise ValueError(str(error)) from None
         _ = registered
+        if not isinstance(self.tasks, str):
+            raise ValueError(f'tasks must be names with "+" between them, not {shown(self.tasks)}')
+        if not isinstance(self.include, (str, os.PathLike, type(None))):
+            raise ValueError(f"include must be a folder's path, not {shown(self.include)}")
 
     def check(self) -> None:
         """Refuse tasks that the harness does not know. What they are measured on it fetches."""
