@@ -34,7 +34,7 @@ real, calls = getattr(module, function), 0
 def stop():
     if when == "wait":
         print("waiting", flush=True)
-        time.sleep(60)
+        time.sleep(3600)
     else:
         os.kill(os.getpid(), signal.SIGKILL)
 def hooked(*arguments, **options):
