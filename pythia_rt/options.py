@@ -109,9 +109,13 @@ def real(accepts: Callable[[float], bool], what: str) -> Callable[[str, Any], fl
     def read(name: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise ValueError(f"{name} must be {what}, not {shown(value)}")
-        if not accepts(float(value)):  # every comparison with NaN is false, so NaN ends here
+        try:
+            number = float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must be {what}, not beyond all floats") from None
+        if not accepts(number):  # every comparison with NaN is false, so NaN ends here
             raise ValueError(f"{name} must be {what}, not {value}")
-        return float(value)
+        return number
 
     return read
 

@@ -62,6 +62,8 @@ def _read_stop(name: str, value: Any) -> tuple[str, ...]:
             raise ValueError(f"{name} must hold strings only, not {shown(stop)}")
         if not stop:
             raise ValueError(f"{name} must not hold an empty string: it would end every text")
+        if any("\ud800" <= letter <= "\udfff" for letter in stop):
+            raise ValueError(f"{name} must not hold a lone surrogate, which no text has")
     return stops
 
 

@@ -34,7 +34,7 @@ GOOD = {
 
 BAD = {
     "max_new_tokens": [0, -1, 1.0, True, "3", NAN],
-    "temperature": [-0.1, NAN, INF, True, "1", 1j],
+    "temperature": [-0.1, NAN, INF, True, "1", 1j, 10**400],
     "top_k": [-1, 2.0, True, "5"],
     "top_p": [0, -0.5, 1.0001, NAN, INF, True],
     "min_p": [-0.01, 1.5, NAN, False],
@@ -43,9 +43,9 @@ BAD = {
     "presence_penalty": [-101, 101, NAN, INF, True],
     "frequency_penalty": [-101, 101, NAN, -INF, True, "a"],
     "logit_bias": [[1, 2], {-1: 0.5}, {1.5: 1.0}, {True: 1.0}, {"1": 1.0}, {1: NAN}, {1: INF},
-                   {1: True}, {1: "2"}],
+                   {1: True}, {1: "2"}, {1: -(10**400)}],
     "seed": [-1, 2**64, 1.5, True, "7"],
-    "stop": ["", [""], ["a", ""], 3, [3], [b"x"], [None]],
+    "stop": ["", [""], ["a", ""], 3, [3], [b"x"], [None], "a\udcff"],
     "stop_token_ids": [-1, True, 1.0, "5", b"5", [1, -1], [None], ["5"], [2.0], [[1]], {1.5}],
 }  # fmt: skip
 
