@@ -55,6 +55,8 @@ STREAM = np.zeros((N, 64), np.float32)
     ({"layers": 1}, "layers must be a list of whole numbers, not 1"),
     ({"start_at": (True, STREAM)}, "start_at must name layers by whole numbers, not True"),
     ({"start_at": (1, "abc")}, "start_at needs numbers, not 'abc'"),
+    ({"start_at": (1, np.full((N, 64), 1e300))}, "start_at needs numbers that float32 can hold"),
+    ({"edits": Add("embed", -1e39)}, "the edit of embed needs numbers that float32 can hold"),
     ({"start_at": (1, None)}, "start_at needs numbers, not None"),
     ({"start_at": [1, STREAM]}, "start_at must be a tuple of a layer and the residual stream"),
     ({"edits": [("embed", lambda v, at: v * 1j)]}, "returned an array of complex64 where one of"),

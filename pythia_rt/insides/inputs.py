@@ -98,14 +98,19 @@ def whole_numbers(given: Any) -> list[int]:
 
 
 def floats(given: ArrayLike, what: str) -> NDArray[np.float32]:
-    """An array of float32. Raises ValueError, naming `what`, for what has no real numbers."""
+    """An array of float32. Raises ValueError, naming `what`, for what has no real numbers, and for
+    finite ones that float32 cannot hold."""
     try:
         found = np.asarray(given)
     except (TypeError, ValueError):  # lists of unequal lengths
         found = np.array(None)
     if found.dtype.kind not in "fiub":
         raise ValueError(f"{what} needs numbers, not {shown(given)}")
-    return found.astype(np.float32)
+    with np.errstate(over="ignore"):
+        single = found.astype(np.float32)
+    if np.any(np.isinf(single) & np.isfinite(found)):
+        raise ValueError(f"{what} needs numbers that float32 can hold, below 3.5e38")
+    return single
 
 
 def is_number(value: object) -> bool:
