@@ -16,6 +16,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from pythia_rt import _core
+
 from ..flatfile.layout import Linear, linears, norms
 from ..flatfile.spec import Spec
 from .balanced import BalancedWeights
@@ -46,12 +48,11 @@ def bound_keys_and_values(spec: Spec, weights: BalancedWeights) -> float:
                 continue
             rows = weights.decode(matrix, chunk)[skipped:]
             first = chunk.first + skipped
+            lengths, shifted = _lengths(rows, gain, shift if shift.any() else None)
+            fixed = bias[first : first + len(rows)]
             with np.errstate(over="ignore", invalid="ignore"):
-                fixed = np.abs(bias[first : first + len(rows)])
-                if shift.any():
-                    fixed = np.abs(rows @ shift + bias[first : first + len(rows)])
-                scaled = rows * gain
-                bounds = np.sqrt(np.einsum("ij,ij->i", scaled, scaled) * width) + fixed
+                bounds = lengths * math.sqrt(width)
+                bounds += np.abs(fixed if shifted is None else shifted + fixed)
             bounds[: max(0, first_value - first)] *= turned  # what does not rotate stays
             largest = max(
                 largest, float(np.nan_to_num(bounds, nan=math.inf, posinf=math.inf).max())
@@ -114,4 +115,13 @@ def _longest_embedding(spec: Spec, weights: BalancedWeights) -> float:
 
 
 def _longest(rows: NDArray[np.float32]) -> float:
-    return float(np.sqrt(np.einsum("ij,ij->i", rows, rows).max()))
+    return float(_lengths(rows, np.ones(rows.shape[1], np.float32))[0].max())
+
+
+def _lengths(
+    rows: NDArray[np.float32], gain: NDArray[np.float32], shift: NDArray[np.float32] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """|row gain| and row.shift of each of `rows` [n, columns]; the core's, the same everywhere."""
+    with np.errstate(over="ignore"):
+        squares, shifted, _ = _core.add_up(rows, "F32", np.square(gain), shift)
+    return np.sqrt(squares), shifted
