@@ -62,7 +62,8 @@ def pause(seconds: float, stop: threading.Event) -> None:
 
 def wait_of(headers: Mapping[str, str]) -> float | None:
     """The seconds that the headers of an answer with status 429 or 503 say to wait, if any."""
-    if match := _REMAINING.search(headers.get("ratelimit") or ""):
+    match = _REMAINING.search(headers.get("ratelimit") or "")
+    if match and int(match[1]) == 0:
         return float(match[2])
     text = headers.get("retry-after") or ""
     if text.isascii() and text.isdecimal():
