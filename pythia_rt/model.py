@@ -392,10 +392,10 @@ class Model(Chatting, Embedding, Generating, Insides, Scoring):
         self._file.check_unchanged()
         return _core.Session(self._core, capacity=capacity, kv_format=kv_format or self._kv_format)
 
-    def _not_finite(self, tokens: NDArray[np.int32]) -> RuntimeError:
+    def _not_finite(self, tokens: NDArray[np.int32], edited: bool = False) -> RuntimeError:
         return RuntimeError(
             f"the model's logits after token {len(tokens)} are not finite: "
-            f"{why_not_finite(self, tokens)}"
+            f"{why_not_finite(self, tokens, edited=edited)}"
         )
 
     def _check_length(self, n_tokens: int) -> None:

@@ -33,23 +33,32 @@ def first_not_finite(values: NDArray[np.float32]) -> int | None:
     return int(np.argmin(rows))
 
 
-def why_not_finite(model: Model, tokens: NDArray[np.int32], *, option: str = "kv_format") -> str:
+def why_not_finite(
+    model: Model, tokens: NDArray[np.int32], *, option: str = "kv_format", edited: bool = False
+) -> str:
     """Why the logits after `tokens` [n] are not finite, and what to do, as the end of a sentence.
 
-    Reads them again with an f32 cache, where the cache is another, to know rather than to guess.
-    `option` is the name of the caller's option for the cache's format.
+    Reads them again without the edits, if they were `edited`, and with an f32 cache, where the
+    cache is another, to know rather than to guess. `option` is the name of the caller's option for
+    the cache's format.
     """
-    if model.kv_format != "f32":
-        session = model.new_session(len(tokens), kv_format="f32")
-        session.prefill(tokens)
-        if np.isfinite(session.last_logits).all():
-            return (
-                f"its keys or values leave the range of the {model.kv_format} key-value cache, so "
-                f"use {option}='f32'"
-            )
+    if edited and _is_finite(model, tokens, model.kv_format):
+        return "without the edits they are, so have these give smaller numbers"
+    if model.kv_format != "f32" and _is_finite(model, tokens, "f32"):
+        return (
+            f"its keys or values leave the range of the {model.kv_format} key-value cache, so use "
+            f"{option}='f32'"
+        )
     if set(model.formats.values()) != {"f32"}:
         return (
             "they are not with an f32 key-value cache either, so convert the checkpoint again as "
             "f32, and if that is no better, fetch it again"
         )
     return "its weights leave the range of float32, so fetch the checkpoint again"
+
+
+def _is_finite(model: Model, tokens: NDArray[np.int32], kv_format: str) -> bool:
+    """Whether the logits after `tokens` are finite, with such a cache and no edits."""
+    session = model.new_session(len(tokens), kv_format=kv_format)
+    session.prefill(tokens)
+    return all_finite(session.last_logits)

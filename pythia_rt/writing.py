@@ -36,7 +36,7 @@ def begin_writing(
     *,
     capacity: int,
     cached: int,
-    not_finite: Callable[[NDArray[np.int32]], RuntimeError],
+    not_finite: Callable[[NDArray[np.int32], bool], RuntimeError],
 ) -> Writing:
     """What continues a prompt, of which so many tokens were read before, within `capacity` tokens.
 
@@ -122,10 +122,11 @@ class Writing:
         max_new_tokens: int,
         seed: int,
         cached: int = 0,
-        not_finite: Callable[[NDArray[np.int32]], RuntimeError] | None = None,
+        not_finite: Callable[[NDArray[np.int32], bool], RuntimeError] | None = None,
     ) -> None:
         """`cached` tokens of the prompt were read before. Ids from `n_tokens` on are padding;
-        `not_finite` makes the error for tokens after which no token can be sampled."""
+        `not_finite` makes the error for tokens after which no token can be sampled, from them and
+        whether their passes were edited."""
         self.prompt = prompt
         self.cached = cached
         self.sampler = sampler
@@ -189,13 +190,15 @@ class Writing:
         self.finish_reason = self._ending  # last: who reads in another thread has all the rest
         return piece
 
-    def explained(self, session: _core.Session, error: Exception) -> Exception:
+    def explained(
+        self, session: _core.Session, error: Exception, edited: bool = False
+    ) -> Exception:
         """What to raise for an error of sampling: one that says where numbers ceased to be finite,
         or `error` itself, which has its own sentence, where they did not."""
         explain = self._not_finite
         if explain is None or not isinstance(error, RuntimeError) or _is_usable(session):
             return error
-        return explain(np.concatenate([self.prompt, np.array(self.tokens, np.int32)]))
+        return explain(np.concatenate([self.prompt, np.array(self.tokens, np.int32)]), edited)
 
     def result(self) -> Generation:
         """The whole generation. Raises ValueError before the text has ended."""

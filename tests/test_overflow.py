@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pythia_rt import Model, _core, evaluate
 from pythia_rt.cli import main
 from pythia_rt.convert import FlatFile, FlatFileError, convert
+from pythia_rt.insides import Add
 from pythia_rt.overflow import first_not_finite
 
 IDS = [5, 7, 11, 13]
@@ -168,6 +169,13 @@ def test_logits_beyond_float32(tmp_path: Path, format: str, value: float) -> Non
         assert remedy in str(caught.value)
     with pytest.raises(RuntimeError, match="logits after token 1 are not finite"):
         model.score([[5, 9]])
+
+
+def test_edits_are_named_where_they_are_why(model: Model) -> None:
+    for value in (3e38, -3e38):
+        edits = [Add("layers.5.resid_post", np.full(model.spec["hidden_size"], value, np.float32))]
+        with pytest.raises(RuntimeError, match="are not finite: without the edits they are"):
+            model.generate("The", max_new_tokens=2, edits=edits)
 
 
 def test_the_first_row_that_is_not_finite() -> None:

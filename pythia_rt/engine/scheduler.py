@@ -367,7 +367,7 @@ class Scheduler:
 
     def _explained(self, run: _Run, error: Exception) -> Exception:
         writing = run.job.writings[run.number or 0]
-        return writing.explained(run.session, error)
+        return writing.explained(run.session, error, run.job.edits is not None)
 
     # Going out
 
